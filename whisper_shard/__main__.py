@@ -1,0 +1,5 @@
+"""Run the command line as ``python -m whisper_shard``."""
+
+from whisper_shard.cli import main
+
+main()

@@ -1,0 +1,268 @@
+"""Every knob, one frozen dataclass a command; a TOML file sets them first, flags after.
+
+A TOML file has one table a command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its leaves
+become flags placed before the ones of the command line: one parser, one set of types for both. Lists of steps
+(``[[prepare.filters]]``, ``[[train.augment]]``) exist in TOML only; each has a ``kind`` and its parameters.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from whisper_shard.errors import ConfigError
+
+Steps = tuple[Mapping[str, Any], ...]
+"""A list of ``{kind = ..., parameter = ...}`` tables."""
+
+GUIDE_AUGMENT: Steps = (
+    {"kind": "AddGaussianNoise", "min_amplitude": 0.0005, "max_amplitude": 0.003, "p": 0.2},
+    {"kind": "Gain", "min_gain_db": -2.0, "max_gain_db": 2.0, "p": 0.2},
+)
+"""What the well-known fine-tuning guide does to training audio."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """Turn a corpus into tar shards, a Parquet index and a report."""
+
+    # -- the corpus
+    audio_column: str = ""
+    """Column with the audio path; empty: the first of audios, audio, path, file, wav, audio_filepath that exists."""
+    text_column: str = ""
+    """Column with the transcript; empty: the first of transcription, text, sentence, transcript that exists."""
+    eval_corpus: str = ""
+    """A second manifest that becomes the evaluation set; empty: split the evaluation set off the corpus."""
+    eval_fraction: float = 0.1
+    """Share of the corpus set aside for evaluation, 0 to 0.9; 0 makes no evaluation set."""
+    seed: int = 42
+    """Seed of the split and of the order in which utterances fill the shards."""
+
+    # -- the waveform
+    trim_db: float = 30.0
+    """Silence at both ends is what lies this many dB below the loudest frame; 0 keeps everything."""
+    peak: float = 1.0
+    """Largest absolute sample after normalization, 0 to 1; 0 leaves the level alone."""
+
+    # -- the text and the filters
+    text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
+    """lowercase: lower case, letters and digits only (as the guide); written: case and punctuation kept, spaces and
+    Unicode forms cleaned; verbatim: untouched."""
+    min_seconds: float = 1.0
+    """Utterances must be longer than this many seconds, after trimming."""
+    max_seconds: float = 30.0
+    """Utterances must be shorter than this many seconds, after trimming; Whisper's window is 30."""
+    min_text_chars: int = 6
+    """Fewest characters of normalized text (the guide keeps what has more than 5)."""
+    filters: Steps = ()
+    """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
+
+    # -- the output
+    codec: Literal["npy", "flac"] = "npy"
+    """npy: int16 arrays, fastest to read; flac: half the bytes, lossless, slower to read."""
+    shard_mb: int = 256
+    """Aimed size of one shard in 10^6 bytes."""
+
+    # -- the run
+    jobs: int = 0
+    """Worker processes; 0: one a core."""
+    decode_timeout_seconds: float = 120.0
+    """A recording that keeps its decoder busy longer than this is rejected as decoder_timeout."""
+    worker_memory_mb: int = 4096
+    """A decoder that wants more memory than this is stopped, and its recording rejected."""
+    max_reject_fraction: float = 0.5
+    """More rejects than this share of all rows end the run with an error, 0 to 1."""
+    dry_run: bool = False
+    """Print the plan, check that the first 50 recordings decode, write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
+        _check_range("--peak", self.peak, 0.0, 1.0)
+        _check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)
+        _check_range("--trim-db", self.trim_db, 0.0, 120.0)
+        _check_range("--shard-mb", self.shard_mb, 1, 100_000)
+        _check_range("--jobs", self.jobs, 0, 4096)
+        if not 0.0 <= self.min_seconds < self.max_seconds <= 30.0:
+            raise ConfigError(
+                f"--min-seconds {self.min_seconds:g} and --max-seconds {self.max_seconds:g}: need "
+                "0 <= min < max <= 30, the window of Whisper"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """How a dataset becomes batches; shared by train and bench."""
+
+    batch_size: int = 64
+    """Utterances an optimizer step, over all ranks."""
+    batch_seconds: float = 0.0
+    """If not 0: a budget of padded seconds an optimizer step, instead of batch_size."""
+    shuffle_blocks: int = 64
+    """Batches that are shuffled and sorted by length together; more: less padding, more open shards."""
+    length_jitter: float = 0.05
+    """Relative noise on the lengths before sorting, so that batches differ between epochs."""
+    workers: int = 2
+    """Loader processes; 0 reads in the training process."""
+    prefetch: int = 2
+    """Batches each loader process keeps ready."""
+    bad_record: Literal["raise", "skip"] = "raise"
+    """What to do with a damaged utterance: stop, or keep its place with weight 0 and log it."""
+    max_bad: int = 100
+    """With bad_record = skip: stop all the same after this many."""
+    seed: int = 42
+    """Seed of order, augmentation and initial weights."""
+    augment: Steps = GUIDE_AUGMENT
+    """Disturbances of the training audio, TOML only; [] switches them off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig(StreamConfig):
+    """Measure loader throughput, stage by stage."""
+
+    seconds: float = 4.0
+    """Measuring time a setting, in seconds."""
+    max_workers: int = -1
+    """Try 0, 1, 2, ... up to this many loader processes; -1: the number of cores."""
+    step_ms: float = 0.0
+    """Time of one training step in milliseconds, for the headroom; 0: unknown."""
+    model: str = ""
+    """Measure the training step of this model folder instead of giving step_ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(StreamConfig):
+    """Fine-tune Whisper on a dataset."""
+
+    model: str = "openai/whisper-small"
+    """Model to start from: a folder, or a name on the model hub."""
+    eval: str = ""
+    """Evaluation dataset; empty: DATASET/eval, or the sibling `eval` of DATASET, must exist."""
+    language: str = ""
+    """Language token where the data has no column `language` (a BCP-47 tag such as en); empty: en."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Task token where the data has no column `task`."""
+
+    # -- optimization
+    epochs: int = 5
+    """Passes over the training set."""
+    max_steps: int = 0
+    """Optimizer steps, if not 0; then epochs is not used."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of all steps over which the learning rate rises."""
+    min_lr_factor: float = 0.0
+    """The cosine ends at this share of lr."""
+    weight_decay: float = 0.01
+    """AdamW decay; norms, biases and embeddings of positions are exempt."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    label_smoothing: float = 0.0
+    """0 to 0.3."""
+    micro_batch: int = 0
+    """Utterances a forward pass; 0 finds the largest that fits on a GPU, and takes 16 on a CPU."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
+    gradient_checkpointing: bool = False
+    """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
+    compile: bool = False
+    """Compile the layers with torch.compile."""
+
+    # -- windows
+    window: Literal["auto", "full", "packed"] = "auto"
+    """full: pad every utterance to 30 s; auto: most of each batch only to its longest utterance, a share to 30 s;
+    packed: several utterances of one speaker in one window."""
+    full_share: float = 0.125
+    """With window auto: share of every step's utterances that is padded to 30 s."""
+    full_final: float = 0.0
+    """With window auto: the last share of all steps that uses 30 s windows only."""
+    min_window_seconds: float = 2.0
+    """With window auto: shortest window."""
+    margin_seconds: tuple[float, float] = (0.2, 1.5)
+    """With window auto: silence after the longest utterance is drawn from this range."""
+
+    # -- regularization
+    spec_augment: bool = False
+    """Mask bands of time and frequency, within real frames."""
+    freeze_encoder: bool = False
+    """Train the decoder only."""
+    freeze_layers: int = 0
+    """Keep the first layers of the encoder as they are."""
+    lora_rank: int = 0
+    """If not 0: train low-rank updates of this rank only (extra `lora`)."""
+    dropout: float = 0.0
+    """Dropout probability in the decoder and encoder layers."""
+
+    # -- evaluation and stopping
+    eval_every: int = 0
+    """Evaluate every so many steps; 0: at the end of each epoch."""
+    eval_limit: int = 0
+    """Evaluate on the first so many utterances (by a fixed shuffle); 0: all."""
+    eval_batch: int = 32
+    """Utterances a forward pass in evaluation."""
+    max_new_tokens: int = 128
+    """Longest hypothesis in tokens; how often it is reached is reported."""
+    patience: int = 3
+    """Stop after so many evaluations without a better WER; 0: never."""
+    average: int = 0
+    """Also score the mean of the last so many evaluated checkpoints, and keep it if better."""
+    interpolate: bool = False
+    """Also score mixtures with the base model, and keep the best."""
+
+    # -- saving
+    save_every: int = 0
+    """Checkpoint every so many steps; 0: at each evaluation."""
+    save_minutes: float = 15.0
+    """Checkpoint at least every so many minutes."""
+    resume: bool = True
+    """Go on from the last checkpoint in RUN, if there is one."""
+    max_nonfinite: int = 5
+    """Stop after so many steps whose loss is not finite."""
+    threads: int = 0
+    """CPU threads for torch; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_range("--warmup", self.warmup, 0.0, 1.0)
+        _check_range("--full-share", self.full_share, 0.0, 1.0)
+        _check_range("--full-final", self.full_final, 0.0, 1.0)
+        _check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """Score a model on a dataset."""
+
+    out: str = ""
+    """Folder for score.json and score.html; empty: MODEL/score-<name of the dataset>."""
+    window: Literal["full", "short", "both"] = "both"
+    """Windows to decode in: 30 s, as every standard tool does; as short as the audio allows; or both."""
+    language: str = ""
+    """Language token where the data has no column `language`; empty: en."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Task token where the data has no column `task`."""
+    eval_batch: int = 32
+    """Utterances a forward pass."""
+    max_new_tokens: int = 128
+    """Longest hypothesis in tokens."""
+    limit: int = 0
+    """Score the first so many utterances only (by a fixed shuffle); 0: all."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward passes."""
+    threads: int = 0
+    """CPU threads for torch; 0: all cores."""
+
+
+Config = TypeVar("Config")
+
+
+def _check_range(flag: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")
+
+

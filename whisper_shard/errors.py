@@ -1,0 +1,62 @@
+"""Every error a user can meet, each one line: where, what with its value, what to do.
+
+    WhisperShardError            exit code 1
+    |-- ConfigError              a flag, a TOML file or a combination of knobs
+    |-- ManifestError            the input list: missing, wrong columns, nothing usable
+    |-- AudioError               one recording cannot be decoded (prepare turns it into a Rejection)
+    |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
+    |-- StateError               a checkpoint or receipt that belongs to something else
+    |-- ModelError               a model folder that cannot be used
+    |-- TrainingError            training cannot go on: loss not finite, labels too long ...
+    `-- EnvironmentFault         exit code 3: disk full, no permission, broken installation; never the data's fault
+"""
+
+EXIT_ERROR = 1
+EXIT_ENVIRONMENT = 3
+EXIT_AGAIN = 75
+"""Stopped on request with all state saved: run the same command again. Source: EX_TEMPFAIL of sysexits.h."""
+EXIT_INTERRUPTED = 130
+
+
+class WhisperShardError(Exception):
+    """Base of all errors meant for users; its text is one line."""
+
+    exit_code = EXIT_ERROR
+
+
+class ConfigError(WhisperShardError):
+    """A flag, a TOML file or a combination of knobs that cannot be."""
+
+
+class ManifestError(WhisperShardError):
+    """The input list is missing, has the wrong columns, or has no usable row."""
+
+
+class AudioError(WhisperShardError):
+    """One recording cannot be decoded."""
+
+    def __init__(self, message: str, *, reason: str = "decode_failed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DatasetError(WhisperShardError):
+    """A dataset that is missing, damaged, unfinished or of another version."""
+
+
+class StateError(WhisperShardError):
+    """A checkpoint, receipt or plan state that belongs to other data or settings."""
+
+
+class ModelError(WhisperShardError):
+    """A model folder that is missing, incomplete or of another kind."""
+
+
+class TrainingError(WhisperShardError):
+    """Training cannot go on, or cannot begin."""
+
+
+class EnvironmentFault(WhisperShardError):
+    """The machine's fault, not the data's: disk full, no permission, broken installation."""
+
+    exit_code = EXIT_ENVIRONMENT

@@ -1,0 +1,1 @@
+"""What is on disk: bytes in, objects out. No torch here."""

@@ -1,0 +1,161 @@
+"""A dataset: shards, one Parquet index over all of them, and dataset.json that vouches for both.
+
+``dataset.json`` is written last and is the only thing a reader trusts: it names the index and every shard by sha256.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from whisper_shard.errors import DatasetError
+from whisper_shard.formats.shard import IndexRow
+from whisper_shard.formats.storage import atomic_file, sha256_of_file, write_json
+
+FORMAT_VERSION = 1
+INDEX_NAME = "index.parquet"
+DATASET_NAME = "dataset.json"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("audio_offset", pa.int64(), nullable=False),
+        pa.field("audio_bytes", pa.int32(), nullable=False),
+        pa.field("json_offset", pa.int64(), nullable=False),
+        pa.field("json_bytes", pa.int32(), nullable=False),
+        pa.field("audio_crc32", pa.uint32(), nullable=False),
+        pa.field("json_crc32", pa.uint32(), nullable=False),
+        pa.field("num_samples", pa.int32(), nullable=False),
+        pa.field("num_chars", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("language", pa.string()),
+        pa.field("speaker", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("source", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """One shard as dataset.json lists it."""
+
+    name: str
+    """Path relative to the dataset, ``shards/000000.tar``."""
+    num_bytes: int
+    """Length of the tar."""
+    sha256: str
+    """Hexadecimal digest of the tar."""
+    num_utterances: int
+    """Utterances in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A finished dataset, opened: what dataset.json says, and access to the index."""
+
+    folder: Path
+    """Where it lies."""
+    shards: tuple[ShardInfo, ...]
+    """In order of shard number."""
+    index_sha256: str
+    """Fingerprint of the index, and with it of every utterance's bytes (through their crc32)."""
+    num_utterances: int
+    """Total."""
+    num_samples: int
+    """Total, at 16 kHz."""
+    meta: Mapping[str, Any]
+    """All of dataset.json."""
+
+    def columns(self, *names: str) -> dict[str, NDArray[Any]]:
+        """Read some columns of the index as arrays, in order of (shard, row); strings come as objects."""
+        table = pq.read_table(self.folder / INDEX_NAME, columns=list(names), memory_map=True)
+        return {name: table.column(name).to_numpy() for name in names}
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the path of shard number ``shard``."""
+        return self.folder / self.shards[shard].name
+
+
+def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
+    """Open a finished dataset and check that its index is the one dataset.json vouches for.
+
+    Args:
+        folder: The dataset's folder.
+        sha256: If given, the sha256 that dataset.json itself must have.
+
+    Raises:
+        DatasetError: No finished dataset there, an unknown format version, or an index that was changed.
+    """
+    folder = Path(folder)
+    path = folder / DATASET_NAME
+    if not path.is_file():
+        parts = [name for name in ("train", "eval") if (folder / name / DATASET_NAME).is_file()]
+        hint = f"; did you mean {folder / parts[0]}?" if parts else "; run `whisper-shard prepare` first, or to its end"
+        raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing){hint}")
+    if sha256 is not None and (found := sha256_of_file(path)) != sha256:
+        raise DatasetError(f"{path}: sha256 is {found}, but {sha256} was asked for: this is another dataset")
+    try:
+        meta = json.loads(path.read_bytes())
+        version = meta["format_version"]
+        shards = tuple(ShardInfo(**shard) for shard in meta["shards"])
+        totals, index_sha256 = meta["totals"], meta["index"]["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not a dataset description ({error!r}); prepare the dataset again") from error
+    if version != FORMAT_VERSION:
+        raise DatasetError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its own version")
+    index_path = folder / INDEX_NAME
+    if not index_path.is_file() or (found := sha256_of_file(index_path)) != index_sha256:
+        state = "is missing" if not index_path.is_file() else f"has sha256 {found}, {DATASET_NAME} says {index_sha256}"
+        raise DatasetError(f"{index_path}: {state}; restore it or prepare the dataset again")
+    return Dataset(
+        folder=folder,
+        shards=shards,
+        index_sha256=index_sha256,
+        num_utterances=totals["num_utterances"],
+        num_samples=totals["num_samples"],
+        meta=meta,
+    )
+
+
+def index_table(rows: Sequence[IndexRow]) -> pa.Table:
+    """Return index rows as a table in INDEX_SCHEMA."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA)
+
+
+def write_dataset(folder: Path, *, shards: Sequence[ShardInfo], tables: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+    """Write index.parquet (one row group a shard), then dataset.json: from now on the dataset exists.
+
+    Args:
+        folder: The dataset's folder; the shards are already in it.
+        shards: In order of shard number.
+        tables: One table in INDEX_SCHEMA for each shard, in the same order.
+        meta: Whatever else dataset.json should say: configuration, fingerprints, versions.
+    """
+    num_utterances = num_samples = 0
+    with atomic_file(folder / INDEX_NAME) as file:
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=max(len(table), 1))
+                num_utterances += len(table)
+                num_samples += int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64))
+        file.write(memoryview(sink.getvalue()))
+    write_json(
+        folder / DATASET_NAME,
+        {
+            "format_version": FORMAT_VERSION,
+            "shards": [asdict(shard) for shard in shards],
+            "index": {"name": INDEX_NAME, "num_bytes": file.num_bytes, "sha256": file.sha256},
+            "totals": {"num_utterances": num_utterances, "num_samples": num_samples},
+            **meta,
+        },
+    )

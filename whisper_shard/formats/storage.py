@@ -1,0 +1,118 @@
+"""Files that are either whole or absent, and reads at an offset.
+
+Everything the package writes for keeps goes through `atomic_file`: a temporary name on the same filesystem, sha256
+while writing, fsync, rename, fsync of the folder. A reader never meets half a file, and a kill at any moment leaves
+either the old state or the new one (and perhaps a ``*.tmp.<pid>`` that the next run sweeps away).
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from whisper_shard.errors import EnvironmentFault
+
+_ENVIRONMENT_ERRNOS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES,
+    errno.EPERM, errno.ESTALE,
+}  # fmt: skip
+
+
+class HashingFile:
+    """A file open for writing that knows its length and sha256 at every moment."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append ``data``."""
+        self._file.write(data)
+        self._sha256.update(data)
+        self.num_bytes += len(data)
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of everything written so far."""
+        return self._sha256.hexdigest()
+
+
+def _nothing(_step: str) -> None:
+    """Do nothing: the default observer of commit steps."""
+
+
+@contextmanager
+def atomic_file(path: Path, *, on_step: Callable[[str], None] = _nothing) -> Iterator[HashingFile]:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    Args:
+        path: Final name; its folder must exist. An existing file is replaced in one step.
+        on_step: Called with the name of each commit step when it is over: ``written``, ``synced``, ``renamed``,
+            ``committed``. Crash tests hang on here.
+
+    Raises:
+        EnvironmentFault: The disk is full, failing or not writable; names the path.
+    """
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with temporary.open("wb", buffering=1 << 20) as file:
+            yield HashingFile(file)
+            file.flush()
+            on_step("written")
+            os.fsync(file.fileno())
+        on_step("synced")
+        temporary.replace(path)
+        on_step("renamed")
+        sync_folder(path.parent)
+        on_step("committed")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise as_environment_fault(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any, *, on_step: Callable[[str], None] = _nothing) -> str:
+    """Write ``value`` as stable, readable JSON, atomically; return the sha256 of the file."""
+    with atomic_file(path, on_step=on_step) as file:
+        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return file.sha256
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_environment_error(error: BaseException) -> bool:
+    """Tell faults of the machine (disk full, I/O error, out of memory) from faults of one input file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRNOS)
+
+
+def as_environment_fault(error: OSError, path: Path) -> EnvironmentFault:
+    """Say in one line what the machine refused, and what to do."""
+    cure = {
+        errno.ENOSPC: "free some space, then run the same command again: it goes on where it stopped",
+        errno.EDQUOT: "free some quota, then run the same command again: it goes on where it stopped",
+        errno.EROFS: "the filesystem is read-only: choose another output folder",
+        errno.EACCES: "permission denied: choose another folder or change its owner",
+        errno.EPERM: "permission denied: choose another folder or change its owner",
+        errno.ENOENT: "the folder is gone: was it removed while the program ran?",
+    }.get(error.errno or 0, "mend it, then run the same command again")
+    return EnvironmentFault(f"{path}: cannot write: {error.strerror or error}; {cure}")

@@ -1,0 +1,83 @@
+"""The nouns: a row of the manifest, an utterance, a rejection.
+
+Everything in the offline half is a function from one of these to another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform in a shard. Source: Whisper, arXiv:2212.04356, section 2.2."""
+HOP_LENGTH = 160
+"""Samples between two frames of the log-mel spectrogram (10 ms)."""
+N_FFT = 400
+"""Samples in one window of the short-time Fourier transform (25 ms)."""
+MAX_SECONDS = 30.0
+"""The window of Whisper's encoder."""
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
+"""Log-mel frames per second: 100. The encoder halves them (50 positions a second)."""
+MAX_LABEL_TOKENS = 448
+"""Positions of Whisper's decoder: prefix, text and end token together."""
+
+Waveform = NDArray[np.float32]
+"""Mono audio, 1-D, nominally in [-1, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestRow:
+    """One line of the input list: a recording and what is said in it."""
+
+    row: int
+    """Position in the manifest, from 0, header not counted."""
+    source: str
+    """The audio path exactly as the manifest gives it; kept in the shard for tracing."""
+    path: str
+    """The same path, resolved against the folder of the manifest."""
+    transcript: str
+    """Text as written in the manifest."""
+    language: str | None = None
+    """BCP-47 tag, where the manifest has a column ``language``."""
+    speaker: str | None = None
+    """Speaker name, where the manifest has a column ``speaker``."""
+    task: str | None = None
+    """``transcribe`` or ``translate``, where the manifest has a column ``task``."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Every other column, as text; stored beside the transcript."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """One stretch of speech with its text, ready to be stored."""
+
+    key: str
+    """Name in the shard, ``[A-Za-z0-9_-]{1,90}``, unique in the dataset."""
+    waveform: Waveform
+    """Mono, 16 kHz, in [-1, 1]."""
+    text: str
+    """Normalized transcript."""
+    row: ManifestRow
+    """Where it came from."""
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A manifest row that was not kept, and why."""
+
+    row: int
+    """Position in the manifest, from 0."""
+    source: str
+    """The audio path as the manifest gives it."""
+    reason: str
+    """Code in snake_case, countable: ``too_short``, ``missing_file``, ``decode_failed`` ..."""
+    detail: str
+    """The values behind the reason, for a human."""
+    seconds: float = 0.0
+    """Audio lost by it, where known."""
