@@ -1,0 +1,121 @@
+"""TOML first, flags after; every mistake named in one line."""
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+from whisper_shard import config as config_module
+from whisper_shard.config import (
+    GUIDE_AUGMENT,
+    BenchConfig,
+    PrepareConfig,
+    ScoreConfig,
+    StreamConfig,
+    TrainConfig,
+    dump_config,
+    load_config,
+)
+from whisper_shard.errors import ConfigError
+
+KINDS = (PrepareConfig, StreamConfig, BenchConfig, TrainConfig, ScoreConfig)
+PATHS = {"corpus": "the manifest", "out": "the output"}
+
+
+def load(*argv, kind=PrepareConfig, command="prepare", positionals=PATHS):
+    return load_config(kind, command=command, argv=argv, positionals=positionals)
+
+
+def test_flags_and_positionals_may_stand_in_any_order():
+    config, paths = load("--jobs", "2", "a.csv", "--trim-db=-0", "out")
+    assert (config.jobs, config.trim_db, paths) == (2, 0.0, {"corpus": "a.csv", "out": "out"})
+
+
+def test_flags_stand_over_the_toml_file(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('[prepare]\nmin_seconds = 0.25\njobs = 3\ndry_run = true\n[[prepare.filters]]\nkind = "x"\ny = 1\n')
+    config, _ = load("a", "b", "--config", str(file), "--jobs", "1")
+    assert (config.min_seconds, config.jobs, config.dry_run) == (0.25, 1, True)
+    assert config.filters == ({"kind": "x", "y": 1},)
+
+
+def test_other_commands_tables_do_not_matter(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text("[train]\nlr = 3e-5\nresume = false\nmargin_seconds = [0.5, 1]\n")
+    assert load("a", "b", f"--config={file}")[0] == PrepareConfig()
+    config, _ = load("--config", str(file), kind=TrainConfig, command="train", positionals={})
+    assert (config.lr, config.resume, config.margin_seconds) == (3e-5, False, (0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[prepare]\nmin_secnds = 1", r"\[prepare\] has no knob 'min_secnds'; did you mean 'min_seconds'\?"),
+        ("[prepar]\nx = 1", r"unknown table \[prepar\]; did you mean 'prepare'\?"),
+        ("[prepare\n", r"recipe.toml: not valid TOML"),
+        ("[prepare]\nfilters = 3", r"filters must be a list of tables"),
+        ("[prepare.jobs]\nx = 1", r"jobs must be a plain value"),
+        ('[prepare]\njobs = "many"', r"--jobs.*many"),
+    ],
+)
+def test_mistakes_in_toml_are_named(tmp_path, content, message):
+    file = tmp_path / "recipe.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load("a", "b", "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a", "b", "--min-secnds", "1"], r"unknown flag --min-secnds; did you mean '--min-seconds'\?"),
+        (["a", "b", "--jobs", "many"], r"Error parsing --jobs: .*'many'"),
+        (["a", "b", "--codec", "mp3"], r"mp3.*--codec|--codec.*npy"),
+        (["a", "b", "--config"], r"--config needs a file"),
+        (["a", "b", "--config", "absent.toml"], r"absent.toml: cannot read the configuration: No such file"),
+        (["a", "b", "--min-seconds", "9", "--max-seconds", "3"], r"--min-seconds 9 and --max-seconds 3"),
+        (["a", "b", "--eval-fraction", "1.5"], r"--eval-fraction is 1.5; it must lie between 0 and 0.9"),
+        (["a"], r"Missing .*OUT the output \(required\)"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_named(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        load(*argv)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (PrepareConfig, {"min_seconds": 0.25, "filters": ({"kind": "x", "y": [1, 2.5, "z"]},), "eval_corpus": 'a "b"'}),
+        (TrainConfig, {"augment": (), "margin_seconds": (0.0, 3.0), "lr": 1e-7, "resume": False}),
+        (BenchConfig, {"augment": GUIDE_AUGMENT}),
+    ],
+)
+def test_a_dumped_configuration_reads_back_the_same(tmp_path, kind, changes):
+    config = kind(**changes)
+    file = tmp_path / "config.toml"
+    file.write_text(dump_config(config, "train"))
+    assert load_config(kind, command="train", argv=["--config", str(file)], positionals={})[0] == config
+
+
+def test_every_knob_has_a_docstring():
+    tree = ast.parse(inspect.getsource(config_module))
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for knob, following in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(knob, ast.AnnAssign):
+                documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert documented, f"{node.name}.{ast.unparse(knob.target)} has no docstring"
+
+
+def test_every_shipped_recipe_loads():
+    recipes = sorted(Path("configs").glob("*.toml"))
+    assert recipes
+    kinds = {"prepare": PrepareConfig, "train": TrainConfig, "score": ScoreConfig, "bench": BenchConfig}
+    for recipe in recipes:
+        for command, kind in kinds.items():
+            config, _ = load_config(kind, command=command, argv=["--config", str(recipe)], positionals={})
+            assert dataclasses.is_dataclass(config)
