@@ -187,6 +187,8 @@ class TrainConfig(StreamConfig):
     """With window auto: shortest window."""
     margin_seconds: tuple[float, float] = (0.2, 1.5)
     """With window auto: silence after the longest utterance is drawn from this range."""
+    max_padding: float = 0.25
+    """With window auto: utterances share a window as long as at most this share of it would be padding, 0 to 1."""
 
     # -- regularization
     spec_augment: bool = False
@@ -234,6 +236,10 @@ class TrainConfig(StreamConfig):
         _check_range("--full-share", self.full_share, 0.0, 1.0)
         _check_range("--full-final", self.full_final, 0.0, 1.0)
         _check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
+        _check_range("--max-padding", self.max_padding, 0.0, 1.0)
+        _check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
+        if not 0.0 <= self.margin_seconds[0] <= self.margin_seconds[1] <= 30.0:
+            raise ConfigError(f"--margin-seconds {self.margin_seconds}: need 0 <= shortest <= longest <= 30")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
