@@ -1,0 +1,99 @@
+"""What a person sees: progress that suits the place it is shown in, tables, and one line an error."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+PLAIN_SECONDS = 30.0
+"""Away from a terminal, progress is one line in so many seconds."""
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line every 30 seconds and one at the end.
+
+    Use as a context manager; call `update` as often as you like.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._live = console.is_terminal
+        self._last_line = time.monotonic()
+        self._line = ""
+        self._task: TaskID | None = None
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def update(self, done: int, total: int | None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` are done; ``note`` holds whatever else is worth knowing."""
+        if self._live:
+            if self._task is None:
+                self._task = self._bar.add_task(self._title, total=total, note=note)
+            self._bar.update(self._task, completed=done, total=total, note=note)
+            return
+        self._line = f"{self._title}: {done}/{'?' if total is None else total} {note}".rstrip()
+        if time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self.say(self._line)
+            self._last_line = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays, above the bar where there is one."""
+        console.print(text, markup=False)
+        if not self._live:
+            sys.stdout.flush()
+
+
+def say(text: str = "") -> None:
+    """Print one line of result."""
+    console.print(text, markup=False)
+
+
+def say_error(text: str) -> None:
+    """Print one line about what went wrong, on stderr."""
+    errors.print(f"[bold red]error:[/] {_escape(text)}")
+
+
+def say_warning(text: str) -> None:
+    """Print one line about what a user should know, on stderr."""
+    errors.print(f"[yellow]warning:[/] {_escape(text)}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print rows under column heads; every column but the first is aligned to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_escape, row))
+    console.print(table)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
