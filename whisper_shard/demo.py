@@ -95,7 +95,8 @@ def make_corpus(folder: Path, *, num_utterances: int, seed: int = 0) -> Iterator
     Args:
         folder: Made if absent.
         num_utterances: Good recordings to make.
-        seed: Same seed, same corpus.
+        seed: Same seed, same corpus; in a fresh process also the same samples (the synthesizer keeps the phase of
+            its voice between sentences).
 
     Raises:
         EnvironmentFault: The synthesizer is not installed.
