@@ -1,0 +1,264 @@
+"""Whisper itself: load it, encode windows of any length, put encoder, decoder and loss into one module, save it.
+
+Hugging Face's encoder wants exactly 30 s. `encode` calls the same layers with the first positions only, so a window of
+5 s costs a sixth; at 30 s the numbers are the same to the bit.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from whisper_shard.errors import ConfigError, ModelError
+from whisper_shard.train.device import explain_broken_install
+from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
+from whisper_shard.train.objective import CHUNK_TOKENS, token_loss
+from whisper_shard.utterance import HOP_LENGTH
+
+WHISPER_VOCABULARY = 51_865
+"""Tokens of the smallest multilingual Whisper; fewer means English only. Source: openai/whisper model.py."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWhisper:
+    """A Whisper model with all that belongs to it."""
+
+    model: Any
+    """WhisperForConditionalGeneration with float32 parameters."""
+    processor: Any
+    """WhisperProcessor: tokenizer and feature extractor, saved beside the model."""
+    tokenizer: Any
+    """The processor's tokenizer."""
+    n_mels: int
+    """Mel bins the encoder wants: 80 or 128."""
+    is_multilingual: bool
+    """Whether prefixes have language and task tokens."""
+    path: str
+    """Folder or name it was loaded from."""
+
+
+def load_whisper(
+    model: str,
+    *,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    activation_dropout: float = 0.0,
+    layerdrop: float = 0.0,
+) -> LoadedWhisper:
+    """Load a Whisper model, its tokenizer and its generation settings; parameters become float32.
+
+    Args:
+        model: Folder in Hugging Face form, or a name on the model hub.
+        dropout: Probability behind attention and feed-forward blocks, when training.
+        attention_dropout: Probability on attention weights, when training.
+        activation_dropout: Probability inside feed-forward blocks, when training.
+        layerdrop: Probability that an encoder layer is skipped in a forward pass, when training.
+
+    Raises:
+        ModelError: No such folder, no processor in it, not a Whisper, damaged, or the hub cannot be reached.
+        EnvironmentFault: transformers cannot be imported beside this torchaudio.
+    """
+    with explain_broken_install():
+        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+    _check_folder(model)
+    with _explain_load(model):
+        network = WhisperForConditionalGeneration.from_pretrained(
+            model,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            activation_dropout=activation_dropout,
+            encoder_layerdrop=layerdrop,
+        )
+        processor = WhisperProcessor.from_pretrained(model)
+    return LoadedWhisper(
+        model=network,
+        processor=processor,
+        tokenizer=processor.tokenizer,
+        n_mels=network.config.num_mel_bins,
+        is_multilingual=is_multilingual(network),
+        path=model,
+    )
+
+
+def is_multilingual(model: Any) -> bool:
+    """Tell whether a model has language and task tokens."""
+    stated = getattr(model.generation_config, "is_multilingual", None)
+    return bool(stated) if stated is not None else model.config.vocab_size >= WHISPER_VOCABULARY
+
+
+def _check_folder(model: str) -> None:
+    """Find what is wrong with a local folder before transformers does, and say it in a line."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if model.startswith(("/", ".", "~")) or model.count("/") > 1 or folder.exists():
+            raise ModelError(
+                f"{model}: no such model folder; give a folder with config.json or a name on the model hub"
+            )
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model}: not a model folder, config.json is missing")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelError(f"{model}: no tokenizer in it (tokenizer.json); save model and processor into one folder")
+    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        raise ModelError(
+            f"{model}: no processor in it (processor_config.json or preprocessor_config.json); "
+            "save model and processor into one folder"
+        )
+
+
+@contextmanager
+def _explain_load(model: str) -> Iterator[None]:
+    from transformers import AutoConfig
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type != "whisper":
+            raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), repr(error))
+        if Path(model).is_dir():
+            raise ModelError(f"{model}: cannot be loaded: {first_line}") from error
+        raise ModelError(
+            f"{model}: neither a folder here nor loadable from the model hub ({first_line}); "
+            "check the name and the network, or give a folder"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0) -> Tensor:
+    """Return encoder states of windows of any length up to 30 s, (B, T // 2, D).
+
+    Dropout and layerdrop work as in Hugging Face's encoder when the model trains.
+
+    Args:
+        model: WhisperForConditionalGeneration.
+        log_mel: (B, M, T), T even, at most 3,000.
+        stochastic_depth: Probability that a row skips a layer, when training, 0 to 1.
+
+    Raises:
+        ConfigError: The window is longer than the model's positions or has an odd number of frames.
+    """
+    encoder = model.model.encoder
+    num_frames = log_mel.shape[-1]
+    max_frames = 2 * encoder.embed_positions.weight.shape[0]
+    if num_frames % 2 or not 0 < num_frames <= max_frames:
+        raise ConfigError(f"window of {num_frames} frames: the encoder needs an even number of 2 to {max_frames}")
+    hidden = functional.gelu(encoder.conv1(log_mel))
+    hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+    hidden = hidden + encoder.embed_positions.weight[: num_frames // 2]
+    hidden = functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
+    for layer in encoder.layers:
+        if encoder.training and encoder.layerdrop > 0.0 and torch.rand([]) < encoder.layerdrop:
+            continue
+        hidden = _maybe_skip(hidden, layer(hidden, None), stochastic_depth if encoder.training else 0.0)
+    normed: Tensor = encoder.layer_norm(hidden)
+    return normed
+
+
+def _maybe_skip(before: Tensor, after: Tensor, probability: float) -> Tensor:
+    """Let each row skip the layer with this probability, and make up for it in the others; the graph stays the same.
+
+    Source: Deep Networks with Stochastic Depth, arXiv:1603.09382.
+    """
+    if probability == 0.0:
+        return after
+    keep = 1.0 - probability
+    mask = torch.empty(len(before), 1, 1, device=before.device, dtype=before.dtype).bernoulli_(keep).div_(keep)
+    return before + mask * (after - before)
+
+
+def decode_teacher_forced(model: Any, encoder_hidden: Tensor, decoder_input_ids: Tensor) -> Tensor:
+    """Return decoder states, (B, L, D): no cache is built, no mask is made, and nothing waits for the device.
+
+    Without a mask the attention is causal by a flag, which keeps the fastest kernels; labels are padded behind, where
+    no real token can see them.
+    """
+    decoder = model.model.decoder
+    positions = decoder.embed_positions.weight[: decoder_input_ids.shape[1]]
+    hidden = decoder.embed_tokens(decoder_input_ids) + positions
+    hidden = functional.dropout(hidden, p=decoder.dropout, training=decoder.training)
+    for layer in decoder.layers:
+        hidden = layer(hidden, None, encoder_hidden, use_cache=False)
+    normed: Tensor = decoder.layer_norm(hidden)
+    return normed
+
+
+class SpeechLoss(nn.Module):
+    """Waveforms and labels to summed loss: log-mel, encoder, decoder and objective as one module.
+
+    One module, so that DistributedDataParallel and torch.compile see a whole forward pass.
+
+    Args:
+        model: WhisperForConditionalGeneration.
+        label_smoothing: See `objective.token_loss`.
+        stochastic_depth: See `encode`.
+        spec_augment: Keywords of `features.spec_augment`; None: no masks.
+        chunk_tokens: See `objective.token_loss`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        label_smoothing: float = 0.0,
+        stochastic_depth: float = 0.0,
+        spec_augment: Mapping[str, Any] | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.log_mel = LogMel(model.config.num_mel_bins)
+        self.label_smoothing = label_smoothing
+        self.stochastic_depth = stochastic_depth
+        self.spec_augment = dict(spec_augment) if spec_augment is not None else None
+        self.chunk_tokens = chunk_tokens
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        decoder_input_ids: Tensor,
+        labels: Tensor,
+        num_samples: Tensor,
+        *,
+        seeds: Sequence[int] | None = None,
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (sum of token losses, number of tokens), float32 scalars.
+
+        Args:
+            waveforms: (B, S) float32 or int16, zeros behind each row's end; S a multiple of 2 * HOP_LENGTH.
+            decoder_input_ids: (B, L).
+            labels: (B, L), IGNORE_INDEX where nothing is learned.
+            num_samples: (B,) real samples of each row.
+            seeds: One integer a row, for SpecAugment; needed when it is on and the module trains.
+            kept: See `objective.token_loss`.
+        """
+        log_mel = self.log_mel(waveforms)
+        if self.spec_augment is not None and self.training:
+            if seeds is None:
+                raise ConfigError("SpecAugment needs one seed for each row of the batch")
+            num_frames = (num_samples // HOP_LENGTH).clamp(max=MAX_FRAMES)
+            log_mel = spec_augment(log_mel, num_frames, seeds=seeds, **self.spec_augment)
+        encoder_hidden = encode(self.model, log_mel, stochastic_depth=self.stochastic_depth)
+        hidden = decode_teacher_forced(self.model, encoder_hidden, decoder_input_ids)
+        return token_loss(
+            hidden,
+            self.model.proj_out.weight,
+            labels,
+            label_smoothing=self.label_smoothing,
+            kept=kept,
+            chunk_tokens=self.chunk_tokens,
+        )
