@@ -4,6 +4,9 @@ Hugging Face's encoder wants exactly 30 s. `encode` calls the same layers with t
 5 s costs a sixth; at 30 s the numbers are the same to the bit.
 """
 
+import copy
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whisper_shard.errors import ConfigError, ModelError
+from whisper_shard.formats.storage import as_environment_fault, sync_folder
+from whisper_shard.train.adapt import plain_state_dict
 from whisper_shard.train.device import explain_broken_install
 from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
 from whisper_shard.train.objective import CHUNK_TOKENS, token_loss
+from whisper_shard.train.tokens import whisper_language
 from whisper_shard.utterance import HOP_LENGTH
 
 WHISPER_VOCABULARY = 51_865
@@ -64,17 +70,16 @@ def load_whisper(
         EnvironmentFault: transformers cannot be imported beside this torchaudio.
     """
     with explain_broken_install():
-        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+        from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
     _check_folder(model)
-    with _explain_load(model):
+    with _explain_load(model), quiet_bars():
+        config = AutoConfig.from_pretrained(model)
+        if config.model_type != "whisper":
+            raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
+        config.dropout, config.attention_dropout = dropout, attention_dropout
+        config.activation_dropout, config.encoder_layerdrop = activation_dropout, layerdrop
         network = WhisperForConditionalGeneration.from_pretrained(
-            model,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            activation_dropout=activation_dropout,
-            encoder_layerdrop=layerdrop,
+            model, config=config, dtype=torch.float32, attn_implementation="sdpa"
         )
         processor = WhisperProcessor.from_pretrained(model)
     return LoadedWhisper(
@@ -115,15 +120,7 @@ def _check_folder(model: str) -> None:
 
 @contextmanager
 def _explain_load(model: str) -> Iterator[None]:
-    from transformers import AutoConfig
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(model)
-        if config.model_type != "whisper":
-            raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first_line = next(iter(str(error).strip().splitlines()), repr(error))
@@ -133,8 +130,19 @@ def _explain_load(model: str) -> Iterator[None]:
             f"{model}: neither a folder here nor loadable from the model hub ({first_line}); "
             "check the name and the network, or give a folder"
         ) from error
+
+
+@contextmanager
+def quiet_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars for the time: only the command line shows progress."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        if bars:
+        if shown:
             logging.enable_progress_bar()
 
 
@@ -262,3 +270,67 @@ class SpeechLoss(nn.Module):
             kept=kept,
             chunk_tokens=self.chunk_tokens,
         )
+
+
+def save_model_folder(
+    loaded: LoadedWhisper,
+    folder: Path,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    language: str | None = None,
+    task: str | None = None,
+) -> None:
+    """Write model, tokenizer, feature extractor and generation settings as one Hugging Face folder, all or nothing.
+
+    ``transformers.pipeline("automatic-speech-recognition", model=folder)`` and ``load_whisper`` read it. Low-rank
+    updates are merged into the weights. A folder of that name is replaced.
+
+    Args:
+        loaded: The model and what belongs to it.
+        folder: Where to write.
+        state_dict: Weights to write instead of the model's own, by their Hugging Face names.
+        language: BCP-47 tag that generation takes by default; None: as before.
+        task: transcribe or translate by default; None: as before.
+
+    Raises:
+        EnvironmentFault: The disk is full or does not let us write.
+    """
+    weights = dict(state_dict) if state_dict is not None else plain_state_dict(loaded.model)
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with quiet_bars():
+            loaded.model.save_pretrained(partial, state_dict=weights)
+        _generation_settings(loaded, language, task).save_pretrained(partial)
+        loaded.processor.save_pretrained(partial)
+        for file in partial.iterdir():
+            _sync_file(file)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise as_environment_fault(error, folder) from error
+
+
+def _generation_settings(loaded: LoadedWhisper, language: str | None, task: str | None) -> Any:
+    """Return generation settings as today's tools want them: language and task by name, nothing forced by position."""
+    settings = copy.deepcopy(loaded.model.generation_config)
+    settings.forced_decoder_ids = None
+    if loaded.is_multilingual:
+        settings.language = whisper_language(language) if language else getattr(settings, "language", None)
+        settings.task = task or getattr(settings, "task", None)
+    return settings
+
+
+def _sync_file(path: Path) -> None:
+    """Make a file that others wrote survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from whisper_shard.train.device import explain_broken_install
+from whisper_shard.train.model import quiet_bars
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS
 
 LAST_TOKENS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
@@ -87,7 +88,8 @@ def make_tiny_whisper(
         model = WhisperForConditionalGeneration(config)
         _initialize(model)
     model.generation_config = GenerationConfig(**_generation_settings(ids, decoder_layers, is_multilingual), **special)
-    model.save_pretrained(folder)
+    with quiet_bars():
+        model.save_pretrained(folder)
     extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=round(max_seconds))
     WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
     return folder
