@@ -60,8 +60,12 @@ class PrepareConfig:
     """Utterances must be shorter than this many seconds, after trimming; Whisper's window is 30."""
     min_text_chars: int = 6
     """Fewest characters of normalized text (the guide keeps what has more than 5)."""
+    max_recording_seconds: float = 600.0
+    """Recordings longer than this many seconds before trimming are rejected without being decoded to their end."""
     filters: Steps = ()
     """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
+    decoders: Steps = ()
+    """Further decoders, asked before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
 
     # -- the output
     codec: Literal["npy", "flac"] = "npy"
@@ -78,6 +82,8 @@ class PrepareConfig:
     """A decoder that wants more memory than this is stopped, and its recording rejected."""
     max_reject_fraction: float = 0.5
     """More rejects than this share of all rows end the run with an error, 0 to 1."""
+    rebuild: bool = False
+    """Prepare again what was made with another configuration or manifest, instead of refusing the output folder."""
     dry_run: bool = False
     """Print the plan, check that the first 50 recordings decode, write nothing."""
 
@@ -104,10 +110,14 @@ class StreamConfig:
     """Utterances an optimizer step, over all ranks."""
     batch_seconds: float = 0.0
     """If not 0: a budget of padded seconds an optimizer step, instead of batch_size."""
-    shuffle_blocks: int = 64
-    """Batches that are shuffled and sorted by length together; more: less padding, more open shards."""
-    length_jitter: float = 0.05
-    """Relative noise on the lengths before sorting, so that batches differ between epochs."""
+    length_buckets: int = 32
+    """Kinds of length that batches are made of, 1 to 256; more: less padding, 1: lengths are mixed at random."""
+    weights: tuple[float, ...] = ()
+    """Several datasets: passes over each in an epoch (0.5: every utterance in every other epoch); empty: one each."""
+    pack_by: Literal["", "speaker", "source"] = ""
+    """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
+    pack_gap_seconds: tuple[float, float] = (0.1, 0.5)
+    """Pauses between packed utterances are drawn from this range."""
     workers: int = 2
     """Loader processes; 0 reads in the training process."""
     prefetch: int = 2
@@ -120,6 +130,8 @@ class StreamConfig:
     """Seed of order, augmentation and initial weights."""
     augment: Steps = GUIDE_AUGMENT
     """Disturbances of the training audio, TOML only; [] switches them off."""
+    sample_format: Literal["float32", "int16"] = "float32"
+    """Samples of a batch: float32 in [-1, 1]; or int16, half the bytes between processes and to the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +203,8 @@ class TrainConfig(StreamConfig):
     """With window auto: utterances share a window as long as at most this share of it would be padding, 0 to 1."""
 
     # -- regularization
+    timestamps: float = 0.0
+    """Share of utterances whose labels have time stamps, 0 to 1; the others say that there are none."""
     spec_augment: bool = False
     """Mask bands of time and frequency, within real frames."""
     freeze_encoder: bool = False
@@ -201,6 +215,8 @@ class TrainConfig(StreamConfig):
     """If not 0: train low-rank updates of this rank only (extra `lora`)."""
     dropout: float = 0.0
     """Dropout probability in the decoder and encoder layers."""
+    stochastic_depth: float = 0.0
+    """Probability that an utterance skips a layer of the encoder."""
 
     # -- evaluation and stopping
     eval_every: int = 0
@@ -225,6 +241,10 @@ class TrainConfig(StreamConfig):
     """Checkpoint at least every so many minutes."""
     resume: bool = True
     """Go on from the last checkpoint in RUN, if there is one."""
+    log_every: int = 10
+    """Steps between two lines of training metrics."""
+    tensorboard: bool = True
+    """Write RUN/tensorboard beside RUN/metrics.jsonl."""
     max_nonfinite: int = 5
     """Stop after so many steps whose loss is not finite."""
     threads: int = 0
@@ -236,6 +256,10 @@ class TrainConfig(StreamConfig):
         _check_range("--full-share", self.full_share, 0.0, 1.0)
         _check_range("--full-final", self.full_final, 0.0, 1.0)
         _check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
+        _check_range("--timestamps", self.timestamps, 0.0, 1.0)
+        _check_range("--dropout", self.dropout, 0.0, 0.9)
+        _check_range("--stochastic-depth", self.stochastic_depth, 0.0, 0.9)
+        _check_range("--log-every", self.log_every, 1, 1_000_000)
         _check_range("--max-padding", self.max_padding, 0.0, 1.0)
         _check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
         if not 0.0 <= self.margin_seconds[0] <= self.margin_seconds[1] <= 30.0:
@@ -264,6 +288,46 @@ class ScoreConfig:
     """Number format of the forward passes."""
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig:
+    """Check every byte of a dataset against its checksums, and decode every utterance."""
+
+    sha256: str = ""
+    """The sha256 that dataset.json must have, if it is known from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectConfig:
+    """Show what a dataset holds, or one utterance of it."""
+
+    key: str = ""
+    """Show this utterance."""
+    wav: str = ""
+    """With key: also write its audio to this file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """Make a small spoken corpus here, and take it all the way to a scored model, offline."""
+
+    utterances: int = 1600
+    """Recordings to make."""
+    steps: int = 400
+    """Optimizer steps of the small Whisper that is trained from nothing."""
+    corpus_only: bool = False
+    """Make the corpus and its TOML file, then stop."""
+    seed: int = 0
+    """Seed of the sentences and voices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorConfig:
+    """Look at the installation and say what is wrong with it."""
+
+    fix: bool = False
+    """Put torchaudio's CUDA-only extension files aside where they keep it from being imported."""
 
 
 TABLES = ("prepare", "train", "score", "bench", "demo")

@@ -80,9 +80,43 @@ class Dataset:
         table = pq.read_table(self.folder / INDEX_NAME, columns=list(names), memory_map=True)
         return {name: table.column(name).to_numpy() for name in names}
 
+    def codes(self, name: str) -> NDArray[np.int32]:
+        """Read a column of strings as numbers: equal strings, equal numbers; null is -1."""
+        column = pq.read_table(self.folder / INDEX_NAME, columns=[name], memory_map=True).column(name)
+        encoded = column.combine_chunks().dictionary_encode()
+        codes: NDArray[np.int32] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        return codes
+
     def shard_path(self, shard: int) -> Path:
         """Return the path of shard number ``shard``."""
         return self.folder / self.shards[shard].name
+
+
+class IndexReader:
+    """Reads the index one shard at a time, so that a loader process never holds the strings of all shards."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Open the index.
+
+        Raises:
+            DatasetError: The index and dataset.json disagree on the number of utterances in a shard.
+        """
+        self._file = pq.ParquetFile(dataset.folder / INDEX_NAME, memory_map=True)
+        metadata = self._file.metadata
+        groups = [i for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
+        shards = [i for i, shard in enumerate(dataset.shards) if shard.num_utterances]
+        counts = [metadata.row_group(i).num_rows for i in groups]
+        if counts != [dataset.shards[i].num_utterances for i in shards]:
+            raise DatasetError(
+                f"{dataset.folder / INDEX_NAME}: its row groups are not the shards of {DATASET_NAME}; "
+                "prepare the dataset again"
+            )
+        self._group_of_shard = dict(zip(shards, groups, strict=True))
+
+    def rows(self, shard: int, *names: str) -> dict[str, list[Any]]:
+        """Return some columns of one shard's rows, as lists of Python values."""
+        table = self._file.read_row_group(self._group_of_shard[shard], columns=list(names), use_threads=False)
+        return {name: table.column(name).to_pylist() for name in names}
 
 
 def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:

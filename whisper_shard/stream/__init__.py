@@ -1,0 +1,1 @@
+"""Online, every step: (index, seed, epoch, step) -> batches of waveforms. Read plan.py first, then loader.py."""

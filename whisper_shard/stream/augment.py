@@ -1,0 +1,171 @@
+"""Augmentations disturb training audio, and do it again in the same way when asked for the same (seed, epoch, key).
+
+Every class of audiomentations is available under its own name; the classes below are faster ways to the common ones.
+Whether an augmentation applies, and how, depends on the seed, the epoch and the utterance's key, never on the worker
+or the order of reading.
+
+To add one, write a class here and name it in AUGMENTATIONS; or name yours in TOML: ``kind = "package.module:Class"``.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_shard.config import Steps
+from whisper_shard.errors import ConfigError
+from whisper_shard.steps import build_steps
+from whisper_shard.stream.batch import to_float32
+from whisper_shard.stream.draws import draw_uniform, hash_key
+from whisper_shard.utterance import SAMPLE_RATE, Waveform
+
+_NOISE_SAMPLES = 1 << 21  # 8 MB of Gaussian noise, shared by all utterances
+
+
+class Augmentation(Protocol):
+    """One way to disturb a waveform."""
+
+    @property
+    def p(self) -> float:
+        """Share of the utterances it is applied to, 0 to 1."""
+        ...
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the disturbed waveform; the given one stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Add white Gaussian noise, cut at random from a stretch that is drawn once."""
+
+    min_amplitude: float = 0.0005
+    """Least standard deviation."""
+    max_amplitude: float = 0.003
+    """Greatest standard deviation."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return waveform plus noise."""
+        noise = _noise()
+        start = int(rng.integers(len(noise) - len(waveform) + 1))
+        amplitude = np.float32(rng.uniform(self.min_amplitude, self.max_amplitude))
+        out = noise[start : start + len(waveform)] * amplitude
+        out += waveform
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Make louder or softer."""
+
+    min_gain_db: float = -2.0
+    """Softest."""
+    max_gain_db: float = 2.0
+    """Loudest."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the waveform times the gain."""
+        return waveform * np.float32(10.0 ** (rng.uniform(self.min_gain_db, self.max_gain_db) / 20.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audiomentation:
+    """A transform of audiomentations under our generator."""
+
+    transform: Callable[..., Any]
+    """The transform; it applies itself always, we decide when."""
+    p: float
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the transformed waveform.
+
+        Transforms draw from the two global generators, which are seeded for it and then put back.
+        """
+        seed = int(rng.integers(1 << 32))
+        states = random.getstate(), np.random.get_state()
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            out: Waveform = self.transform(samples=waveform.copy(), sample_rate=SAMPLE_RATE)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+        return out.astype(np.float32, copy=False)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "noise": Noise,
+    "gain": Gain,
+}
+
+
+def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
+    """Make the augmentations that TOML asks for.
+
+    Raises:
+        ConfigError: Unknown kinds, wrong parameters, or a transform that cuts off speech.
+    """
+    built = build_steps(steps, {**_audiomentations(), **AUGMENTATIONS}, where="augment")
+    for position, (step, augmentation) in enumerate(zip(steps, built, strict=True)):
+        if not 0.0 <= augmentation.p <= 1.0:
+            raise ConfigError(f"augment[{position}]: p of {step['kind']} is {augmentation.p}; it is a share, 0 to 1")
+    return built
+
+
+def disturb(
+    waveform: NDArray[Any], augmentations: Sequence[Augmentation], *, max_samples: int, key: tuple[int | str, ...]
+) -> NDArray[Any]:
+    """Apply the augmentations whose turn it is; the result is clipped to [-1, 1].
+
+    Args:
+        waveform: int16 or float32; returned as it is if no augmentation's turn has come.
+        augmentations: In order.
+        max_samples: An augmentation that would make the waveform longer than this (and than it was) is left out.
+        key: Names this utterance in this epoch; the same key gives the same result.
+    """
+    chances = draw_uniform(len(augmentations), "augment", *key)
+    out = waveform
+    for position, augmentation in enumerate(augmentations):
+        if chances[position] < augmentation.p:
+            rng = np.random.Generator(np.random.Philox(key=hash_key("augment", position, *key)))
+            out = to_float32(out)
+            disturbed = augmentation(out, rng)
+            out = disturbed if len(disturbed) <= max(max_samples, len(out)) else out
+    return out if out is waveform else np.clip(out, -1.0, 1.0, out=out)
+
+
+def _make_audiomentation(name: str, **parameters: Any) -> Audiomentation:
+    import audiomentations
+
+    if parameters.get("leave_length_unchanged", name == "TimeStretch") and name == "TimeStretch":
+        if "leave_length_unchanged" in parameters:
+            raise ConfigError("augment: TimeStretch with leave_length_unchanged cuts off speech; set it to false")
+        parameters = {**parameters, "leave_length_unchanged": False}
+    p = parameters.pop("p", 0.5)
+    return Audiomentation(transform=getattr(audiomentations, name)(**parameters, p=1.0), p=p)
+
+
+def _audiomentations() -> Mapping[str, Callable[..., Augmentation]]:
+    import audiomentations
+    from audiomentations.core.transforms_interface import BaseWaveformTransform
+
+    names = [
+        name
+        for name, value in vars(audiomentations).items()
+        if isinstance(value, type) and issubclass(value, BaseWaveformTransform)
+    ]
+    return {name: partial(_make_audiomentation, name) for name in names}
+
+
+@cache
+def _noise() -> NDArray[np.float32]:
+    return np.random.Generator(np.random.Philox(key=hash_key("noise"))).standard_normal(_NOISE_SAMPLES, np.float32)

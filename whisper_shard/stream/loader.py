@@ -1,0 +1,424 @@
+"""The loader: a WebDataset pipeline of stages over plain dict records, and the processes that run it.
+
+    plan        Timetable       -> records that say which utterance stands in which row of which step
+    read        Source          -> + "__key__", "__url__", "raw": its bytes, checked
+    decode                      -> + "waveform", "text", "language", "task", "json"
+    augment                     -> "waveform" disturbed, keyed by (seed, epoch, key)
+    <your stages>               any callable from an iterator of records to an iterator of records
+    collate                     -> Batch
+
+Worker j of J makes every J-th step, and the training process takes them in turn: whole batches cross between
+processes, in exact order, whatever the number of workers.
+"""
+
+import logging
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
+
+from whisper_shard.config import StreamConfig
+from whisper_shard.errors import DatasetError, EnvironmentFault, WhisperShardError
+from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.augment import Augmentation, build_augmentations, disturb
+from whisper_shard.stream.batch import Batch, Fault, Record, collate
+from whisper_shard.stream.plan import MAX_SAMPLES, PLAN_VERSION
+from whisper_shard.stream.source import LocalSource, RecordReader, Source, decode_audio, decode_json
+from whisper_shard.stream.state import PlanState
+from whisper_shard.stream.timetable import Step, Timetable
+
+log = logging.getLogger(__name__)
+
+Stage = Callable[[Iterable[Record]], Iterator[Record]]
+"""A stage of the pipeline: records in, records out. A record it drops becomes a row of weight 0."""
+START_METHOD = "forkserver"
+"""How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """The steps of a run, dealt to the loader processes in turn."""
+
+    timetable: Timetable
+    """What stands on a step."""
+    start: Step
+    """First step of the run."""
+    stop_epoch: int | None
+    """Epoch before which the run ends; None: never."""
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield the steps of this process."""
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        return self.timetable.places(self.start, self.stop_epoch, worker=worker, workers=workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanStage:
+    """First stage: say which utterances are wanted."""
+
+    turns: Turns
+    """Steps of this process."""
+
+    def __call__(self) -> Iterator[Record]:
+        """Yield a record for each utterance."""
+        for step in self.turns:
+            yield from self.turns.timetable.records(step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadStage:
+    """Second stage: fetch bytes."""
+
+    datasets: tuple[Dataset, ...]
+    """What is read."""
+    open_source: Callable[[Dataset], Source]
+    """Makes a source in the process that uses it."""
+    skip: bool
+    """Let damaged utterances pass as faults of weight 0."""
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Add key, place and checked bytes to each record."""
+        readers = [RecordReader(dataset, self.open_source(dataset)) for dataset in self.datasets]
+        try:
+            for record in records:
+                reader = readers[record["dataset"]]
+                try:
+                    raw = reader.read(record["index_row"])
+                except DatasetError as error:
+                    if not self.skip:
+                        raise
+                    yield _faulty(record, reader.key(record["index_row"]), error)
+                    continue
+                yield {**record, "__key__": raw.key, "__url__": raw.path, "raw": raw, "fault": None, "weight": 1.0}
+        finally:
+            for reader in readers:
+                reader.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeStage:
+    """Third stage: bytes become a waveform (int16, where it lies) and what is known of it."""
+
+    skip: bool
+    """Let damaged utterances pass as faults of weight 0."""
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Replace ``raw`` by what it holds."""
+        for record in records:
+            if record["fault"] is not None:
+                yield record
+                continue
+            raw = record.pop("raw")
+            try:
+                waveform, known = decode_audio(raw), decode_json(raw)
+            except DatasetError as error:
+                if not self.skip:
+                    raise
+                yield _faulty(record, raw.key, error)
+                continue
+            record["waveform"] = waveform
+            record["text"] = known["text"]
+            record["language"], record["task"] = known.get("language"), known.get("task")
+            record["json"] = known
+            yield record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentStage:
+    """Fourth stage, in training only: disturb waveforms."""
+
+    augmentations: tuple[Augmentation, ...]
+    """In order."""
+    seed: int
+    """Seed of the run."""
+    by_step: bool
+    """An epoch may deliver an utterance twice, and each time shall sound different."""
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Disturb each waveform under its own key."""
+        for record in records:
+            if record["weight"]:
+                repeat = record["step"] if self.by_step else 0
+                key = (self.seed, record["epoch"], repeat, record["dataset"], record["__key__"])
+                max_samples = 0 if record["packed"] else MAX_SAMPLES
+                record["waveform"] = disturb(record["waveform"], self.augmentations, max_samples=max_samples, key=key)
+            yield record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollateStage:
+    """Last stage: the records of a step become its batch, rows that got none are padding."""
+
+    turns: Turns
+    """Steps of this process."""
+    dtype: str
+    """``float32`` or ``int16``."""
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Batch]:
+        """Yield a batch for each step, also where no record is left of it."""
+        records = iter(records)
+        waiting = next(records, None)
+        for place in self.turns:
+            taken = []
+            while waiting is not None and (waiting["epoch"], waiting["step"]) == (place.epoch, place.step):
+                taken.append(waiting)
+                waiting = next(records, None)
+            yield collate(
+                taken,
+                rows=self.turns.timetable.rows(place),
+                epoch=place.epoch,
+                step=place.step,
+                dtype=self.dtype,
+                new_buffer=_new_buffer,
+            )
+
+
+def _new_buffer(rows: int, samples: int, dtype: str) -> NDArray[Any]:
+    return np.empty((rows, samples), dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error on its way from a loader process to the training process, in its place in the order."""
+
+    error: WhisperShardError
+    """What happened."""
+
+
+def pass_errors(batches: Iterable[Batch]) -> Iterator[Batch | Failure]:
+    """Yield an error instead of raising it, so that it stays one line and arrives in order."""
+    try:
+        yield from batches
+    except WhisperShardError as error:
+        yield Failure(error=error)
+
+
+class Loader:
+    """Batches of one rank, from a place in the stream to its end."""
+
+    def __init__(
+        self,
+        timetable: Timetable,
+        *,
+        pipeline: wds.DataPipeline,
+        start: PlanState,
+        stop_epoch: int | None,
+        pin_memory: bool = False,
+    ) -> None:
+        self.pipeline = pipeline
+        """The stages, a ``wds.DataPipeline``."""
+        self.start = start
+        """Where the stream begins."""
+        self._timetable = timetable
+        self._stop_epoch = stop_epoch
+        self._pin_memory = pin_memory
+        self._running: Iterator[Batch | Failure] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in every epoch."""
+        return self._timetable.steps
+
+    def __len__(self) -> int:
+        """Batches from start to end.
+
+        Raises:
+            TypeError: The stream has no end.
+        """
+        if self._stop_epoch is None:
+            raise TypeError("this loader runs for ever; give epochs=")
+        return max(0, (self._stop_epoch - self.start.epoch) * self.steps_per_epoch - self.start.step)
+
+    def state_after(self, batch: Batch) -> PlanState:
+        """Return the state from which a new loader goes on after ``batch``."""
+        return self.start.at(batch.epoch, batch.step + 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches in order, from the start, on every call.
+
+        Raises:
+            WhisperShardError: A damaged utterance, too many of them, or a loader process that died.
+        """
+        self.close()
+        config = self._timetable.config
+        num_bad = 0
+        for batch in self._batches():
+            for fault in batch.faults:
+                log.warning("skipped (epoch %d, step %d): %s", batch.epoch, batch.step, fault.message)
+            num_bad += len(batch.faults)
+            if num_bad > config.max_bad:
+                raise DatasetError(
+                    f"{num_bad} damaged utterances, --max-bad is {config.max_bad}; the last: {batch.faults[-1].message}"
+                )
+            yield batch
+
+    def close(self) -> None:
+        """Stop the loader processes."""
+        if self._running is not None:
+            self._running.close()  # type: ignore[attr-defined]
+            self._running = None
+
+    def _batches(self) -> Iterator[Batch]:
+        workers = self._timetable.config.workers
+        self._running = iter(self.pipeline) if workers == 0 else iter(self._web_loader(workers))
+        try:
+            for item in self._running:
+                if isinstance(item, Failure):
+                    raise item.error
+                yield item
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            first_line = str(error).splitlines()[0]
+            raise EnvironmentFault(
+                f"a loader process died ({first_line}); if memory ran out, lower --workers; then run again"
+            ) from error
+        finally:
+            self.close()
+
+    def _web_loader(self, workers: int) -> wds.WebLoader:
+        return wds.WebLoader(
+            self.pipeline,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=self._timetable.config.prefetch,
+            multiprocessing_context=START_METHOD,
+            worker_init_fn=_begin_worker,
+            pin_memory=self._pin_memory,
+        )
+
+
+def open_loader(
+    datasets: Dataset | Sequence[Dataset],
+    config: StreamConfig,
+    *,
+    state: PlanState | None = None,
+    epochs: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool = True,
+    stages: Sequence[Stage] = (),
+    open_source: Callable[[Dataset], Source] = LocalSource,
+    pin_memory: bool = False,
+) -> Loader:
+    """Stream training batches; one batch is this rank's part of one optimizer step.
+
+    Args:
+        datasets: One dataset, or several to be mixed.
+        config: How.
+        state: Where to go on; from the beginning if None. Ranks and workers may have changed since.
+        epochs: Stop before this epoch (counted from the very beginning); None: never.
+        rank: This rank, from 0.
+        world: Number of ranks.
+        augment: Apply the configured augmentations.
+        stages: Your own stages, between augment and collate; module-level functions or objects, as they are pickled.
+        open_source: Makes the source of a dataset, in the process that uses it.
+        pin_memory: Copy batches to page-locked memory.
+
+    Raises:
+        ConfigError: A batch that ranks cannot share, or augmentations that cannot be built.
+        StateError: The state belongs to other data, seed or batch settings.
+    """
+    datasets = (datasets,) if isinstance(datasets, Dataset) else tuple(datasets)
+    timetable = Timetable(datasets, config, rank=rank, world=world)
+    begin = first_state(timetable)
+    if state is not None:
+        begin.check(state)
+        begin = begin.at(state.epoch, state.step)
+    turns = Turns(timetable=timetable, start=Step(epoch=begin.epoch, step=begin.step), stop_epoch=epochs)
+    augmentations = build_augmentations(config.augment) if augment else ()
+    pipeline = build_pipeline(turns, augmentations=augmentations, stages=stages, open_source=open_source)
+    return Loader(timetable, pipeline=pipeline, start=begin, stop_epoch=epochs, pin_memory=pin_memory)
+
+
+def open_evaluation(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    limit: int = 0,
+    workers: int = 0,
+) -> Loader:
+    """Stream every utterance of a dataset exactly once, shortest first, undisturbed.
+
+    Args:
+        dataset: What to evaluate on.
+        batch_size: Utterances a batch on each rank; the last batch is filled up with rows of weight 0.
+        rank: This rank, from 0.
+        world: Number of ranks.
+        limit: If not 0: only so many utterances, always the same ones.
+        workers: Loader processes.
+    """
+    config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=())
+    timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
+    turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
+    return Loader(timetable, pipeline=build_pipeline(turns), start=first_state(timetable), stop_epoch=1)
+
+
+def build_pipeline(
+    turns: Turns,
+    *,
+    augmentations: tuple[Augmentation, ...] = (),
+    stages: Sequence[Stage] = (),
+    open_source: Callable[[Dataset], Source] = LocalSource,
+) -> wds.DataPipeline:
+    """Put the stages of the module docstring together."""
+    timetable = turns.timetable
+    config = timetable.config
+    skip = config.bad_record == "skip"
+    by_step = any(weight > 1 for weight in config.weights)
+    augment = [AugmentStage(augmentations=augmentations, seed=config.seed, by_step=by_step)] if augmentations else []
+    return wds.DataPipeline(
+        PlanStage(turns=turns),
+        ReadStage(datasets=timetable.datasets, open_source=open_source, skip=skip),
+        DecodeStage(skip=skip),
+        *augment,
+        *stages,
+        CollateStage(turns=turns, dtype=config.sample_format),
+        pass_errors,
+    )
+
+
+def first_state(timetable: Timetable) -> PlanState:
+    """Return the state of a stream at its very beginning."""
+    config = timetable.config
+    return PlanState(
+        plan_version=PLAN_VERSION,
+        index_sha256="+".join(dataset.index_sha256 for dataset in timetable.datasets),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        batch_seconds=config.batch_seconds,
+        length_buckets=config.length_buckets,
+        weights=tuple(config.weights),
+        pack_by=config.pack_by,
+        pack_gap_seconds=config.pack_gap_seconds,
+        steps_per_epoch=timetable.steps,
+    )
+
+
+def _faulty(record: Record, key: str, error: DatasetError) -> Record:
+    """Return the record of a damaged utterance: it keeps its place, and weighs nothing."""
+    return {
+        **record,
+        "__key__": key,
+        "__url__": "",
+        "waveform": np.empty(0, np.int16),
+        "text": "",
+        "language": None,
+        "task": None,
+        "json": {},
+        "weight": 0.0,
+        "fault": Fault(id=record["id"], key=key, message=str(error)),
+    }
+
+
+def _begin_worker(_worker: int) -> None:
+    """Leave Ctrl-C to the training process, which stops its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

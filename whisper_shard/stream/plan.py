@@ -1,0 +1,335 @@
+"""The plan: (index, seed, epoch, step) -> the utterances of that step. Pure; it reads nothing and remembers nothing.
+
+Units (an utterance, or a packed window of several) are put into length buckets whose borders depend on the index only.
+An epoch walks the shards in random order; each bucket receives its units in that order, the buckets are laid end to
+end and cut into batches, batches of one bucket exchange their units in blocks, and the steps of the epoch take the
+buckets' batches in random turns, all buckets advancing at the same pace. Hence:
+
+- every unit exactly once an epoch (datasets mixed by weight: exactly once a pass), the last batch padded;
+- the number of steps is the same in every epoch and on every rank;
+- a batch holds units of one length, and a stretch of steps touches few shards;
+- (epoch, step) is all there is to remember: any step of any epoch is found without the ones before it.
+
+`PLAN_VERSION` changes whenever the same input would give another order; golden values in the tests watch over it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_shard.errors import ConfigError, DatasetError
+from whisper_shard.stream.draws import draw_permutation, draw_uniform
+from whisper_shard.utterance import HOP_LENGTH, MAX_SECONDS, SAMPLE_RATE
+
+PLAN_VERSION = 1
+"""Changes with the order of utterances; part of every saved state."""
+MAX_SAMPLES = int(MAX_SECONDS * SAMPLE_RATE)
+"""Longest utterance that fits Whisper's window."""
+
+_BLOCK_BATCHES = 16  # batches of a bucket that exchange their units
+_CHUNK = 1 << 20  # units sorted at a time: bounds the memory beside the epoch's order
+_CHARS_JITTER = 0.2  # relative noise on text lengths, so that batches differ between epochs
+
+Ids = NDArray[np.int32]
+"""Numbers of units, from 0 over all datasets; -1 is padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """All that the plan knows of the corpus: one entry a unit, in order of (dataset, shard, row)."""
+
+    num_samples: NDArray[np.int32]
+    """Length of each unit at 16 kHz."""
+    num_chars: NDArray[np.int32]
+    """Length of each unit's text."""
+    shard_sizes: tuple[NDArray[np.int64], ...]
+    """For each dataset: units in each of its shards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRule:
+    """How units are made into batches."""
+
+    batch_size: int = 64
+    """Units a step, over all ranks."""
+    batch_seconds: float = 0.0
+    """If not 0: most padded seconds a step, over all ranks, instead of batch_size."""
+    length_buckets: int = 32
+    """Kinds of length that batches are made of; 1: lengths are mixed at random."""
+    weights: tuple[float, ...] = ()
+    """Passes over each dataset in an epoch, above 0; empty: one each."""
+
+
+class Plan:
+    """The order of one corpus under one rule and one seed."""
+
+    def __init__(self, units: Units, rule: BatchRule, *, seed: int) -> None:
+        """Lay out the buckets and batches, which are the same in every epoch.
+
+        Raises:
+            ConfigError: The rule cannot be followed for these units.
+            DatasetError: An utterance is longer than Whisper's window.
+        """
+        _check(units, rule)
+        self.units = units
+        self.rule = rule
+        self.seed = seed
+        weights = rule.weights or (1.0,) * len(units.shard_sizes)
+        self._bounds = np.cumsum([0, *(int(sizes.sum()) for sizes in units.shard_sizes)])
+        self._bucket_of_length = _bucket_borders(units.num_samples, _num_buckets(units, rule))
+        cells = [self._count_buckets(low, high) for low, high in pairwise(self._bounds)]
+        self._sizes = np.array(cells).reshape(len(cells), -1)
+        # Rounded up, so that no unit is left out of every epoch for its bucket's sake.
+        self._taken = np.ceil(self._sizes * np.array(weights)[:, None] - 1e-9).astype(np.int64)
+        self._starts, self._batch_buckets = self._cut()
+        self._epoch = lru_cache(2)(self._draw_epoch)
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch; the same for every epoch, rank and number of workers."""
+        return len(self._batch_buckets)
+
+    @property
+    def num_units(self) -> int:
+        """Units delivered in an epoch, padding not counted."""
+        return int(self._taken.sum())
+
+    def batch(self, epoch: int, step: int) -> Ids:
+        """Return the units of a step on all ranks together, shortest first.
+
+        With a batch size, the last batch of the longest bucket is filled up with -1 (in front).
+        """
+        order, schedule = self._epoch(epoch)
+        cut = int(schedule[step])
+        ids = self._exchange(order, epoch, cut)
+        ids = ids[np.argsort(self.units.num_samples[ids], kind="stable")]
+        return ids if self.rule.batch_seconds else _pad_front(ids, self.rule.batch_size)
+
+    def batch_rows(self, epoch: int, step: int, *, world: int) -> int:
+        """Return the rows of a step on each rank, padding included."""
+        cut = int(self._epoch(epoch)[1][step])
+        count = int(self._starts[cut + 1] - self._starts[cut])
+        return -(-(count if self.rule.batch_seconds else self.rule.batch_size) // world)
+
+    def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:
+        """Return one rank's units of a step, shortest first: every ``world``-th, so that ranks get equal lengths."""
+        ids = self.batch(epoch, step)
+        return _pad_front(ids, -(-len(ids) // world) * world)[rank::world]
+
+    def _count_buckets(self, low: int, high: int) -> NDArray[np.int64]:
+        counts = np.zeros(int(self._bucket_of_length[-1]) + 1, np.int64)
+        for start in range(low, high, _CHUNK):
+            buckets = self._buckets(slice(start, min(start + _CHUNK, high)))
+            counts += np.bincount(buckets, minlength=len(counts))
+        return counts
+
+    def _buckets(self, ids: slice | NDArray[np.int32]) -> NDArray[np.uint8]:
+        return self._bucket_of_length[self.units.num_samples[ids] // HOP_LENGTH]
+
+    def _cut(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where each batch starts in an epoch's order (one more entry at the end), and each batch's bucket."""
+        ends = np.cumsum(self._taken.sum(axis=0))
+        starts, buckets, position = [], [], 0
+        for bucket, end in enumerate(ends):
+            size = self._batch_size(bucket)
+            count = (int(end) - position) // size
+            starts.append(position + size * np.arange(count))
+            buckets.append(np.full(count, bucket))
+            # What does not fill a batch goes to the next longer bucket; only the longest has a batch of its rest.
+            position += size * count
+        if position < self.num_units:
+            starts.append(np.array([position]))
+            buckets.append(np.array([len(ends) - 1]))
+        starts.append(np.array([self.num_units]))
+        return np.concatenate(starts), np.concatenate(buckets or [np.empty(0, np.int64)])
+
+    def _batch_size(self, bucket: int) -> int:
+        if not self.rule.batch_seconds:
+            return self.rule.batch_size
+        frames = int(np.flatnonzero(self._bucket_of_length <= bucket)[-1]) + 1
+        longest = min(frames * HOP_LENGTH, int(self.units.num_samples.max(initial=1)))
+        return max(1, int(self.rule.batch_seconds * SAMPLE_RATE) // longest)
+
+    def _draw_epoch(self, epoch: int) -> tuple[Ids, NDArray[np.int32]]:
+        """Return the epoch's order of units, bucket by bucket, and the batch that each step takes."""
+        orders = [self._dataset_order(dataset, epoch) for dataset in range(len(self._taken))]
+        order = orders[0] if len(orders) == 1 else _merge(orders, self._taken)
+        _, turns, counts = np.unique(self._batch_buckets, return_inverse=True, return_counts=True)
+        nth = np.arange(self.steps) - np.searchsorted(self._batch_buckets, self._batch_buckets)
+        progress = (nth + draw_uniform(self.steps, self.seed, "steps", epoch)) / counts[turns]
+        return order, np.argsort(progress, kind="stable").astype(np.int32)
+
+    def _dataset_order(self, dataset: int, epoch: int) -> Ids:
+        """Return what an epoch takes of one dataset, bucket by bucket: the next stretch of its endless passes."""
+        sizes, taken = self._sizes[dataset], self._taken[dataset]
+        if np.array_equal(sizes, taken):
+            return self._pass(dataset, epoch)
+        passes: dict[int, Ids] = {}
+        starts = np.cumsum(sizes) - sizes
+        parts = [np.empty(0, np.int32)]
+        for start, size, count in zip(starts.tolist(), sizes.tolist(), taken.tolist(), strict=True):
+            for number, low, high in _stretch(epoch * count, (epoch + 1) * count, size):
+                if number not in passes:
+                    passes[number] = self._pass(dataset, number)
+                parts.append(passes[number][start + low : start + high])
+        return np.concatenate(parts)
+
+    def _pass(self, dataset: int, number: int) -> Ids:
+        """Return all units of a dataset, bucket by bucket, each bucket in a random order of shards."""
+        sizes = self.units.shard_sizes[dataset]
+        firsts = self._bounds[dataset] + np.cumsum(sizes) - sizes
+        shards = draw_permutation(len(sizes), self.seed, "shards", dataset, number)
+        order = np.empty(int(sizes.sum()), np.int32)
+        positions = np.cumsum(self._sizes[dataset]) - self._sizes[dataset]
+        for chunk in _chunks_of_shards(sizes[shards]):
+            ids = _ranges(firsts[shards[chunk]], sizes[shards[chunk]])
+            buckets = self._buckets(ids)
+            ids = ids[np.argsort(buckets, kind="stable")]
+            counts = np.bincount(buckets, minlength=len(positions))
+            for bucket, part in enumerate(np.split(ids, np.cumsum(counts)[:-1])):
+                order[positions[bucket] : positions[bucket] + len(part)] = part
+            positions = positions + counts
+        return order
+
+    def _exchange(self, order: Ids, epoch: int, cut: int) -> Ids:
+        """Return the units of a batch after the batches of its block have exchanged theirs: texts of like length."""
+        bucket = self._batch_buckets[cut]
+        first_of_bucket, end_of_bucket = np.searchsorted(self._batch_buckets, [bucket, bucket + 1])
+        first = cut - (cut - int(first_of_bucket)) % _BLOCK_BATCHES
+        end = min(first + _BLOCK_BATCHES, int(end_of_bucket))
+        ids = order[self._starts[first] : self._starts[end]]
+        noise = draw_uniform(len(ids), self.seed, "texts", epoch, first)
+        chars = self.units.num_chars[ids] * (1.0 + _CHARS_JITTER * noise) + noise
+        ids = ids[np.argsort(chars, kind="stable")]
+        offset = self._starts[first]
+        return ids[self._starts[cut] - offset : self._starts[cut + 1] - offset]
+
+
+class SortedPlan:
+    """The order of evaluation: every utterance once, shortest first."""
+
+    def __init__(self, num_samples: NDArray[np.int32], *, batch_size: int, limit: int = 0) -> None:
+        """Sort.
+
+        Args:
+            num_samples: Length of each utterance.
+            batch_size: Utterances a batch, over all ranks.
+            limit: If not 0: only so many, the first of a shuffle that is always the same.
+        """
+        chosen = draw_permutation(len(num_samples), "evaluation")[: limit or None]
+        self._ids = chosen[np.lexsort((chosen, num_samples[chosen]))].astype(np.int32)
+        self._batch_size = batch_size
+
+    @property
+    def steps(self) -> int:
+        """Number of batches."""
+        return -(-len(self._ids) // self._batch_size)
+
+    def batch_rows(self, epoch: int, step: int, *, world: int) -> int:  # noqa: ARG002 - every epoch and step is alike
+        """Return the rows of a batch on each rank, padding included."""
+        return self._batch_size // world
+
+    def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:  # noqa: ARG002 - every epoch is alike
+        """Return one rank's utterances of a batch, shortest first; -1 is padding."""
+        ids = self._ids[step * self._batch_size : (step + 1) * self._batch_size]
+        return _pad_front(ids, self._batch_size)[rank::world]
+
+
+def check_world(rule: BatchRule, *, rank: int, world: int) -> None:
+    """Refuse a number of ranks that cannot share a batch equally.
+
+    Raises:
+        ConfigError: ``batch_size`` is no multiple of ``world``, or there is no such rank.
+    """
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
+    if not rule.batch_seconds and rule.batch_size % world:
+        near = -(-rule.batch_size // world) * world
+        raise ConfigError(f"--batch-size {rule.batch_size} cannot be shared by {world} ranks; take {near}, for example")
+
+
+def _check(units: Units, rule: BatchRule) -> None:
+    longest = int(units.num_samples.max(initial=0))
+    if longest > MAX_SAMPLES:
+        row = int(units.num_samples.argmax())
+        raise DatasetError(
+            f"utterance {row} of the index has {longest} samples, Whisper's window is {MAX_SAMPLES}; "
+            "prepare the dataset again with --max-seconds 30"
+        )
+    if rule.batch_size < 1:
+        raise ConfigError(f"--batch-size is {rule.batch_size}; it must be at least 1")
+    if not 1 <= rule.length_buckets <= 256:
+        raise ConfigError(f"--length-buckets is {rule.length_buckets}; it must lie between 1 and 256")
+    if rule.batch_seconds and rule.batch_seconds * SAMPLE_RATE < longest:
+        raise ConfigError(
+            f"--batch-seconds {rule.batch_seconds:g} is less than the longest utterance, "
+            f"{longest / SAMPLE_RATE:.2f} s; give at least that"
+        )
+    if rule.weights and (len(rule.weights) != len(units.shard_sizes) or min(rule.weights) <= 0):
+        raise ConfigError(
+            f"--weights {' '.join(f'{w:g}' for w in rule.weights)}: need one above 0 for each of "
+            f"the {len(units.shard_sizes)} datasets"
+        )
+
+
+def _num_buckets(units: Units, rule: BatchRule) -> int:
+    """At least two batches a bucket: else the same units would meet in every epoch."""
+    total_seconds = float(np.sum(units.num_samples, dtype=np.float64)) / SAMPLE_RATE
+    batches = total_seconds / rule.batch_seconds if rule.batch_seconds else len(units.num_samples) / rule.batch_size
+    return max(1, min(rule.length_buckets, int(batches / 2)))
+
+
+def _bucket_borders(num_samples: NDArray[np.int32], num_buckets: int) -> NDArray[np.uint8]:
+    """Return the bucket of each length in frames, 0 to 30 s.
+
+    Within a narrow bucket of n units and width w about n * w / 2 is padding. For a given number of buckets the sum is
+    least where n * w is the same in all of them, so borders are set at equal steps of the integral of sqrt(density).
+    """
+    density = np.bincount(num_samples // HOP_LENGTH, minlength=MAX_SAMPLES // HOP_LENGTH + 1)
+    integral = np.cumsum(np.sqrt(density))
+    share = (integral - np.sqrt(density)) / max(float(integral[-1]), 1.0)
+    buckets = np.minimum((share * num_buckets).astype(np.int64), num_buckets - 1)
+    return np.unique(buckets, return_inverse=True)[1].astype(np.uint8)
+
+
+def _stretch(low: int, high: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Cut ``[low, high)`` of an endless repetition of ``size`` places into (repetition, low, high) pieces."""
+    while low < high:
+        number, start = divmod(low, size)
+        end = min(size, start + high - low)
+        yield number, start, end
+        low += end - start
+
+
+def _merge(orders: Sequence[Ids], taken: NDArray[np.int64]) -> Ids:
+    """Mix the datasets' orders bucket by bucket, each spread evenly over the bucket."""
+    merged = [np.empty(0, np.int32)]
+    ends = np.cumsum(taken, axis=1)
+    for bucket in range(taken.shape[1]):
+        counts = taken[:, bucket]
+        parts = [order[end[bucket] - n : end[bucket]] for order, end, n in zip(orders, ends, counts, strict=True)]
+        places = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
+        merged.append(np.concatenate(parts)[np.argsort(places, kind="stable")])
+    return np.concatenate(merged)
+
+
+def _chunks_of_shards(sizes: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut a list of shards into runs of about ``_CHUNK`` units."""
+    marks = np.searchsorted(np.cumsum(sizes), np.arange(_CHUNK, int(sizes.sum()), _CHUNK)) + 1
+    edges = np.unique(np.concatenate([[0], marks, [len(sizes)]])).tolist()
+    for low, high in pairwise(edges):
+        yield slice(low, high)
+
+
+def _ranges(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Ids:
+    """Return first, first + 1, ... first + size - 1 for each pair, end to end."""
+    ends = np.cumsum(sizes)
+    return (np.repeat(firsts - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)).astype(np.int32)
+
+
+def _pad_front(ids: Ids, size: int) -> Ids:
+    return np.concatenate([np.full(size - len(ids), -1, np.int32), ids])

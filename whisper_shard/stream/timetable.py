@@ -1,0 +1,148 @@
+"""Which utterances stand in which row, on which step, on this rank: the plan as one process follows it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from whisper_shard.config import StreamConfig
+from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.batch import Record
+from whisper_shard.stream.plan import BatchRule, Ids, Plan, SortedPlan, check_world
+from whisper_shard.stream.units import Windows, pack_units, read_groups, read_units
+
+
+class Order(Protocol):
+    """A plan: units of a step."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        ...
+
+    def batch_rows(self, epoch: int, step: int, *, world: int) -> int:
+        """Return the rows of a step on each rank, padding included."""
+        ...
+
+    def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:
+        """Return one rank's units of a step, -1 for padding."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of the run."""
+
+    epoch: int
+    """From 0."""
+    step: int
+    """Within the epoch, from 0."""
+
+
+class Timetable:
+    """Rows of one rank for any step. Pickles as its settings; each process builds its own plan from the index."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        config: StreamConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        evaluation_limit: int | None = None,
+    ) -> None:
+        """Check that the batch can be shared.
+
+        Args:
+            datasets: What is streamed.
+            config: How.
+            rank: This rank, from 0.
+            world: Number of ranks.
+            evaluation_limit: If given, the order is that of evaluation: shortest first, once, so many utterances
+                (0: all).
+
+        Raises:
+            ConfigError: ``batch_size`` is no multiple of ``world``.
+        """
+        self.datasets = tuple(datasets)
+        self.config = config
+        self.rank = rank
+        self.world = world
+        self.evaluation_limit = evaluation_limit
+        check_world(batch_rule(config), rank=rank, world=world)
+        self._firsts = np.cumsum([0, *(dataset.num_utterances for dataset in datasets)])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order_and_windows"}
+
+    @cached_property
+    def _order_and_windows(self) -> tuple[Order, Windows | None]:
+        units, windows = read_units(self.datasets), None
+        if self.evaluation_limit is not None:
+            limit = self.evaluation_limit
+            return SortedPlan(units.num_samples, batch_size=self.config.batch_size, limit=limit), None
+        if self.config.pack_by:
+            groups = read_groups(self.datasets, self.config.pack_by)
+            units, windows = pack_units(units, groups, gap_seconds=self.config.pack_gap_seconds, seed=self.config.seed)
+        return Plan(units, batch_rule(self.config), seed=self.config.seed), windows
+
+    @property
+    def order(self) -> Order:
+        """The plan of all ranks."""
+        return self._order_and_windows[0]
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.order.steps
+
+    def places(self, start: Step, stop_epoch: int | None, *, worker: int, workers: int) -> Iterator[Step]:
+        """Yield every ``workers``-th step from ``start`` on, beginning with number ``worker``.
+
+        Args:
+            start: First step of the run.
+            stop_epoch: The epoch before which to stop; None: never.
+            worker: This process, from 0.
+            workers: How many share the work.
+        """
+        number = start.epoch * self.steps + start.step + worker
+        while self.steps and (stop_epoch is None or number < stop_epoch * self.steps):
+            yield Step(epoch=number // self.steps, step=number % self.steps)
+            number += workers
+
+    def rows(self, place: Step) -> int:
+        """Return how many rows this rank's batch has, padding included."""
+        return self.order.batch_rows(place.epoch, place.step, world=self.world)
+
+    def records(self, place: Step) -> Iterator[Record]:
+        """Yield a record for each utterance of a step, in order of row; padding rows have none."""
+        units = self.order.part(place.epoch, place.step, rank=self.rank, world=self.world)
+        windows = self._order_and_windows[1]
+        for row, unit in enumerate(units.tolist()):
+            if unit < 0:
+                continue
+            members = [(unit, 0)] if windows is None else windows.arrange(place.epoch, unit)
+            for number, gap in members:
+                dataset = int(np.searchsorted(self._firsts, number, side="right")) - 1
+                yield {
+                    "id": number,
+                    "dataset": dataset,
+                    "index_row": number - int(self._firsts[dataset]),
+                    "row": row,
+                    "gap": gap,
+                    "packed": len(members) > 1,
+                    "epoch": place.epoch,
+                    "step": place.step,
+                }
+
+
+def batch_rule(config: StreamConfig) -> BatchRule:
+    """Return the part of the settings that decides how utterances become batches."""
+    return BatchRule(
+        batch_size=config.batch_size,
+        batch_seconds=config.batch_seconds,
+        length_buckets=config.length_buckets,
+        weights=config.weights,
+    )
