@@ -24,7 +24,14 @@ def make_waveform(seconds: float, *, seed: int = 0) -> NDArray[np.float32]:
 
 
 def make_dataset(
-    folder: Path, seconds: Sequence[float], *, per_shard: int = 8, seed: int = 0, speakers: int = 2
+    folder: Path,
+    seconds: Sequence[float],
+    *,
+    per_shard: int = 8,
+    seed: int = 0,
+    speakers: int = 2,
+    prefix: str = "utt",
+    text: str | None = None,
 ) -> Dataset:
     """Write a dataset of made utterances through the package's own formats; texts are digit words."""
     rng = np.random.default_rng(seed)
@@ -36,11 +43,11 @@ def make_dataset(
             writer = ShardWriter(file, shard=shard)
             for i in range(start, min(start + per_shard, len(seconds))):
                 samples = to_int16(make_waveform(seconds[i], seed=seed * 100_003 + i))
-                text = " ".join(rng.choice(WORDS, size=max(1, round(seconds[i]))))
+                words = text or " ".join(rng.choice(WORDS, size=max(1, round(seconds[i]))))
                 speaker = f"speaker{i % speakers}"
-                record = {"text": text, "seconds": seconds[i], "speaker": speaker, "source": f"audios/{i}.wav"}
+                record = {"text": words, "seconds": seconds[i], "speaker": speaker, "source": f"audios/{i}.wav"}
                 writer.add(
-                    key=f"utt{i:05d}", audio=encode_npy(samples), suffix="npy", num_samples=len(samples), record=record
+                    key=f"{prefix}{i:05d}", audio=encode_npy(samples), suffix="npy", num_samples=len(samples), record=record
                 )
             writer.close()
         tables.append(index_table(writer.rows))

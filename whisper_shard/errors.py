@@ -1,14 +1,15 @@
 """Every error a user can meet, each one line: where, what with its value, what to do.
 
-    WhisperShardError            exit code 1
-    |-- ConfigError              a flag, a TOML file or a combination of knobs
-    |-- ManifestError            the input list: missing, wrong columns, nothing usable
-    |-- AudioError               one recording cannot be decoded (prepare turns it into a Rejection)
-    |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
-    |-- StateError               a checkpoint or receipt that belongs to something else
-    |-- ModelError               a model folder that cannot be used
-    |-- TrainingError            training cannot go on: loss not finite, labels too long ...
-    `-- EnvironmentFault         exit code 3: disk full, no permission, broken installation; never the data's fault
+WhisperShardError            exit code 1
+|-- ConfigError              a flag, a TOML file or a combination of knobs
+|-- ManifestError            the input list: missing, wrong columns, nothing usable
+|-- AudioError               one recording cannot be decoded (prepare turns it into a Rejection)
+|-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
+|-- StateError               a checkpoint or receipt that belongs to something else
+|-- ModelError               a model folder that cannot be used
+|-- TrainingError            training cannot go on: loss not finite, labels too long ...
+|-- StopRequested            exit code 75 or 130: stopped on request with all state saved
+`-- EnvironmentFault         exit code 3: disk full, no permission, broken installation; never the data's fault
 """
 
 EXIT_ERROR = 1
@@ -54,6 +55,14 @@ class ModelError(WhisperShardError):
 
 class TrainingError(WhisperShardError):
     """Training cannot go on, or cannot begin."""
+
+
+class StopRequested(WhisperShardError):
+    """SIGTERM (exit code 75: run the same command again) or Ctrl-C (130) ended the work; all of it is saved."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class EnvironmentFault(WhisperShardError):

@@ -13,7 +13,6 @@ from whisper_shard.train.capture import (
     capture_model,
     capture_optimizer,
     capture_random,
-    fingerprint_model,
     restore_model,
     restore_optimizer,
     restore_random,
@@ -162,7 +161,6 @@ def test_restored_model_and_optimizer_go_on_alike(tmp_path):
 )
 def test_checkpoint_of_another_model_is_refused(other, message):
     model = nn.Linear(4, 3)
-    assert fingerprint_model(model) != fingerprint_model(other)
     with pytest.raises(StateError, match=f"of another model: {message}"):
         restore_model(other, capture_model(model))
 

@@ -1,6 +1,5 @@
 """A live run as tensors by name, and back: parameters, moments of the optimizer, states of the random generators."""
 
-import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -29,12 +28,6 @@ def restore_model(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
-
-
-def fingerprint_model(model: nn.Module) -> str:
-    """Return a digest of the names and shapes of all parameters."""
-    layout = sorted((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
-    return hashlib.sha256(repr(layout).encode()).hexdigest()
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_shard.config import TrainConfig
+from whisper_shard.stream.draws import draw_permutation, draw_uniform
 from whisper_shard.utterance import MAX_SECONDS, SAMPLE_RATE
 
 MAX_WINDOW_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
 """Samples in Whisper's own window."""
 WINDOW_GRAIN = 1600
 """Windows are multiples of so many samples (0.1 s): whole encoder positions, and few distinct shapes."""
-_SHARE, _MARGIN = 1, 2  # names of the two random streams, hashed with the seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,13 @@ class PassLimit:
 
 
 def assign_windows(
-    num_samples: NDArray[np.int64], *, config: TrainConfig, epoch: int, step: int, total_steps: int
+    num_samples: NDArray[np.int64],
+    *,
+    config: TrainConfig,
+    epoch: int,
+    step: int,
+    total_steps: int,
+    longest_window: int = MAX_WINDOW_SAMPLES,
 ) -> NDArray[np.int64]:
     """Return the window of every utterance of a global batch, in samples.
 
@@ -71,15 +77,16 @@ def assign_windows(
         epoch: From 0.
         step: Optimizer steps before this one, counted over all epochs.
         total_steps: Optimizer steps of the run; decides when the last, full phase begins.
+        longest_window: Samples in the model's own window.
     """
-    windows = np.full(len(num_samples), MAX_WINDOW_SAMPLES, np.int64)
+    windows = np.full(len(num_samples), longest_window, np.int64)
     if config.window != "auto" or step >= total_steps * (1.0 - config.full_final):
         return windows
     is_full = choose_full(len(num_samples), share=config.full_share, seed=config.seed, epoch=epoch, step=step)
-    rng = _generator(config.seed, _MARGIN, epoch, step)
     short = np.flatnonzero(~is_full)
-    for group, window in _group_by_length(num_samples[short], config=config, rng=rng):
-        windows[short[group]] = window
+    margins = draw_uniform(max(1, len(short)), config.seed, "window margin", epoch, step)
+    for group, window in _group_by_length(num_samples[short], config=config, margins=margins):
+        windows[short[group]] = min(window, longest_window)
     return windows
 
 
@@ -96,10 +103,10 @@ def choose_full(count: int, *, share: float, seed: int, epoch: int, step: int) -
         epoch: From 0.
         step: Counted over all epochs.
     """
-    offset = float(_generator(seed, _SHARE).random())
+    offset = float(draw_uniform(1, seed, "full share")[0])
     exact = count * share
     num_full = math.floor(exact * (step + 1) + offset) - math.floor(exact * step + offset)
-    chosen = _generator(seed, _SHARE, epoch, step).permutation(count)[:num_full]
+    chosen = draw_permutation(count, seed, "full windows", epoch, step)[:num_full]
     is_full = np.zeros(count, bool)
     is_full[chosen] = True
     return is_full
@@ -124,7 +131,7 @@ def cut_micro_batches(window_samples: NDArray[np.int64], *, limit: PassLimit) ->
 
 
 def _group_by_length(
-    num_samples: NDArray[np.int64], *, config: TrainConfig, rng: np.random.Generator
+    num_samples: NDArray[np.int64], *, config: TrainConfig, margins: NDArray[np.float64]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Yield (positions, window): longest first, and a new window as soon as too much of the old one is padding."""
     order = np.argsort(-num_samples, kind="stable")
@@ -132,13 +139,9 @@ def _group_by_length(
     lengths = np.maximum(num_samples[order], config.min_window_seconds * SAMPLE_RATE - low)
     start = 0
     while start < len(order):
-        wanted = lengths[start:] + low + (high - low) * rng.random()
-        window = min(MAX_WINDOW_SAMPLES, WINDOW_GRAIN * math.ceil(wanted[0] / WINDOW_GRAIN))
+        wanted = lengths[start:] + low + (high - low) * margins[start]
+        window = WINDOW_GRAIN * math.ceil(wanted[0] / WINDOW_GRAIN)
         mostly_padding = np.flatnonzero(wanted < window * (1.0 - config.max_padding))
         end = start + max(1, int(mostly_padding[0])) if len(mostly_padding) else len(order)
         yield order[start:end], window
         start = end
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([k & 0xFFFFFFFF for k in key])))

@@ -1,0 +1,182 @@
+"""Several processes train one model: each takes its part of every batch, and their gradients are summed.
+
+torchrun starts the processes and tells each its rank; `join_ranks` makes them a group. One process alone is the same
+code with sums over one. Gradients are summed once an optimizer step, after the last micro-batch: ranks may then cut
+their parts into different numbers of passes, and one that runs out of memory can begin its step again alone.
+
+Source: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), https://docs.pytorch.org/docs/stable/elastic/run.html.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from whisper_shard.errors import ConfigError, TrainingError
+
+BUCKET_ELEMENTS = 16 * 2**20
+"""Gradients are summed in flat pieces of about this many numbers (64 MB)."""
+TIMEOUT = timedelta(minutes=30)
+"""A rank that is silent for this long has failed. Evaluation on one rank alone never takes longer than its part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    """From 0; rank 0 writes, reports and decides."""
+    world: int = 1
+    """Number of processes."""
+    control: Any = None
+    """Process group for small exchanges on the CPU; None with one process."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and reports progress."""
+        return self.rank == 0
+
+
+def join_ranks(device: torch.device) -> Ranks:
+    """Join the processes that torchrun started; alone, return a group of one.
+
+    Raises:
+        ConfigError: torchrun's environment is incomplete.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {world} but {', '.join(missing)} is not set; start with bin/train-ddp or torchrun"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT) if device.type == "cuda" else dist.group.WORLD
+    return Ranks(rank=dist.get_rank(), world=world, control=control)
+
+
+def leave_ranks(ranks: Ranks) -> None:
+    """Part from the other processes; alone, do nothing."""
+    if ranks.world > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def explain_lost_rank(ranks: Ranks) -> Iterator[None]:
+    """Turn a broken connection between ranks into one line.
+
+    Raises:
+        TrainingError: Another rank is gone or silent.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.world == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = next(iter(str(error).splitlines()), repr(error))
+        raise TrainingError(
+            f"rank {ranks.rank} of {ranks.world} lost contact with another rank, killed or failed ({reason}); "
+            "run the same command again: training goes on from the last checkpoint"
+        ) from error
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
+    """Replace every gradient by its sum over all ranks; a missing one counts as zero.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
+    if ranks.world == 1:
+        return
+    for bucket in _buckets(_gradients(parameters)):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        with explain_lost_rank(ranks):
+            dist.all_reduce(flat)
+        for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def sum_over_ranks(numbers: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Return the sum of a small tensor over all ranks; it stays on its device.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
+    if ranks.world == 1:
+        return numbers
+    total = numbers.clone()
+    with explain_lost_rank(ranks):
+        dist.all_reduce(total, group=ranks.control if total.device.type == "cpu" else None)
+    return total
+
+
+def gather_rows(rows: NDArray[np.int64], ranks: Ranks) -> list[NDArray[np.int64]]:
+    """Return the rows of every rank, in order of rank; ranks may have different numbers of rows.
+
+    Args:
+        rows: Shape (B, columns); the same columns on every rank.
+        ranks: Who takes part.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
+    if ranks.world == 1:
+        return [rows]
+    with explain_lost_rank(ranks):
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(ranks.world)]
+        dist.all_gather(sizes, torch.tensor([len(rows)]), group=ranks.control)
+        padded = torch.zeros(max(int(size) for size in sizes), rows.shape[1], dtype=torch.int64)
+        padded[: len(rows)] = torch.from_numpy(rows)
+        parts = [torch.zeros_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded, group=ranks.control)
+    return [part[: int(size)].numpy() for part, size in zip(parts, sizes, strict=True)]
+
+
+def gather_texts(texts: Sequence[str], ranks: Ranks) -> list[str]:
+    """Return the texts of all ranks, those of rank 0 first; for rare things such as reports of faults.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
+    data = np.frombuffer("\0".join(texts).encode(), np.uint8).astype(np.int64).reshape(-1, 1)
+    parts = [bytes(part[:, 0].astype(np.uint8)).decode() for part in gather_rows(data, ranks)]
+    return [text for part in parts for text in part.split("\0") if text]
+
+
+def wait_for_all(ranks: Ranks) -> None:
+    """Return when every rank has come here.
+
+    Raises:
+        TrainingError: Another rank is gone.
+    """
+    sum_over_ranks(torch.zeros(1), ranks)
+
+
+def _gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[torch.Tensor]:
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            yield parameter.grad
+
+
+def _buckets(gradients: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        bucket.append(gradient)
+        if sum(g.numel() for g in bucket) >= BUCKET_ELEMENTS:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket

@@ -1,0 +1,144 @@
+"""The end of a run: the best weights are restored, perhaps averaged or mixed, scored in both windows, and saved."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from whisper_shard.config import TrainConfig
+from whisper_shard.train.averaging import average_states, interpolate_states
+from whisper_shard.train.capture import capture_model, restore_model
+from whisper_shard.train.checkpoint import checkpoint_path, read_tensors
+from whisper_shard.train.evaluation import Evaluation
+from whisper_shard.train.events import Warned
+from whisper_shard.train.examiner import Examiner
+from whisper_shard.train.model import load_whisper, save_model_folder
+from whisper_shard.train.recorder import Recorder
+from whisper_shard.train.runfolder import RunFolder, TrainReport, write_report
+from whisper_shard.train.runstate import RunState
+
+BASE_SHARES = (0.25, 0.5)
+"""With --interpolate: shares of the base model that are tried. Source: arXiv:2109.01903, where the best lies there."""
+_WORSE_ABSOLUTE, _WORSE_RELATIVE = 0.01, 0.2  # beyond both, WERs in the two windows are said to differ
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """What is needed to bring a run to its end."""
+
+    folder: RunFolder
+    """Where the result goes."""
+    examiner: Examiner
+    """Scores the model."""
+    recorder: Recorder
+    """Writes down what comes out."""
+    config: TrainConfig
+    """The knobs."""
+    began: float
+    """When this call began, by time.perf_counter."""
+
+    def conclude(self, state: RunState, *, stopped: str, last: Evaluation | None) -> TrainReport:
+        """Choose the weights, score and save them.
+
+        Args:
+            state: Where the run ended.
+            stopped: steps or early.
+            last: The evaluation of the weights the model has now, if there is one: it need not be done again.
+        """
+        best, found = self._choose(state, last)
+        full = found[best] if isinstance(found[best], Evaluation) else self.examiner.examine("full")
+        assert isinstance(full, Evaluation)
+        short = self.examiner.examine("short")
+        self._warn(full, short, state)
+        wers = {name: value.wer if isinstance(value, Evaluation) else value for name, value in found.items()}
+        report = TrainReport(
+            model=str(self.folder.model),
+            steps=state.step,
+            best_step=state.best_step,
+            stopped=stopped,
+            wer_before=state.wer_before,
+            wer=full.wer,
+            wer_interval=full.score.interval,
+            wer_short=short.wer,
+            cer=full.score.cer,
+            loss=full.loss,
+            cap_hits=full.cap_hits,
+            chosen=best,
+            candidates=wers,
+            seconds=time.perf_counter() - self.began,
+        )
+        for evaluation in (full, short):
+            self.recorder.evaluated(evaluation, is_best=True, kind="final")
+        if self.examiner.machine.ranks.is_first:
+            save_model_folder(
+                self.examiner.loaded,
+                self.folder.model,
+                language=self.config.language or None,
+                task=self.config.task,
+            )
+            write_report(self.folder, report)
+        return report
+
+    def _choose(self, state: RunState, last: Evaluation | None) -> tuple[str, dict[str, Evaluation | float]]:
+        """Leave the best weights in the model; return their name, and the WER of all that were tried."""
+        model = self.examiner.loaded.model
+        if state.step == state.best_step and last is not None:
+            found: dict[str, Evaluation | float] = {"best": last}
+        else:
+            restore_model(model, read_tensors(checkpoint_path(self.folder.checkpoints, state.best_step), "model"))
+            found = {"best": state.best_wer}
+        best, best_wer = "best", state.best_wer
+        best_weights = {name: tensor.clone() for name, tensor in capture_model(model).items()}
+        for name, weights in self._candidates(state, best_weights):
+            restore_model(model, weights)
+            evaluation = self.examiner.examine("full")
+            found[name] = evaluation
+            if evaluation.wer < best_wer:
+                best, best_wer, best_weights = name, evaluation.wer, weights
+        restore_model(model, best_weights)
+        return best, found
+
+    def _candidates(self, state: RunState, best: State) -> Iterator[tuple[str, State]]:
+        """Yield means of the last checkpoints and mixtures with the base model."""
+        steps = [step for step in state.evaluated_steps if step > 0]
+        if self.config.average > 1 and len(steps) > 1:
+            folders = [checkpoint_path(self.folder.snapshots, step) for step in steps]
+            yield f"average of {len(steps)}", average_states(read_tensors(folder, "model") for folder in folders)
+        if self.config.interpolate and state.best_step > 0:
+            base = self._base_weights(best)
+            for share in BASE_SHARES:
+                yield f"{share:g} base", interpolate_states(base, best, 1.0 - share)
+
+    def _base_weights(self, best: State) -> State:
+        """Return the weights before training; with low-rank updates, those with updates of zero."""
+        if self.config.lora_rank:
+            return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in best.items()}
+        device = self.examiner.machine.device
+        base = capture_model(load_whisper(self.config.model).model)
+        return {name: tensor.to(device) for name, tensor in base.items()}
+
+    def _warn(self, full: Evaluation, short: Evaluation, state: RunState) -> None:
+        if state.best_step == 0:
+            self._tell(
+                f"no evaluation was better than the {state.wer_before:.2%} WER of the model before training, "
+                "so the result is that model; try another --lr, more data or more epochs"
+            )
+        gap = abs(full.wer - short.wer)
+        if gap > _WORSE_ABSOLUTE and gap > _WORSE_RELATIVE * min(full.wer, short.wer):
+            self._tell(
+                f"WER is {full.wer:.2%} in 30 s windows and {short.wer:.2%} in short ones: decode this model in "
+                f"{'30 s' if full.wer < short.wer else 'short'} windows, or train with "
+                f"{'a smaller' if full.wer < short.wer else 'a larger'} --full-share"
+            )
+        if full.cap_hits:
+            self._tell(
+                f"{full.cap_hits} of {len(full.utterances)} hypotheses were cut off at {self.config.max_new_tokens} "
+                "tokens; raise --max-new-tokens, or look whether the model repeats itself"
+            )
+
+    def _tell(self, message: str) -> None:
+        self.recorder.note("warning", message=message)
+        self.recorder.tell(Warned(message=message))

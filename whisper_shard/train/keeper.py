@@ -1,0 +1,124 @@
+"""The keeper: turns a live run into checkpoints and back."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from whisper_shard.errors import StateError
+from whisper_shard.stream.state import PlanState, plan_state_from_json
+from whisper_shard.train.capture import (
+    capture_model,
+    capture_optimizer,
+    capture_random,
+    restore_model,
+    restore_optimizer,
+    restore_random,
+)
+from whisper_shard.train.checkpoint import Checkpoint, load_latest, save_checkpoint
+from whisper_shard.train.distributed import wait_for_all
+from whisper_shard.train.runfolder import RunFolder, library_versions
+from whisper_shard.train.runstate import Ledger, RunState, run_state_from_json
+from whisper_shard.train.setup import Machine
+from whisper_shard.train.step import Stepper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """An earlier run, ready to go on."""
+
+    state: RunState
+    """Where it stands."""
+    plan: PlanState
+    """Where its stream goes on."""
+    folder: Path
+    """The checkpoint it came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeper:
+    """What of a live run goes into a checkpoint."""
+
+    folder: RunFolder
+    """Where checkpoints go."""
+    stepper: Stepper
+    """Network, optimizer and scaler."""
+    machine: Machine
+    """Rank 0 writes; all ranks read."""
+
+    def save(self, state: RunState, plan: PlanState) -> Path:
+        """Write a checkpoint; keep the last two and the best. All ranks must call it together.
+
+        Raises:
+            EnvironmentFault: The disk is full or cannot be written.
+            TrainingError: Another rank is gone.
+        """
+        state.ledger.gather(self.machine.ranks)
+        model, optimizer = self.stepper.network.model, self.stepper.optimizer
+        random_tensors, random_numbers = capture_random()
+        if self.machine.ranks.is_first:
+            save_checkpoint(
+                self.folder.checkpoints,
+                step=state.step,
+                tensors={
+                    "model": capture_model(model),
+                    "optimizer": capture_optimizer(optimizer, model),
+                    "random": random_tensors,
+                },
+                state={
+                    "run": state.to_json(),
+                    "plan": plan.to_json(),
+                    "random": random_numbers,
+                    "scaler": self.stepper.scaler.state_dict(),
+                    "pass_limit": asdict(self.stepper.limit),
+                    "versions": library_versions(),
+                },
+                keep=[state.best_step],
+            )
+        return self.folder.checkpoints / f"step-{state.step:08d}"
+
+    def save_snapshot(self, state: RunState, count: int) -> None:
+        """Keep the weights of the last ``count`` evaluations for averaging."""
+        state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
+        if self.machine.ranks.is_first:
+            tensors = {"model": capture_model(self.stepper.network.model)}
+            save_checkpoint(
+                self.folder.snapshots, step=state.step, tensors=tensors, state={}, keep=state.evaluated_steps
+            )
+
+    def restore(self, warn: Callable[[str], None]) -> Restored | None:
+        """Put the newest whole checkpoint into model, optimizer, scaler and generators; None if there is none.
+
+        Args:
+            warn: Told of damaged checkpoints that are passed over.
+
+        Raises:
+            StateError: The checkpoint is of another model, or all are damaged.
+        """
+        checkpoint = load_latest(self.folder.checkpoints, warn=warn)
+        if checkpoint is None:
+            return None
+        try:
+            restored = self._put_back(checkpoint)
+        except StateError as error:
+            raise StateError(f"{checkpoint.folder}: {error}") from error
+        wait_for_all(self.machine.ranks)
+        return restored
+
+    def _put_back(self, checkpoint: Checkpoint) -> Restored:
+        model, optimizer = self.stepper.network.model, self.stepper.optimizer
+        restore_model(model, checkpoint.tensors["model"])
+        restore_optimizer(optimizer, model, checkpoint.tensors["optimizer"])
+        restore_random(checkpoint.tensors["random"], checkpoint.state["random"])
+        if self.stepper.scaler.is_enabled():
+            self.stepper.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
+        state = run_state_from_json(checkpoint.state["run"])
+        if not self.machine.ranks.is_first:
+            state.ledger = Ledger()
+        return Restored(state=state, plan=plan_state_from_json(checkpoint.state["plan"]), folder=checkpoint.folder)
+
+
+def make_scaler(machine: Machine) -> torch.amp.GradScaler:
+    """Return a scaler of the loss, at work with float16 only."""
+    return torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)

@@ -1,0 +1,82 @@
+"""The record of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
+
+A line has ``kind`` (train, eval, progress, epoch, skip, resume, final) and ``step``. All but the fields of TIMING are
+functions of data, settings and seed: a run that was killed and resumed ends with the lines of one that was not.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from whisper_shard.formats.storage import atomic_file
+
+METRICS_NAME = "metrics.jsonl"
+TIMING = frozenset(
+    {"seconds", "utterances_per_second", "audio_seconds_per_second", "padded_seconds_per_second", "data_wait_share"}
+)
+"""Fields that differ from run to run."""
+
+
+class MetricsLog:
+    """Appends lines to metrics.jsonl and scalars to TensorBoard; use as a context manager.
+
+    Args:
+        run: The run folder.
+        step: Steps made when the run begins or goes on; later lines of an interrupted run are cut off.
+        is_first: Whether this rank writes; the others do nothing.
+        tensorboard: Whether to write for TensorBoard as well.
+    """
+
+    def __init__(self, run: Path, *, step: int, is_first: bool = True, tensorboard: bool = True) -> None:
+        self._file = None
+        self._board: Any = None
+        if not is_first:
+            return
+        path = run / METRICS_NAME
+        cut_lines_after(path, step)
+        self._file = path.open("a")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "MetricsLog":
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both files."""
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, kind: str, step: int, **fields: Any) -> None:
+        """Append one line; numbers also become the TensorBoard scalars ``<kind>/<field>``."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step, **fields}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in fields.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return all whole lines of a run's metrics.jsonl; none if there is no such file."""
+    path = run / METRICS_NAME
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_lines_after(path: Path, step: int) -> None:
+    """Remove the lines of later steps, and a last line that was not written to its end."""
+    lines = read_metrics(path.parent)
+    with atomic_file(path) as file:
+        for line in lines:
+            if line["step"] <= step:
+                file.write(json.dumps(line).encode() + b"\n")
