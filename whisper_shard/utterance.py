@@ -60,6 +60,8 @@ class Utterance:
     """Normalized transcript."""
     row: ManifestRow
     """Where it came from."""
+    recording_seconds: float = 0.0
+    """Length of the recording before trimming."""
 
     @property
     def seconds(self) -> float:

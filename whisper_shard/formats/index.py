@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.errors import DatasetError
 from whisper_shard.formats.shard import IndexRow
-from whisper_shard.formats.storage import atomic_file, sha256_of_file, write_json
+from whisper_shard.formats.storage import atomic_file, ignore_step, sha256_of_file, write_json
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.parquet"
@@ -145,7 +145,9 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: not a dataset description ({error!r}); prepare the dataset again") from error
     if version != FORMAT_VERSION:
-        raise DatasetError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its own version")
+        raise DatasetError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its own version"
+        )
     index_path = folder / INDEX_NAME
     if not index_path.is_file() or (found := sha256_of_file(index_path)) != index_sha256:
         state = "is missing" if not index_path.is_file() else f"has sha256 {found}, {DATASET_NAME} says {index_sha256}"
@@ -165,7 +167,23 @@ def index_table(rows: Sequence[IndexRow]) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA)
 
 
-def write_dataset(folder: Path, *, shards: Sequence[ShardInfo], tables: Iterable[pa.Table], meta: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexInfo:
+    """An index that has been written."""
+
+    num_bytes: int
+    """Length of the file."""
+    sha256: str
+    """Hexadecimal digest of the file."""
+    num_utterances: int
+    """Rows in it."""
+    num_samples: int
+    """Samples of all utterances, at 16 kHz."""
+
+
+def write_dataset(
+    folder: Path, *, shards: Sequence[ShardInfo], tables: Iterable[pa.Table], meta: Mapping[str, Any]
+) -> None:
     """Write index.parquet (one row group a shard), then dataset.json: from now on the dataset exists.
 
     Args:
@@ -174,22 +192,46 @@ def write_dataset(folder: Path, *, shards: Sequence[ShardInfo], tables: Iterable
         tables: One table in INDEX_SCHEMA for each shard, in the same order.
         meta: Whatever else dataset.json should say: configuration, fingerprints, versions.
     """
+    write_description(folder, shards=shards, index=write_index(folder, tables), meta=meta)
+
+
+def write_index(folder: Path, tables: Iterable[pa.Table], *, on_step: Callable[[str], None] = ignore_step) -> IndexInfo:
+    """Write index.parquet, one row group a table, holding one table in memory at a time.
+
+    Raises:
+        EnvironmentFault: The disk is full, failing or not writable.
+    """
     num_utterances = num_samples = 0
-    with atomic_file(folder / INDEX_NAME) as file:
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, INDEX_SCHEMA, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=max(len(table), 1))
-                num_utterances += len(table)
-                num_samples += int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64))
-        file.write(memoryview(sink.getvalue()))
+    with (
+        atomic_file(folder / INDEX_NAME, on_step=on_step) as file,
+        pq.ParquetWriter(pa.PythonFile(file, mode="w"), INDEX_SCHEMA, compression="zstd") as writer,
+    ):
+        for table in tables:
+            writer.write_table(table, row_group_size=max(len(table), 1))
+            num_utterances += len(table)
+            num_samples += int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64))
+    return IndexInfo(
+        num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=num_utterances, num_samples=num_samples
+    )
+
+
+def write_description(
+    folder: Path,
+    *,
+    shards: Sequence[ShardInfo],
+    index: IndexInfo,
+    meta: Mapping[str, Any],
+    on_step: Callable[[str], None] = ignore_step,
+) -> None:
+    """Write dataset.json, which vouches for all the rest."""
     write_json(
         folder / DATASET_NAME,
         {
             "format_version": FORMAT_VERSION,
             "shards": [asdict(shard) for shard in shards],
-            "index": {"name": INDEX_NAME, "num_bytes": file.num_bytes, "sha256": file.sha256},
-            "totals": {"num_utterances": num_utterances, "num_samples": num_samples},
+            "index": {"name": INDEX_NAME, "num_bytes": index.num_bytes, "sha256": index.sha256},
+            "totals": {"num_utterances": index.num_utterances, "num_samples": index.num_samples},
             **meta,
         },
+        on_step=on_step,
     )

@@ -29,6 +29,7 @@ class HashingFile:
         self._file = file
         self._sha256 = hashlib.sha256()
         self.num_bytes = 0
+        self.closed = False
 
     def write(self, data: bytes | memoryview) -> None:
         """Append ``data``."""
@@ -36,18 +37,28 @@ class HashingFile:
         self._sha256.update(data)
         self.num_bytes += len(data)
 
+    def tell(self) -> int:
+        """Return the position, which is always the end."""
+        return self.num_bytes
+
+    def flush(self) -> None:
+        """Do nothing: what counts is the commit at the end. Arrow asks for it."""
+
+    def close(self) -> None:
+        """Do nothing: whoever opened the file closes it. Arrow asks for it."""
+
     @property
     def sha256(self) -> str:
         """Hexadecimal digest of everything written so far."""
         return self._sha256.hexdigest()
 
 
-def _nothing(_step: str) -> None:
+def ignore_step(_step: str) -> None:
     """Do nothing: the default observer of commit steps."""
 
 
 @contextmanager
-def atomic_file(path: Path, *, on_step: Callable[[str], None] = _nothing) -> Iterator[HashingFile]:
+def atomic_file(path: Path, *, on_step: Callable[[str], None] = ignore_step) -> Iterator[HashingFile]:
     """Write a file that appears under its name only when it is whole and on the disk.
 
     Args:
@@ -87,7 +98,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any, *, on_step: Callable[[str], None] = _nothing) -> str:
+def write_json(path: Path, value: Any, *, on_step: Callable[[str], None] = ignore_step) -> str:
     """Write ``value`` as stable, readable JSON, atomically; return the sha256 of the file."""
     with atomic_file(path, on_step=on_step) as file:
         file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")

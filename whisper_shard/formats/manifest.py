@@ -1,0 +1,228 @@
+"""A line of the corpus list becomes a ManifestRow, streamed: ten million lines need no more memory than ten.
+
+The list is a CSV file with a header; two columns are needed, the audio path and the transcript, under any of the
+usual names. ``language``, ``speaker`` and ``task`` are understood where present; every other column is carried along.
+A line that cannot be a row (wrong number of fields, no path) is not skipped: it becomes a row with a fault, so that
+it shows up among the rejects.
+
+Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spilled without a Python object for each.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+
+from whisper_shard.errors import ManifestError
+from whisper_shard.utterance import ManifestRow
+
+AUDIO_COLUMNS = ("audios", "audio", "path", "file", "wav", "audio_filepath")
+"""Names of the column with the audio path, in order of preference."""
+TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
+"""Names of the column with the transcript, in order of preference."""
+KNOWN_COLUMNS = ("language", "speaker", "task")
+"""Columns with a meaning of their own; all others are extra."""
+DELIMITERS = ",\t;|"
+BATCH_ROWS = 50_000
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("transcript", pa.string(), nullable=False),
+        pa.field("language", pa.string()),
+        pa.field("speaker", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("extra", pa.string()),  # JSON object
+        pa.field("fault", pa.string()),  # "code: detail" where the line cannot be a row
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFormat:
+    """How one CSV file is to be read, found out from its first lines."""
+
+    delimiter: str
+    """One of DELIMITERS."""
+    names: tuple[str, ...]
+    """The header."""
+    audio_column: str
+    """Which of them has the audio path."""
+    text_column: str
+    """Which of them has the transcript."""
+
+
+def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> ManifestFormat:
+    """Find delimiter and columns, without reading further than the header.
+
+    Args:
+        path: The CSV file.
+        audio_column: Its name; empty: the first of AUDIO_COLUMNS that exists.
+        text_column: Its name; empty: the first of TEXT_COLUMNS that exists.
+
+    Raises:
+        ManifestError: No such file, not text, or no such column (with the names there are).
+    """
+    head = _read_head(path)
+    first_line = next(iter(head.splitlines()), "")
+    if not first_line.strip():
+        raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
+    audio_names = (audio_column,) if audio_column else AUDIO_COLUMNS
+    text_names = (text_column,) if text_column else TEXT_COLUMNS
+    headers = {
+        delimiter: tuple(name.strip() for name in next(csv.reader([first_line], delimiter=delimiter)))
+        for delimiter in DELIMITERS
+    }
+    for delimiter, names in headers.items():
+        audio = next((name for name in audio_names if name in names), None)
+        text = next((name for name in text_names if name in names), None)
+        if audio is not None and text is not None:
+            if len(set(names)) < len(names):
+                raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
+            return ManifestFormat(delimiter=delimiter, names=names, audio_column=audio, text_column=text)
+    raise _missing_column(path, max(headers.values(), key=len), audio_names, text_names)
+
+
+def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are no rows.
+
+    Raises:
+        ManifestError: Not UTF-8, or a quote that never closes; names the row.
+    """
+    num_rows = 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = _numbered_fields(path, file, layout.delimiter)
+        while batch := list(islice(lines, batch_rows)):
+            yield _as_table(batch, layout, first_row=num_rows)
+            num_rows += len(batch)
+
+
+def read_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> Iterator[ManifestRow]:
+    """Yield every line that can be a row, in order, paths resolved against the folder of the manifest.
+
+    Raises:
+        ManifestError: As `inspect_manifest` and `read_batches` do.
+    """
+    layout = inspect_manifest(path, audio_column=audio_column, text_column=text_column)
+    for table in read_batches(path, layout):
+        yield from (row for row, fault in as_rows(table, folder=path.parent) if fault is None)
+
+
+def as_rows(table: pa.Table, *, folder: Path) -> Iterator[tuple[ManifestRow, str | None]]:
+    """Yield each row of a table in MANIFEST_SCHEMA with its fault, or None where it has none."""
+    for line in table.to_pylist():
+        yield (
+            ManifestRow(
+                row=line["row"],
+                source=line["source"],
+                path=str(folder / line["source"]),
+                transcript=line["transcript"],
+                language=line["language"],
+                speaker=line["speaker"],
+                task=line["task"],
+                extra=json.loads(line["extra"]) if line["extra"] else {},
+            ),
+            line["fault"],
+        )
+
+
+def _read_head(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such file; give the path of the corpus CSV") from error
+    except IsADirectoryError as error:
+        found = sorted(path.glob("*.csv"))
+        hint = f"; did you mean {found[0]}?" if found else ""
+        raise ManifestError(f"{path}: is a folder, not a CSV file{hint}") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ManifestError(f"{path}: is a binary file, not a CSV file of text (begins with {head[:8]!r})")
+    # A cut through the last character is no fault of the file.
+    text = head.decode("utf-8-sig", errors="ignore" if len(head) == 1 << 16 else "replace")
+    if "\ufffd" in text.split("\n")[0]:
+        raise _not_utf8(path, "the header")
+    return text
+
+
+def _numbered_fields(path: Path, file: TextIO, delimiter: str) -> Iterator[list[str]]:
+    """Yield the fields of each line after the header, skipping empty lines, and name the row of any trouble."""
+    reader = csv.reader(file, delimiter=delimiter)
+    row = -2
+    try:
+        for fields in reader:
+            if not fields:
+                continue
+            row += 1
+            if row >= 0:
+                yield fields
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, f"a line after row {max(row, 0)}") from error
+    except csv.Error as error:
+        raise ManifestError(
+            f"{path}: row {row + 1} (line {reader.line_num}): {error}; does a quote open there that never closes?"
+        ) from error
+
+
+def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: int) -> pa.Table:
+    num_names = len(layout.names)
+    faults: list[str | None] = [None] * len(batch)
+    audio = layout.names.index(layout.audio_column)
+    whole: list[list[str]] = []
+    for position, fields in enumerate(batch):
+        if len(fields) != num_names:
+            faults[position] = f"malformed_row: {len(fields)} fields, the header has {num_names}; quote the text?"
+        elif not fields[audio].strip():
+            faults[position] = f"missing_path: nothing in column {layout.audio_column}"
+        whole.append(fields if len(fields) == num_names else (fields + [""] * num_names)[:num_names])
+    columns = dict(zip(layout.names, zip(*whole, strict=True), strict=True))
+    extra_names = [n for n in layout.names if n not in (layout.audio_column, layout.text_column, *KNOWN_COLUMNS)]
+    return pa.table(
+        {
+            "row": range(first_row, first_row + len(batch)),
+            "source": [source.strip() for source in columns[layout.audio_column]],
+            "transcript": columns[layout.text_column],
+            **{name: _optional(columns.get(name), len(batch)) for name in KNOWN_COLUMNS},
+            "extra": _as_json({name: columns[name] for name in extra_names}, len(batch)),
+            "fault": faults,
+        },
+        schema=MANIFEST_SCHEMA,
+    )
+
+
+def _optional(values: Sequence[str] | None, num_rows: int) -> list[str | None]:
+    return [value.strip() or None for value in values] if values is not None else [None] * num_rows
+
+
+def _as_json(columns: dict[str, Sequence[str]], num_rows: int) -> list[str | None]:
+    if not columns:
+        return [None] * num_rows
+    lines = zip(*columns.values(), strict=True)
+    return [json.dumps(dict(zip(columns, line, strict=True)), ensure_ascii=False) for line in lines]
+
+
+def _missing_column(
+    path: Path, names: Sequence[str], audio_names: Sequence[str], text_names: Sequence[str]
+) -> ManifestError:
+    missing = [
+        f"{what} ({flag}; one of {', '.join(wanted)})"
+        for what, flag, wanted in (
+            ("the audio path", "--audio-column", audio_names),
+            ("the transcript", "--text-column", text_names),
+        )
+        if not set(wanted) & set(names)
+    ]
+    shown = ", ".join(name[:40] for name in names[:20])
+    return ManifestError(f"{path}: no column for {' nor for '.join(missing)}; the header has: {shown}")
+
+
+def _not_utf8(path: Path, where: str) -> ManifestError:
+    return ManifestError(f"{path}: {where} is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 {path.name}")

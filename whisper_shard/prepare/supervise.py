@@ -1,0 +1,152 @@
+"""Tasks get done whatever happens to the workers.
+
+joblib gives up a call when a worker dies. Here the call is begun again with the tasks that are missing, and the
+recordings that were in a decoder at that moment are looked at one by one in a worker of their own. One that ends that
+worker too has been struck twice and becomes a reject; the others were bystanders. A worker that was killed from
+outside therefore costs nothing but time.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from whisper_shard.config import PrepareConfig
+from whisper_shard.errors import EnvironmentFault
+from whisper_shard.prepare.board import Status, in_flight, kill_workers, read_board, stalled
+from whisper_shard.prepare.engine import Workers, count_cores, run_tasks
+from whisper_shard.prepare.events import Note
+from whisper_shard.prepare.worker import ProbeResult, ShardResult, Task, probe_rows, rows_of
+
+TICK_SECONDS = 0.25
+MAX_FUTILE_RESTARTS = 4
+"""Deaths in a row without a finished task or a convicted recording, after which the machine is to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed."""
+
+    statuses: Sequence[Status]
+    """What the workers are doing."""
+
+
+Outcome = ShardResult | ProbeResult | Tick | Note
+
+
+def supervise(
+    workers: Workers, function: Callable[[Task], Any], tasks: Sequence[Task], config: PrepareConfig
+) -> Iterator[Outcome]:
+    """Yield the result of every task, in any order, with ticks and notes in between.
+
+    Args:
+        workers: The pool.
+        function: What to do with each task: `write_shard` or `probe_rows`.
+        tasks: All with different numbers.
+        config: Knobs: jobs and limits.
+
+    Raises:
+        EnvironmentFault: A task met a fault of the machine, or workers keep dying without anyone to blame.
+    """
+    pending = {task.number: task for task in tasks}
+    num_futile = 0
+    while pending:
+        missing = list(pending.values())
+        try:
+            for result in _run(workers, function, missing, config.jobs or count_cores()):
+                if result is None:
+                    statuses = read_board(workers.board)
+                    _kill_stalled(statuses, config)
+                    yield Tick(statuses=statuses)
+                else:
+                    del pending[result.number]
+                    num_futile = 0
+                    yield result
+        except BrokenProcessPool as error:
+            suspects = [s for s in in_flight(read_board(workers.board)) if s.task in pending]
+            verdicts = _judge(workers, pending, suspects, config)
+            num_futile = 0 if verdicts else num_futile + 1
+            if num_futile > MAX_FUTILE_RESTARTS:
+                raise _give_up(error) from error
+            for verdict in verdicts:
+                task = pending[verdict.task]
+                known = {**(task.verdicts or {}), verdict.row: (verdict.reason, verdict.detail)}
+                pending[verdict.task] = replace(task, verdicts=known)
+                yield Note(message=f"row {verdict.row}: {verdict.detail}; rejected as {verdict.reason}, going on")
+            if not verdicts:
+                yield Note(message="a worker process died from outside; its rows are prepared again")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A recording that brought down two workers."""
+
+    task: int
+    """Number of the task it belongs to."""
+    row: int
+    """Position in its manifest."""
+    reason: str
+    """Code of the reject it becomes."""
+    detail: str
+    """What happened."""
+
+
+def _run(workers: Workers, function: Callable[[Task], Any], tasks: Sequence[Task], jobs: int) -> Iterator[Any]:
+    return run_tasks(workers, function, tasks, jobs=jobs, tick_seconds=TICK_SECONDS)
+
+
+def _kill_stalled(statuses: Sequence[Status], config: PrepareConfig) -> bool:
+    """Kill workers that hang in a decoder; joblib then reports their death."""
+    hanging = stalled(statuses, config.decode_timeout_seconds)
+    kill_workers(hanging)
+    return bool(hanging)
+
+
+def _judge(
+    workers: Workers, pending: Mapping[int, Task], suspects: Sequence[Status], config: PrepareConfig
+) -> list[Verdict]:
+    """Prepare each suspect alone; those that end their worker again are guilty."""
+    probes = {
+        -number: replace(pending[suspect.task], number=-number, rows=_row_alone(pending[suspect.task], suspect.row))
+        for number, suspect in enumerate(suspects, 1)
+    }
+    verdicts = []
+    while probes:
+        is_hanging = False
+        try:
+            for result in _run(workers, probe_rows, list(probes.values()), 1):
+                if result is None:
+                    is_hanging |= _kill_stalled(read_board(workers.board), config)
+                else:
+                    del probes[result.number]
+        except BrokenProcessPool:
+            guilty = in_flight(read_board(workers.board))
+            if not guilty:
+                break  # killed from outside between two rows; whoever is guilty will come up again
+            for status in guilty:
+                del probes[status.task]
+                verdicts.append(_verdict(suspects[-status.task - 1], is_hanging, config))
+    return verdicts
+
+
+def _verdict(suspect: Status, is_hanging: bool, config: PrepareConfig) -> Verdict:
+    reason, detail = "decoder_crashed", "its decoder ended the worker process, twice"
+    if is_hanging:
+        seconds = config.decode_timeout_seconds
+        reason, detail = "decoder_timeout", f"its decoder was still busy after {seconds:g} s, twice"
+    return Verdict(task=suspect.task, row=suspect.row, reason=reason, detail=detail)
+
+
+def _row_alone(task: Task, row: int) -> pa.Table:
+    table = rows_of(task)
+    return table.filter(pc.field("row") == row)
+
+
+def _give_up(error: BaseException) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"worker processes die again and again, {MAX_FUTILE_RESTARTS + 1} times in a row, and not because of a "
+        f"recording ({' '.join(str(error).split())[:200]}); is the machine out of memory? Lower --jobs and run again"
+    )
