@@ -70,9 +70,9 @@ class Progress:
             sys.stdout.flush()
 
 
-def say(text: str = "") -> None:
-    """Print one line of result."""
-    console.print(text, markup=False)
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Print one line of result, or with ``end`` a part of one."""
+    console.print(text, markup=False, end=end)
 
 
 def say_error(text: str) -> None:

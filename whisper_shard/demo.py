@@ -173,3 +173,39 @@ def _write_broken(folder: Path, synthesizer: Synthesizer) -> Iterator[tuple[str,
     yield "audios/click.wav", "much too short"
     write_recording(folder / "audios/untold.wav", samples, rate)
     yield "audios/untold.wav", "?!"
+
+
+RECIPE = """\
+# Settings of the demo: a small Whisper learns a toy grammar from nothing, on two cores.
+
+[prepare]
+min_seconds = 0.5
+shard_mb = 8
+
+[bench]
+seconds = 1.0
+max_workers = 2
+
+[train]
+max_steps = {steps}
+batch_size = 32
+lr = 1e-3               # from random weights; fine-tuning wants a hundredth of this
+warmup = 0.12
+precision = "bf16"
+full_share = 0.03125    # one of 32 utterances is padded to 30 s in every step
+eval_every = {eval_every}
+eval_limit = 32
+max_new_tokens = 24
+patience = 0
+workers = 1
+
+[score]
+precision = "bf16"
+max_new_tokens = 24
+"""
+
+
+def write_recipe(path: Path, *, steps: int) -> Path:
+    """Write the TOML file with which the demo corpus is prepared, measured, trained on and scored."""
+    path.write_text(RECIPE.format(steps=steps, eval_every=max(1, steps // 4)))
+    return path

@@ -46,7 +46,9 @@ def examine() -> Iterator[Finding]:
     yield Finding(name="machine", is_well=True, detail=f"{cores} cores, {memory:.0f} GB memory")
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free / 1e9 if shared.is_dir() else 0.0
-    advice = "" if free > 0.5 else "; loader processes hand batches over here: raise it (docker: --shm-size), or --workers 0"
+    advice = (
+        "" if free > 0.5 else "; loader processes hand batches over here: raise it (docker: --shm-size), or --workers 0"
+    )
     yield Finding(name="shared memory", is_well=free > 0.5, detail=f"{free:.1f} GB free in /dev/shm{advice}")
     yield from map(_examine_library, LIBRARIES)
     yield _examine_import("torchaudio", "import torchaudio")
@@ -73,7 +75,9 @@ def put_cuda_extensions_aside() -> list[Path]:
         for file in files:
             file.rename(file.with_name(file.name + DISABLED))
     except OSError as error:
-        raise EnvironmentFault(f"{files[0].parent}: cannot rename {file.name}: {error.strerror}; run as its owner") from error
+        raise EnvironmentFault(
+            f"{files[0].parent}: cannot rename {file.name}: {error.strerror}; run as its owner"
+        ) from error
     return files
 
 
@@ -100,6 +104,8 @@ def _examine_gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding(name="GPU", is_well=True, detail="none: training runs on the CPU, in fp32 unless --precision bf16")
+        return Finding(
+            name="GPU", is_well=True, detail="none: training runs on the CPU, in fp32 unless --precision bf16"
+        )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding(name="GPU", is_well=True, detail=", ".join(names))

@@ -1,0 +1,43 @@
+"""The program as a user meets it: exit codes and one-line errors."""
+
+import subprocess
+import sys
+
+import pytest
+
+from whisper_shard.cli import COMMANDS, run
+
+
+def test_help_lists_every_command(capsys):
+    assert run([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}" in shown for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("whisper-shard 0.")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prepair"], "whisper-shard has no command 'prepair'; did you mean 'prepare'?"),
+        (["prepare", "a.csv", "out", "--job", "2"], "unknown flag --job; did you mean '--jobs'?"),
+        (["verify", "nowhere"], "nowhere: no finished dataset here"),
+        (["inspect", "nowhere"], "nowhere: no finished dataset here"),
+        (["bench", "nowhere"], "nowhere: no finished dataset here"),
+        (["prepare", "absent.csv", "out"], "absent.csv"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_1(argv, message, capsys):
+    assert run(argv) == 1
+    shown = capsys.readouterr().err
+    assert message in shown.replace("\n", " ") and shown.startswith("error: ")
+    assert len(shown.strip().splitlines()) == 1
+
+
+def test_both_launchers_run():
+    for launcher in ([sys.executable, "-m", "whisper_shard"], ["bash", "bin/whisper-shard"]):
+        ran = subprocess.run([*launcher, "--version"], capture_output=True, text=True, check=True)
+        assert ran.stdout.startswith("whisper-shard")

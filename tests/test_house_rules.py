@@ -1,0 +1,63 @@
+"""What the project promises of itself: homes of libraries, module sizes, a light import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path("whisper_shard")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HOMES = {
+    "soundfile": {"formats/codecs.py", "stream/source.py", "demo.py", "commands.py"},
+    "av": {"formats/codecs.py", "demo.py"},
+    "librosa": {"prepare/waveform.py"},
+    "joblib": {"prepare/engine.py"},
+    "webdataset": {"stream/loader.py"},
+    "audiomentations": {"stream/augment.py"},
+    "torchaudio": {"train/features.py"},
+    "evaluate": {"train/scoring.py"},
+    "jiwer": {"train/scoring.py"},
+    "tyro": {"config.py"},
+    "rich": {"console.py"},
+}
+
+
+def imported_packages(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_heavy_library_is_used_and_only_at_home(library):
+    users = {str(path.relative_to(PACKAGE)) for path in MODULES if library in imported_packages(path)}
+    assert users, f"{library} is a dependency that nothing uses"
+    assert users <= HOMES[library]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_modules_stay_readable(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 440, f"{path} is too long to read in one sitting"
+    assert source.isascii(), f"{path} holds characters outside ASCII"
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, whisper_shard; heavy = {'torch', 'numpy', 'pyarrow', 'librosa'} & set(sys.modules); print(heavy)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from whisper_shard.cli import main\n"
+        "try:\n    main(['train', '--help'])\n"
+        "except SystemExit as stop:\n    print(stop.code, {'torch', 'librosa', 'webdataset', 'pyarrow'} & set(sys.modules))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip().splitlines()[-1] == "0 set()"

@@ -1,0 +1,115 @@
+"""The command line: which command, its knobs, its exit code. The work is done in the rooms below.
+
+Heavy imports happen inside the commands, so that ``--help`` answers at once.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from whisper_shard import __version__, commands
+from whisper_shard.config import (
+    BenchConfig,
+    DemoConfig,
+    DoctorConfig,
+    InspectConfig,
+    PrepareConfig,
+    ScoreConfig,
+    TrainConfig,
+    VerifyConfig,
+    load_config,
+    suggest,
+)
+from whisper_shard.console import say, say_error
+from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, ConfigError, WhisperShardError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One subcommand."""
+
+    config: type[Any]
+    """Its knobs."""
+    positionals: Mapping[str, str]
+    """Its required arguments and their help."""
+    run: Callable[..., int]
+    """Takes the configuration and the positional arguments by name; returns the exit code."""
+
+
+_DATASET = {"dataset": "folder of a prepared dataset, such as data/train"}
+
+COMMANDS: dict[str, Command] = {
+    "prepare": Command(
+        config=PrepareConfig,
+        positionals={"corpus": "CSV with audio paths and transcripts", "out": "folder to write; the same again resumes"},
+        run=commands.prepare,
+    ),
+    "verify": Command(config=VerifyConfig, positionals=_DATASET, run=commands.verify),
+    "inspect": Command(config=InspectConfig, positionals=_DATASET, run=commands.inspect),
+    "bench": Command(config=BenchConfig, positionals=_DATASET, run=commands.bench),
+    "train": Command(
+        config=TrainConfig,
+        positionals={"dataset": "prepared folder (with train/ and eval/)", "run": "folder to write; again resumes"},
+        run=commands.train,
+    ),
+    "score": Command(
+        config=ScoreConfig,
+        positionals={"model": "model folder or hub name", **_DATASET},
+        run=commands.score,
+    ),
+    "demo": Command(config=DemoConfig, positionals={"out": "folder to play in"}, run=commands.demo),
+    "doctor": Command(config=DoctorConfig, positionals={}, run=commands.doctor),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 an error of one line, 3 the machine's fault, 75 run again, 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _dispatch(argv)
+    except WhisperShardError as error:
+        say_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say_error("interrupted; the same command again goes on where this one stopped")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: nobody is left to tell
+        return 0
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0
+    if argv[0] == "--version":
+        say(f"whisper-shard {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise ConfigError(f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))} Try whisper-shard --help")
+    command = COMMANDS[name]
+    config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals)
+    return command.run(config, **paths)
+
+
+def _print_help() -> None:
+    say("whisper-shard: from a large speech corpus to a fine-tuned Whisper\n")
+    for name, command in COMMANDS.items():
+        usage = " ".join([name, *(word.upper() for word in command.positionals)])
+        say(f"  {usage:<24} {(command.config.__doc__ or '').splitlines()[0]}")
+    say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can stand in a TOML file: --config FILE.toml.")
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that locks are released and children are ended; the state on disk is always whole."""
+    say_error("terminated; the same command again goes on where this one stopped")
+    sys.exit(EXIT_AGAIN)
