@@ -36,7 +36,11 @@ def freeze_layers(model: Any, num_layers: int) -> None:
 
 def checkpoint_encoder(model: Any) -> None:
     """Recompute the encoder's layers in the backward pass instead of keeping what is between them."""
-    model.model.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    encoder = model.model.encoder
+    if hasattr(encoder, "activation_checkpointing_enable"):
+        encoder.activation_checkpointing_enable({"use_reentrant": False})
+    else:  # its older name
+        encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_layers(model: Any) -> None:

@@ -1,8 +1,8 @@
 """Evaluation: one pass of the encoder a batch feeds the loss and the hypotheses.
 
-The window decides what is measured. ``full`` pads every utterance to 30 s, as every standard tool does, and is what a
-WER should be quoted in; ``short`` cuts each batch to its longest utterance plus a margin, costs a fraction, and tells
-about progress only: a model that was never trained in short windows repeats itself there.
+The window decides what is measured. ``full`` pads every utterance to the model's 30 s, as every standard tool does,
+and is what a WER should be quoted in; ``short`` cuts each batch to its longest utterance plus a margin, costs a
+fraction, and tells about progress only: a model that was never trained in short windows repeats itself there.
 """
 
 import time
@@ -19,7 +19,7 @@ from whisper_shard.stream.batch import Batch
 from whisper_shard.train.decoder import InferenceDecoder
 from whisper_shard.train.decoding import GreedyDecoder, SuppressRules, end_token
 from whisper_shard.train.device import autocast, choose_precision
-from whisper_shard.train.features import MAX_SAMPLES, LogMel
+from whisper_shard.train.features import LogMel
 from whisper_shard.train.model import LoadedWhisper, encode
 from whisper_shard.train.scoring import Score, TextForm, score_texts
 from whisper_shard.train.tokens import Labeler
@@ -222,6 +222,7 @@ class BatchEvaluator:
         self._model = loaded.model
         self._labeler = labeler
         self._window = window
+        self._max_samples = loaded.model.config.max_source_positions * POSITION_SAMPLES
         self._max_new_tokens = max_new_tokens
         self._dtype = dtype
         self._device = device
@@ -263,7 +264,9 @@ class BatchEvaluator:
         )
 
     def _encode(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        size = MAX_SAMPLES if self._window == "full" else short_window(int(num_samples.max()))
+        size = self._max_samples
+        if self._window == "short":
+            size = min(short_window(int(num_samples.max())), size)
         fitted = fit_window(waveforms.to(self._device, non_blocking=True), size)
         with autocast(self._device, self._dtype):
             return encode(self._model, self._log_mel(fitted))
@@ -272,9 +275,9 @@ class BatchEvaluator:
 def short_window(
     num_samples: int, *, margin_seconds: float = SHORT_MARGIN_SECONDS, floor_seconds: float = SHORT_FLOOR_SECONDS
 ) -> int:
-    """Return the samples of the shortest window for audio of this length, at most 30 s."""
+    """Return the samples of the shortest window for audio of this length."""
     wanted = max(num_samples + round(margin_seconds * SAMPLE_RATE), round(floor_seconds * SAMPLE_RATE))
-    return min(-(-wanted // POSITION_SAMPLES) * POSITION_SAMPLES, MAX_SAMPLES)
+    return -(-wanted // POSITION_SAMPLES) * POSITION_SAMPLES
 
 
 def fit_window(waveforms: Tensor, num_samples: int) -> Tensor:

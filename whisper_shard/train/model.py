@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -122,7 +123,7 @@ def _check_folder(model: str) -> None:
 def _explain_load(model: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first_line = next(iter(str(error).strip().splitlines()), repr(error))
         if Path(model).is_dir():
             raise ModelError(f"{model}: cannot be loaded: {first_line}") from error

@@ -207,8 +207,9 @@ class Labeler:
         return text.strip()
 
     def _text_ids(self, text: str, code: str) -> list[int]:
-        spaced = text if code in WITHOUT_SPACES or not text else f" {text.lstrip()}"
-        ids: list[int] = self.tokenizer.encode(spaced, add_special_tokens=False)
+        text = text.strip()
+        spaced = text if code in WITHOUT_SPACES or not text else f" {text}"
+        ids: list[int] = self.tokenizer.encode(spaced, add_special_tokens=False, verbose=False)
         return ids
 
     def _segment_ids(self, segments: Sequence[Segment], code: str, key: str) -> list[int]:
