@@ -1,0 +1,162 @@
+"""Runs of the real training loop in processes of their own: on several ranks, and killed where a test wants it."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from tests.making import WORDS, make_dataset
+from whisper_shard.config import TrainConfig
+from whisper_shard.errors import WhisperShardError
+from whisper_shard.train.events import Event, Saved, Stepped
+from whisper_shard.train.metrics import TIMING, read_metrics
+from whisper_shard.train.runfolder import RunFolder, read_report
+from whisper_shard.train.tiny import make_tiny_whisper
+
+_PRELOADED = [
+    "transformers.models.whisper.modeling_whisper",
+    "transformers.models.whisper.processing_whisper",
+    "transformers.models.whisper.tokenization_whisper",
+    "jiwer",
+    "whisper_shard.train.loop",
+]
+
+
+def make_task(folder: Path, *, train: int = 24, evaluation: int = 6) -> Path:
+    """A folder with train, eval and a tiny Whisper, small enough to train in a second."""
+    rng = np.random.default_rng(0)
+    make_dataset(folder / "train", rng.uniform(0.3, 2.5, train).tolist())
+    make_dataset(folder / "eval", rng.uniform(0.3, 2.5, evaluation).tolist(), seed=9, prefix="eval")
+    make_tiny_whisper(
+        folder / "tiny", texts=[" ".join(WORDS)], width=16, encoder_layers=1, decoder_layers=1, heads=2, vocabulary=260
+    )
+    return folder
+
+
+def tiny_config(task: Path, **changes: object) -> TrainConfig:
+    """Settings that train the tiny model of a task on one thread, saving every second step."""
+    knobs = {
+        "model": str(task / "tiny"), "batch_size": 6, "epochs": 3, "workers": 0, "lr": 3e-3, "log_every": 1,
+        "eval_batch": 3, "max_new_tokens": 6, "threads": 1, "tensorboard": False, "patience": 0, "save_every": 2,
+        "dropout": 0.1,
+    }  # fmt: skip
+    return TrainConfig(**{**knobs, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """Where a process is killed: so long after it has announced a step."""
+
+    step: int
+    seconds: float = 0.0
+    rank: int = 0
+    signal: int = signal.SIGKILL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a process ended: its exit code, negative for a signal, and the error it met."""
+
+    exit_code: int
+    message: str
+
+
+class _Killer:
+    def __init__(self, kill: Kill) -> None:
+        self.kill = kill
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped | Saved) and event.step == self.kill.step:
+            threading.Timer(self.kill.seconds, os.kill, (os.getpid(), self.kill.signal)).start()
+
+
+def _work(
+    task: Path, run: Path, config: TrainConfig, kill: Kill | None, rank: int, world: int, port: int, pipe
+) -> None:
+    from whisper_shard.train.loop import train_model
+
+    if world > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+    if kill is not None and rank == kill.rank != 0:
+        # Only rank 0 reports progress: another rank is killed by the clock of its own steps.
+        from whisper_shard.train import step as step_module
+
+        take = step_module.Stepper.take
+
+        def take_or_die(self, batch, *, step, **rest):
+            if step == kill.step:
+                os.kill(os.getpid(), kill.signal)
+            return take(self, batch, step=step, **rest)
+
+        step_module.Stepper.take = take_or_die
+    try:
+        progress = _Killer(kill) if kill is not None and kill.rank == rank == 0 else _ignore
+        train_model(task, run, config, progress)
+    except WhisperShardError as error:
+        pipe.send(str(error))
+        pipe.close()
+        os._exit(error.exit_code)
+    os._exit(0)
+
+
+def _ignore(event: Event) -> None:
+    pass
+
+
+@functools.cache
+def _fork_server():
+    """A server that has imported everything once; one that other tests have started without that is replaced."""
+    forkserver._forkserver._stop()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def launch(task: Path, run: Path, config: TrainConfig, *, kill: Kill | None = None, world: int = 1) -> list[Ended]:
+    """Train in ``world`` processes and return how each of them ended."""
+    context = _fork_server()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(world):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(task, run, config, kill, rank, world, port, sender))
+        process.start()
+        sender.close()
+        started.append((process, receiver))
+    return [_join(process, receiver) for process, receiver in started]
+
+
+def _join(process, receiver) -> Ended:
+    try:
+        message = receiver.recv()
+    except EOFError:
+        message = ""
+    process.join(timeout=120)
+    return Ended(exit_code=process.exitcode, message=message)
+
+
+def lasting_metrics(run: Path) -> list[dict]:
+    """All that metrics.jsonl says, but for times and for how often the run was resumed."""
+    lines = [line for line in read_metrics(run) if line["kind"] != "resume"]
+    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
+
+
+def final_weights(run: Path) -> dict:
+    """The weights of the result."""
+    return load_file(run / "model" / "model.safetensors")
+
+
+def report_of(run: Path):
+    """The report of a finished run."""
+    return read_report(RunFolder(path=run))

@@ -1,0 +1,94 @@
+"""Stopped or killed anywhere, a run ends with the bits of one that was left alone."""
+
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.running import Kill, final_weights, lasting_metrics, launch, make_task, report_of, tiny_config
+from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED
+from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return make_task(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(task):
+    run = task / "undisturbed"
+    assert launch(task, run, tiny_config(task))[0].exit_code == 0
+    return run
+
+
+def assert_same_result(run, undisturbed):
+    assert lasting_metrics(run) == lasting_metrics(undisturbed)
+    ours, theirs = final_weights(run), final_weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert report_of(run).wer == report_of(undisturbed).wer
+
+
+def test_two_undisturbed_runs_are_equal_and_learn(task, undisturbed, tmp_path):
+    assert launch(task, tmp_path / "run", tiny_config(task))[0].exit_code == 0
+    assert_same_result(tmp_path / "run", undisturbed)
+    losses = [line["loss"] for line in lasting_metrics(undisturbed) if line["kind"] == "train"]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] - 0.3
+
+
+def kill_and_finish(task, run, kills):
+    for kill in kills:
+        ended = launch(task, run, tiny_config(task), kill=kill)[0]
+        assert ended.exit_code in (0, -signal.SIGKILL), ended
+        if ended.exit_code == 0:
+            break
+    assert launch(task, run, tiny_config(task))[0].exit_code == 0
+
+
+def test_killed_in_and_between_saves(task, undisturbed, tmp_path):
+    kills = [Kill(step=0), Kill(step=3, seconds=0.004), Kill(step=7), Kill(step=8, seconds=0.02)]
+    kill_and_finish(task, tmp_path / "run", kills)
+    assert_same_result(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.long
+def test_killed_20_times_at_random(task, undisturbed, tmp_path):
+    rng = np.random.default_rng(5)
+    kills = [Kill(step=int(rng.integers(0, 13)), seconds=float(rng.uniform(0, 0.08))) for _ in range(20)]
+    for number, kill in enumerate(kills):
+        run = tmp_path / f"run{number // 4}"
+        ended = launch(task, run, tiny_config(task), kill=kill)[0]
+        assert ended.exit_code in (0, -signal.SIGKILL), ended
+    for number in range(5):
+        run = tmp_path / f"run{number}"
+        assert launch(task, run, tiny_config(task))[0].exit_code == 0
+        assert_same_result(run, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("sent", "exit_code", "name"),
+    [(signal.SIGTERM, EXIT_AGAIN, "SIGTERM"), (signal.SIGINT, EXIT_INTERRUPTED, "SIGINT")],
+)
+def test_signal_saves_and_says_how_to_go_on(task, undisturbed, tmp_path, sent, exit_code, name):
+    run = tmp_path / "run"
+    ended = launch(task, run, tiny_config(task), kill=Kill(step=5, signal=sent))[0]
+    assert ended.exit_code == exit_code
+    assert f"stopped by {name} after step" in ended.message
+    assert "all is saved; the same command again goes on from there" in ended.message
+    stopped_at = list_checkpoints(run / "checkpoints")[-1]
+    assert 5 <= stopped_at < 12
+    assert launch(task, run, tiny_config(task))[0].exit_code == 0
+    assert_same_result(run, undisturbed)
+
+
+def test_damaged_checkpoint_costs_steps_but_no_bits(task, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    assert launch(task, run, tiny_config(task), kill=Kill(step=9))[0].exit_code == -signal.SIGKILL
+    newest = checkpoint_path(run / "checkpoints", list_checkpoints(run / "checkpoints")[-1])
+    (newest / "optimizer.safetensors").write_bytes(b"cut")
+    assert launch(task, run, tiny_config(task))[0].exit_code == 0
+    assert_same_result(run, undisturbed)
