@@ -11,7 +11,7 @@ from whisper_shard.formats.shard import ShardWriter, encode_npy, to_int16
 from whisper_shard.formats.storage import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def make_waveform(seconds: float, *, seed: int = 0) -> NDArray[np.float32]:
@@ -47,7 +47,11 @@ def make_dataset(
                 speaker = f"speaker{i % speakers}"
                 record = {"text": words, "seconds": seconds[i], "speaker": speaker, "source": f"audios/{i}.wav"}
                 writer.add(
-                    key=f"{prefix}{i:05d}", audio=encode_npy(samples), suffix="npy", num_samples=len(samples), record=record
+                    key=f"{prefix}{i:05d}",
+                    audio=encode_npy(samples),
+                    suffix="npy",
+                    num_samples=len(samples),
+                    record=record,
                 )
             writer.close()
         tables.append(index_table(writer.rows))

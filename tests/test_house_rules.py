@@ -47,7 +47,9 @@ def test_modules_stay_readable(path):
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, whisper_shard; heavy = {'torch', 'numpy', 'pyarrow', 'librosa'} & set(sys.modules); print(heavy)"
+    code = (
+        "import sys, whisper_shard; heavy = {'torch', 'numpy', 'pyarrow', 'librosa'} & set(sys.modules); print(heavy)"
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
 

@@ -9,7 +9,12 @@ import pytest
 from whisper_shard.cli import COMMANDS
 from whisper_shard.config import load_config
 
-DOCUMENTS = [Path("README.md"), Path("CONTRIBUTING.md"), *sorted(Path("docs").glob("*.md")), *sorted(Path("configs").glob("*.toml"))]
+DOCUMENTS = [
+    Path("README.md"),
+    Path("CONTRIBUTING.md"),
+    *sorted(Path("docs").glob("*.md")),
+    *sorted(Path("configs").glob("*.toml")),
+]
 
 
 def shown_commands():

@@ -44,7 +44,10 @@ _DATASET = {"dataset": "folder of a prepared dataset, such as data/train"}
 COMMANDS: dict[str, Command] = {
     "prepare": Command(
         config=PrepareConfig,
-        positionals={"corpus": "CSV with audio paths and transcripts", "out": "folder to write; the same again resumes"},
+        positionals={
+            "corpus": "CSV with audio paths and transcripts",
+            "out": "folder to write; the same again resumes",
+        },
         run=commands.prepare,
     ),
     "verify": Command(config=VerifyConfig, positionals=_DATASET, run=commands.verify),
@@ -66,7 +69,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 an error of one line, 3 the machine's fault, 75 run again, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault, 75 run again, 130 interrupted."""
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -95,7 +98,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        raise ConfigError(f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))} Try whisper-shard --help")
+        raise ConfigError(
+            f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))} Try whisper-shard --help"
+        )
     command = COMMANDS[name]
     config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals)
     return command.run(config, **paths)

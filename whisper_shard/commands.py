@@ -9,82 +9,108 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisper_shard.config import DemoConfig, DoctorConfig, PrepareConfig, TrainConfig, dump_config
-from whisper_shard.console import Progress, print_table, say, say_warning
-from whisper_shard.errors import EXIT_ENVIRONMENT
+from whisper_shard import describe
+from whisper_shard.config import (
+    DemoConfig,
+    DoctorConfig,
+    InspectConfig,
+    PrepareConfig,
+    TrainConfig,
+    VerifyConfig,
+    dump_config,
+)
+from whisper_shard.console import Progress, say, say_error, say_warning
+from whisper_shard.errors import EXIT_ENVIRONMENT, EXIT_ERROR, ConfigError
 
 if TYPE_CHECKING:
-    from whisper_shard.prepare import events
     from whisper_shard.train import events as training
 
 
 def prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
-    """Prepare a corpus, or go on with it."""
+    """Prepare a corpus, or go on with it; with --dry-run, only say what would be done."""
     from whisper_shard.prepare import events
-    from whisper_shard.prepare.corpus import prepare_corpus
+    from whisper_shard.prepare.corpus import plan_corpus, prepare_corpus
 
     if config.dry_run:
-        return _show_plan(config, corpus)
+        for line in describe.describe_dry_run(plan_corpus(Path(corpus), config)):
+            say(line)
+        return 0
     with Progress("preparing") as progress:
         for event in prepare_corpus(Path(corpus), Path(out), config):
             match event:
                 case events.PlanMade():
-                    (Path(out) / "config.toml").write_text(dump_config(config, "prepare"))
-                    progress.say(_describe_plan(event))
+                    progress.say(describe.describe_plan(event))
                 case events.Note():
                     progress.say(f"note: {event.message}")
                 case events.Progress():
-                    progress.update(event.num_rows_done, event.num_rows, _describe_progress(event))
+                    progress.update(event.num_rows_done, event.num_rows, describe.describe_preparation(event))
                 case events.Done():
                     done = event
     for name, split in done.splits.items():
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in split.rejects.items())
-        say(
-            f"{Path(out) / name}: {split.num_utterances:,} utterances, {_hours(split.seconds_kept)} kept of "
-            f"{_hours(split.seconds_in)}, {split.num_shards} shards, {split.num_bytes / 1e6:,.1f} MB; "
-            f"{split.num_rejects:,} rejected{': ' + reasons if reasons else ''}"
-        )
-    say(f"done in {done.seconds:.1f} s, {done.audio_seconds_per_second:,.0f} x real time; see {Path(out) / 'train/report.html'}")
+        say(describe.describe_split(Path(out) / name, split))
+    report, speed = Path(out) / "train" / "report.html", f"{done.audio_seconds_per_second:,.0f} x real time"
+    say(f"done in {describe.describe_duration(done.seconds)}, {speed}; see {report}")
     return 0
 
 
-def _describe_plan(plan: "events.PlanMade") -> str:
-    parts = ", ".join(f"{name} {size.num_rows:,} rows in {size.num_shards} shards" for name, size in plan.splits.items())
-    resumed = f"; {plan.num_shards_done} shards are done already" if plan.num_shards_done else ""
-    return f"{plan.num_rows:,} rows: {parts}; {plan.jobs} workers{resumed}"
+def verify(config: VerifyConfig, *, dataset: str) -> int:
+    """Check every byte of a dataset; list what is wrong."""
+    from whisper_shard.formats.index import open_dataset
+    from whisper_shard.formats.verify import Fault, verify_dataset
+
+    if config.sha256:
+        open_dataset(dataset, sha256=config.sha256)
+    num_faults, checked = 0, None
+    with Progress("verifying") as progress:
+        for event in verify_dataset(Path(dataset)):
+            if isinstance(event, Fault):
+                num_faults += 1
+                where = f"{event.file}, {event.key}" if event.key else event.file
+                progress.say(f"{Path(dataset)}/{where}: {event.detail}")
+            else:
+                checked = event
+                progress.update(
+                    event.num_shards, event.num_shards_total, f"shards, {event.num_utterances:,} utterances"
+                )
+    if num_faults:
+        say_error(f"{dataset}: {num_faults} faults; restore the files named above, or prepare the dataset again")
+        return EXIT_ERROR
+    if checked is not None:
+        size = describe.describe_bytes(checked.num_bytes)
+        say(f"{dataset}: sound; {checked.num_utterances:,} utterances in {checked.num_shards} shards, {size}, all read")
+    return 0
 
 
-def _describe_progress(event: "events.Progress") -> str:
-    eta = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s left"
-    return (
-        f"{_hours(event.hours_in * 3600)} in, {_hours(event.hours_kept * 3600)} kept, {event.num_rejects:,} rejects, "
-        f"{event.audio_seconds_per_second:,.0f} x real time{eta}"
-    )
+def inspect(config: InspectConfig, *, dataset: str) -> int:
+    """Show what a dataset holds, or one utterance of it."""
+    from whisper_shard.formats.overview import inspect_dataset, inspect_utterance, write_wav
 
-
-def _hours(seconds: float) -> str:
-    """Write a duration in the unit that suits it."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:,.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    if config.wav and not config.key:
+        raise ConfigError("--wav writes one utterance: name it with --key")
+    if not config.key:
+        for line in describe.describe_overview(inspect_dataset(Path(dataset))):
+            say(line)
+        return 0
+    view = inspect_utterance(Path(dataset), config.key)
+    for line in describe.describe_utterance(view):
+        say(line)
+    if config.wav:
+        write_wav(view, Path(config.wav))
+        say(f"written to {config.wav}")
+    return 0
 
 
 def train(config: TrainConfig, *, dataset: str, run: str) -> int:
-    """Fine-tune, or go on with it; the report says what came of it."""
+    """Fine-tune, or go on with it; then say what came of it."""
     from whisper_shard.train.loop import train_model
 
     with Progress("training") as progress:
         report = train_model(Path(dataset), Path(run), config, partial(_show_training, progress))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: the first rank speaks for all
         return 0
-    (Path(run) / "config.toml").write_text(dump_config(config, "train"))
-    say(f"WER {report.wer_before:.1%} before, {report.wer:.1%} after", end="")
-    low, high = report.wer_interval
-    say(f" in 30 s windows (95 % interval {low:.1%} to {high:.1%}), {report.wer_short:.1%} in short windows")
-    if len(report.candidates) > 1:
-        print_table(("weights tried at the end", "WER"), [(name, f"{wer:.2%}") for name, wer in report.candidates.items()])
-    stopped = "stopped early" if report.stopped == "early" else "ended"
-    say(f"{stopped} after {report.steps} steps, best at step {report.best_step} ({report.chosen}), {_hours(report.seconds)}")
+    (Path(run) / "train.toml").write_text(dump_config(config, "train"))
+    for line in describe.describe_run(report):
+        say(line)
     say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'} and {Path(run) / 'tensorboard'}")
     return 0
 
@@ -94,29 +120,19 @@ def _show_training(progress: Progress, event: "training.Event") -> None:
 
     match event:
         case training.Started():
-            progress.say(
-                f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} an epoch), "
-                f"{event.num_parameters / 1e6:.1f} M parameters in training, {event.precision} on {event.device}, "
-                f"{event.ranks} rank{'s' if event.ranks > 1 else ''}"
-            )
+            progress.say(describe.describe_start(event))
         case training.Resumed():
             progress.say(f"going on from step {event.step}, {event.folder}")
         case training.Stepped():
-            note = (
-                f"loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
-                f"{event.audio_seconds_per_second:.0f} x real time, {event.data_wait_share:.0%} waiting for data"
-            )
-            progress.update(event.step, event.total_steps, note)
+            progress.update(event.step, event.total_steps, describe.describe_steps(event))
         case training.Evaluated():
-            windows = "30 s windows" if event.window == "full" else "short windows"
-            capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
-            best = ", the best so far" if event.is_best else ""
-            progress.say(f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {event.seconds:.0f} s{capped}{best}")
+            progress.say(describe.describe_evaluation(event))
         case training.Delivered():
-            proof = "each exactly once" if event.is_complete else "NOT each exactly once"
-            progress.say(f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}")
+            progress.say(describe.describe_delivery(event))
         case training.Skipped():
-            progress.say(f"step {event.step} skipped: {event.reason} not finite; utterances {', '.join(event.keys[:8])}")
+            progress.say(
+                f"step {event.step} skipped: {event.reason} not finite; utterances {', '.join(event.keys[:8])}"
+            )
         case training.Warned():
             say_warning(event.message)
         case training.Saved():

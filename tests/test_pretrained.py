@@ -1,0 +1,47 @@
+"""OpenAI's whisper-base on real recordings, through the commands a user types: its WER must fall."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from whisper_shard.cli import run
+
+MODEL = Path("../shared/models/whisper-base").resolve()
+DIGITS = Path("../shared/data/spoken-digits").resolve()
+
+pytestmark = [
+    pytest.mark.pretrained,
+    pytest.mark.skipif(not (MODEL.is_dir() and DIGITS.is_dir()), reason=f"needs {MODEL} and {DIGITS}"),
+]
+
+
+def write_part(source, target, *, every, count):
+    """Write every so many-th row of a manifest to another one, with absolute paths."""
+    with source.open() as file:
+        rows = list(csv.DictReader(file))[::every][:count]
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows({**row, "audios": str(source.parent / row["audios"])} for row in rows)
+    return str(target)
+
+
+def test_fine_tuning_on_real_recordings_lowers_the_wer(tmp_path, capsys):
+    train = write_part(DIGITS / "train.csv", tmp_path / "train.csv", every=13, count=200)
+    test = write_part(DIGITS / "test.csv", tmp_path / "test.csv", every=11, count=28)
+    recipe = ["--config", "configs/spoken-digits.toml"]
+    data, trained = str(tmp_path / "data"), tmp_path / "run"
+    assert run(["prepare", train, data, *recipe, "--eval-corpus", test]) == 0
+    assert run(["train", data, str(trained), *recipe, "--model", str(MODEL), "--max-steps", "6", "--workers", "1"]) == 0
+    assert "in 30 s windows" in capsys.readouterr().out
+    report = json.loads((trained / "report.json").read_text())
+    assert report["wer_before"] > 0.5
+    assert report["wer"] < 0.5 * report["wer_before"]
+
+    from transformers import pipeline
+
+    recognize = pipeline("automatic-speech-recognition", model=str(trained / "model"))
+    heard = recognize(str(DIGITS / "audios" / "7_jackson_0.wav"))["text"]
+    assert heard.strip().lower() == "seven"

@@ -1,0 +1,165 @@
+"""Events and reports as lines of text: pure functions from what a room says to what a person reads."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from whisper_shard.utterance import MAX_SECONDS
+
+if TYPE_CHECKING:
+    from whisper_shard.formats.overview import DatasetOverview, UtteranceView
+    from whisper_shard.prepare import events as preparing
+    from whisper_shard.prepare.corpus import PlanReport
+    from whisper_shard.train import events as training
+    from whisper_shard.train.runfolder import TrainReport
+
+BAR_CHARS = 40
+"""Length of the longest bar of a histogram."""
+
+
+def describe_duration(seconds: float) -> str:
+    """Write a duration in the unit that suits it."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def describe_bytes(num_bytes: float) -> str:
+    """Write a size in powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:,.{0 if unit == 'B' else 1}f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
+def describe_counts(counts: Mapping[str, int], *, most: int = 8) -> str:
+    """Write counts as ``name 12, other 3``, the first ``most`` of them."""
+    shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:most])
+    return shown + (f", and {len(counts) - most} more" if len(counts) > most else "")
+
+
+# -- prepare
+
+
+def describe_plan(plan: "preparing.PlanMade") -> str:
+    """Say what will be done."""
+    parts = ", ".join(
+        f"{name} {size.num_rows:,} rows in {size.num_shards} shards" for name, size in plan.splits.items()
+    )
+    resumed = f"; {plan.num_shards_done} shards are done already" if plan.num_shards_done else ""
+    return f"{plan.num_rows:,} rows: {parts}; {plan.jobs} workers{resumed}"
+
+
+def describe_preparation(event: "preparing.Progress") -> str:
+    """Say how far a preparation is."""
+    eta = "" if event.eta_seconds is None else f", {describe_duration(event.eta_seconds)} left"
+    return (
+        f"rows; {describe_duration(event.hours_in * 3600)} in, {describe_duration(event.hours_kept * 3600)} kept, "
+        f"{event.num_rejects:,} rejects, {event.audio_seconds_per_second:,.0f} x real time{eta}"
+    )
+
+
+def describe_split(folder: object, split: "preparing.SplitTotals") -> str:
+    """Say what is in a dataset that was just made."""
+    reasons = f": {describe_counts(split.rejects)}" if split.rejects else ""
+    return (
+        f"{folder}: {split.num_utterances:,} utterances, {describe_duration(split.seconds_kept)} kept of "
+        f"{describe_duration(split.seconds_in)}, {split.num_shards} shards, {describe_bytes(split.num_bytes)}; "
+        f"{split.num_rejects:,} rejected{reasons}"
+    )
+
+
+def describe_dry_run(plan: "PlanReport") -> Iterator[str]:
+    """Say what a run would do, and how the first recordings fare."""
+    parts = ", ".join(
+        f"{name} {size.num_rows:,} rows in {size.num_shards} shards" for name, size in plan.splits.items()
+    )
+    yield f"{plan.num_rows:,} rows: {parts}; {plan.shard_rows:,} rows a shard"
+    sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in plan.num_bytes.items())
+    kept = describe_duration(plan.hours * 3600)
+    yield f"about {kept} will be kept: {sizes} (from {len(plan.sampled)} recordings drawn)"
+    failed = [probe for probe in plan.first if probe.reason]
+    yield f"the first {len(plan.first)} recordings: {len(plan.first) - len(failed)} are kept, {len(failed)} rejected"
+    for probe in failed:
+        yield f"  row {probe.row}, {probe.source}: {probe.reason}: {probe.detail}"
+
+
+# -- inspect
+
+
+def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
+    """Say what a dataset holds."""
+    yield (
+        f"{overview.folder}: {overview.num_utterances:,} utterances, {describe_duration(overview.hours * 3600)}, "
+        f"{overview.num_chars:,} characters; {overview.num_shards} shards of {overview.codec}, "
+        f"{describe_bytes(overview.num_bytes)}"
+    )
+    quantiles = ", ".join(f"{name} {seconds:.2f}" for name, seconds in overview.seconds_quantiles.items())
+    yield f"seconds: {quantiles or 'none'}"
+    longest = max(overview.seconds_histogram, default=0) or 1
+    for second, count in enumerate(overview.seconds_histogram):
+        if count:
+            bar = "#" * max(1, round(BAR_CHARS * count / longest))
+            yield f"  {second:>2}-{min(second + 1, int(MAX_SECONDS)):<2} {bar} {count:,}"
+    for name in ("languages", "speakers"):
+        counts = getattr(overview, name)
+        yield f"{name}: {describe_counts(counts) or 'not given'}"
+    yield f"rejected: {describe_counts(overview.rejects) or 'none'}"
+
+
+def describe_utterance(view: "UtteranceView") -> Iterator[str]:
+    """Say what is known of one utterance."""
+    yield f"{view.key}: {view.text!r}"
+    yield f"{view.seconds:.3f} s, peak {view.peak_dbfs:.1f} dBFS, RMS {view.rms_dbfs:.1f} dBFS"
+    yield f"{view.shard}, {view.audio_bytes:,} bytes at {view.audio_offset:,}"
+    for name, value in view.record.items():
+        yield f"  {name}: {value}"
+
+
+# -- train
+
+
+def describe_start(event: "training.Started") -> str:
+    """Say what is about to be trained, and where."""
+    ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
+    return (
+        f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} an epoch), "
+        f"{event.num_parameters / 1e6:.1f} M parameters in training, {event.precision} on {event.device}{ranks}"
+    )
+
+
+def describe_steps(event: "training.Stepped") -> str:
+    """Say how training goes."""
+    return (
+        f"steps; loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
+        f"{event.audio_seconds_per_second:.0f} x real time, {event.data_wait_share:.0%} waiting for data"
+    )
+
+
+def describe_evaluation(event: "training.Evaluated") -> str:
+    """Say what an evaluation found."""
+    windows = "30 s windows" if event.window == "full" else "short windows"
+    capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
+    best = ", the best so far" if event.is_best else ""
+    took = describe_duration(event.seconds)
+    return f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {took}{capped}{best}"
+
+
+def describe_delivery(event: "training.Delivered") -> str:
+    """Say whether an epoch was exact."""
+    proof = "each exactly once" if event.is_complete else "NOT each exactly once"
+    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}"
+
+
+def describe_run(report: "TrainReport") -> Iterator[str]:
+    """Say what came of a run."""
+    low, high = report.wer_interval
+    yield (
+        f"WER {report.wer_before:.1%} before, {report.wer:.2%} after, in 30 s windows (95 % interval {low:.1%} to "
+        f"{high:.1%}); {report.wer_short:.2%} in short windows"
+    )
+    if len(report.candidates) > 1:
+        tried = ", ".join(f"{name} {wer:.2%}" for name, wer in report.candidates.items())
+        yield f"weights tried at the end: {tried}; kept: {report.chosen}"
+    stopped = "stopped early" if report.stopped == "early" else "ended"
+    yield f"{stopped} after {report.steps} steps, best at step {report.best_step}; {describe_duration(report.seconds)}"
