@@ -3,6 +3,7 @@
 ``dataset.json`` is written last and is the only thing a reader trusts: it names the index and every shard by sha256.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.errors import DatasetError
 from whisper_shard.formats.shard import IndexRow
-from whisper_shard.formats.storage import atomic_file, ignore_step, sha256_of_file, write_json
+from whisper_shard.formats.storage import atomic_file, ignore_step, json_bytes, sha256_of_file, write_json
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.parquet"
@@ -223,15 +224,13 @@ def write_description(
     meta: Mapping[str, Any],
     on_step: Callable[[str], None] = ignore_step,
 ) -> None:
-    """Write dataset.json, which vouches for all the rest."""
-    write_json(
-        folder / DATASET_NAME,
-        {
-            "format_version": FORMAT_VERSION,
-            "shards": [asdict(shard) for shard in shards],
-            "index": {"name": INDEX_NAME, "num_bytes": index.num_bytes, "sha256": index.sha256},
-            "totals": {"num_utterances": index.num_utterances, "num_samples": index.num_samples},
-            **meta,
-        },
-        on_step=on_step,
-    )
+    """Write dataset.json, which vouches for all the rest, and for itself by a digest of all but the digest."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "shards": [asdict(shard) for shard in shards],
+        "index": {"name": INDEX_NAME, "num_bytes": index.num_bytes, "sha256": index.sha256},
+        "totals": {"num_utterances": index.num_utterances, "num_samples": index.num_samples},
+        **meta,
+    }
+    digest = hashlib.sha256(json_bytes(content)).hexdigest()
+    write_json(folder / DATASET_NAME, {**content, "digest": digest}, on_step=on_step)

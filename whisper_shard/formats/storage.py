@@ -101,8 +101,13 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, value: Any, *, on_step: Callable[[str], None] = ignore_step) -> str:
     """Write ``value`` as stable, readable JSON, atomically; return the sha256 of the file."""
     with atomic_file(path, on_step=on_step) as file:
-        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        file.write(json_bytes(value))
     return file.sha256
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the one way in which this package writes ``value`` as readable JSON."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def sha256_of_file(path: Path) -> str:

@@ -3,15 +3,19 @@
 Everything a run needs to go on after a kill lies in OUT/.prepare: the plan, and one receipt for each finished shard.
 """
 
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 
 from whisper_shard.config import PrepareConfig, dump_config
+from whisper_shard.formats.codecs import ENCODERS
 from whisper_shard.formats.index import DATASET_NAME
 from whisper_shard.formats.storage import atomic_file, ignore_step
 from whisper_shard.prepare.board import Status
@@ -22,12 +26,15 @@ from whisper_shard.prepare.folder import forget, sole_writer, sweep
 from whisper_shard.prepare.ledger import Ledger, as_done, as_progress, check_kept, check_rejects, enter_receipt
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import (
+    ROW_OVERHEAD_BYTES,
     Plan,
     SplitPlan,
     choose_shard_rows,
+    first_rows,
     open_plan,
     rank_rows,
     sample_rows,
+    split_ranks,
     spool_manifest,
     write_plan,
 )
@@ -68,7 +75,9 @@ def prepare_corpus(
             forget(out, state)
         sweep(out, state)
         with open_workers(state / "workers", config.worker_memory_mb) as workers:
-            plan = open_plan(state, out, corpora, config) or _make_plan(workers, state, corpora, config, on_step)
+            plan = open_plan(state, out, corpora, config)
+            if plan is None:
+                plan = yield from _make_plan(workers, state, corpora, config, on_step)
             with atomic_file(out / "prepare.toml") as file:
                 file.write(dump_config(replace(config, rebuild=False), "prepare").encode())
             ledger = Ledger(num_rows=plan.num_rows, started=started)
@@ -76,6 +85,7 @@ def prepare_corpus(
             yield from notes
             yield _plan_made(plan, len(tasks), config)
             yield from _write_shards(workers, tasks, config, ledger)
+        sweep(out, state)  # a worker that died in this run may have left something, too
         check_kept(corpus, ledger, config)
         totals = {
             split.name: finish_split(
@@ -86,6 +96,72 @@ def prepare_corpus(
         shutil.rmtree(state / "workers")
         (state / "workers.log").unlink(missing_ok=True)
     yield as_done(totals, ledger)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What a run would do, found out without writing anything."""
+
+    num_rows: int
+    """Rows of all manifests."""
+    splits: Mapping[str, SplitSize]
+    """Rows and shards of each dataset."""
+    shard_rows: int
+    """Rows a shard."""
+    hours: float
+    """Estimated length of what will be kept."""
+    num_bytes: Mapping[str, int]
+    """Estimated bytes of all shards, for each codec."""
+    first: tuple[RowProbe, ...]
+    """What became of the first rows of the manifest, in order."""
+    sampled: tuple[RowProbe, ...]
+    """What became of the rows drawn for the estimate."""
+
+
+def plan_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50) -> PlanReport:
+    """Lay out the work and prepare a few recordings, as a run would, but keep nothing.
+
+    Args:
+        corpus: The manifest.
+        config: Knobs.
+        num_first: Rows from the beginning of the manifest that are prepared.
+
+    Raises:
+        ManifestError: The manifest cannot be used.
+        ConfigError: A step that does not exist.
+    """
+    build_pipeline(config)
+    with TemporaryDirectory(prefix="whisper-shard-") as folder:
+        state = Path(folder)
+        spools = {
+            name: spool_manifest(path, state / f"{name}.spool", config)
+            for name, path in _manifests(corpus, config).items()
+        }
+        train = spools["train"]
+        drawn = sample_rows(train, rank_rows(train.num_rows, config.seed))
+        with open_workers(state / "workers", config.worker_memory_mb) as workers:
+            sampled = _returned(probe_sample(drawn, train.corpus, workers, config))
+            first = _returned(probe_sample(first_rows(train, num_first), train.corpus, workers, config))
+    num_rows = sum(spool.num_rows for spool in spools.values())
+    means = {codec: sum(probe.num_bytes[codec] for probe in sampled) / len(sampled) for codec in ENCODERS}
+    shard_rows = choose_shard_rows(train.num_rows, means[config.codec], config.shard_mb)
+    ranges = split_ranks({name: spool.num_rows for name, spool in spools.items()}, config.eval_fraction)
+    sizes = {name: last - start for name, (start, last) in ranges.items()}
+    return PlanReport(
+        num_rows=num_rows,
+        splits={name: SplitSize(num_rows=n, num_shards=math.ceil(n / shard_rows)) for name, n in sizes.items()},
+        shard_rows=shard_rows,
+        hours=sum(probe.seconds for probe in sampled) / len(sampled) * num_rows / 3600,
+        num_bytes={codec: estimate_bytes(mean, sampled, num_rows) for codec, mean in means.items()},
+        first=tuple(first),
+        sampled=tuple(sampled),
+    )
+
+
+def estimate_bytes(mean_bytes: float, sampled: Sequence[RowProbe], num_rows: int) -> int:
+    """Return the expected size of all shards, from the mean size of an audio member over a sample of rows."""
+    share_kept = sum(probe.reason is None for probe in sampled) / len(sampled)
+    return round((mean_bytes + share_kept * ROW_OVERHEAD_BYTES) * num_rows)
 
 
 def _write_shards(workers: Workers, tasks: list[Task], config: PrepareConfig, ledger: Ledger) -> Iterator[Event]:
@@ -128,11 +204,11 @@ def _plan_made(plan: Plan, num_missing: int, config: PrepareConfig) -> PlanMade:
 
 def _make_plan(
     workers: Workers, state: Path, corpora: Mapping[str, Path], config: PrepareConfig, on_step: StepObserver
-) -> Plan:
+) -> Generator[Note, None, Plan]:
     spools = {name: spool_manifest(path, state / f"{name}.spool", config) for name, path in corpora.items()}
     ranks = {name: rank_rows(spool.num_rows, config.seed) for name, spool in spools.items()}
     rows = sample_rows(spools["train"], ranks["train"])
-    probes = probe_sample(rows, spools["train"].corpus, workers, config)
+    probes = yield from probe_sample(rows, spools["train"].corpus, workers, config)
     mean_bytes = sum(probe.num_bytes[config.codec] for probe in probes) / len(probes)
     shard_rows = choose_shard_rows(spools["train"].num_rows, mean_bytes, config.shard_mb)
     plan = write_plan(state, spools, ranks, config=config, shard_rows=shard_rows, on_step=on_step)
@@ -141,19 +217,30 @@ def _make_plan(
     return plan
 
 
-def probe_sample(rows: pa.Table, corpus: Path, workers: Workers, config: PrepareConfig) -> list[RowProbe]:
-    """Prepare some rows in the workers, keep nothing but sizes and reasons; in order of row."""
+def probe_sample(
+    rows: pa.Table, corpus: Path, workers: Workers, config: PrepareConfig
+) -> Generator[Note, None, list[RowProbe]]:
+    """Prepare some rows in the workers, keep nothing but sizes and reasons; return them in order of row."""
     tasks = [
         Task(number=-number, config=config, rows=rows.slice(start, PROBE_ROWS), corpus=corpus, board=workers.board)
         for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
     ]
-    probes = [
-        probe
-        for outcome in supervise(workers, probe_rows, tasks, config)
-        if isinstance(outcome, ProbeResult)
-        for probe in outcome.probes
-    ]
+    probes = list[RowProbe]()
+    for outcome in supervise(workers, probe_rows, tasks, config):
+        if isinstance(outcome, Note):
+            yield outcome
+        elif isinstance(outcome, ProbeResult):
+            probes += outcome.probes
     return sorted(probes, key=_row_of)
+
+
+def _returned(generator: Generator[Any, None, list[RowProbe]]) -> list[RowProbe]:
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            probes: list[RowProbe] = stop.value
+            return probes
 
 
 def _row_of(probe: RowProbe) -> int:

@@ -51,6 +51,8 @@ class Workers:
     """Folder of the workers' markers."""
     memory_mb: int
     """Limit of each worker's own memory, in 10^6 bytes."""
+    verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Recordings that have brought down two workers: reason and detail by path."""
     calls: "queue.SimpleQueue[Call | None]" = field(default_factory=queue.SimpleQueue)
     """Calls to the driving thread; None ends it."""
 

@@ -66,13 +66,16 @@ def finish_split(
             f"{folder}: {totals.num_utterances} kept + {totals.num_rejects} rejected is not {split.num_rows} rows; "
             "give --rebuild to prepare all again"
         )
-    with atomic_file(folder / REPORT_NAME, on_step=named_steps("report", on_step)) as file:
-        file.write(render_report(split.name, tally, examples).encode())
+    with atomic_file(folder / REPORT_NAME, on_step=named_steps("report", on_step)) as page:
+        page.write(render_report(split.name, tally, examples).encode())
+    files = {
+        name: {"num_bytes": f.num_bytes, "sha256": f.sha256} for name, f in ((REJECTS_NAME, file), (REPORT_NAME, page))
+    }
     write_description(
         folder,
         shards=shards,
         index=index,
-        meta=_describe(split, plan, config, totals),
+        meta={**_describe(split, plan, config, totals), "files": files},
         on_step=named_steps("dataset", on_step),
     )
     return totals

@@ -142,9 +142,18 @@ def choose_shard_rows(num_rows: int, mean_bytes: float, shard_mb: int) -> int:
     return _round_down(min(by_size, by_count))
 
 
-def count_eval_rows(num_rows: int, fraction: float) -> int:
-    """Return the size of the evaluation set; at least one row stays for training."""
-    return min(math.ceil(num_rows * fraction), num_rows - 1)
+def split_ranks(num_rows: Mapping[str, int], eval_fraction: float) -> dict[str, tuple[int, int]]:
+    """Return which ranks go into each dataset, as half-open ranges.
+
+    Args:
+        num_rows: Rows of the manifest of each split; without ``eval``, that set is taken off ``train``.
+        eval_fraction: Its share; at least one row stays for training.
+    """
+    if "eval" in num_rows:
+        return {name: (0, count) for name, count in num_rows.items()}
+    num_train = num_rows["train"]
+    num_eval = min(math.ceil(num_train * eval_fraction), num_train - 1)
+    return {"train": (num_eval, num_train), **({"eval": (0, num_eval)} if num_eval else {})}
 
 
 def write_plan(
@@ -166,9 +175,7 @@ def write_plan(
         shard_rows: Rows a shard.
         on_step: Told of commit steps.
     """
-    sizes = {name: (0, spool.num_rows) for name, spool in spools.items()}
-    if "eval" not in spools and (num_eval := count_eval_rows(spools["train"].num_rows, config.eval_fraction)):
-        sizes = {"train": (num_eval, spools["train"].num_rows), "eval": (0, num_eval)}
+    sizes = split_ranks({name: spool.num_rows for name, spool in spools.items()}, config.eval_fraction)
     for name, (first, last) in sizes.items():
         source = name if name in spools else "train"
         try:

@@ -6,16 +6,16 @@ worker too has been struck twice and becomes a reject; the others were bystander
 outside therefore costs nothing but time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from whisper_shard.config import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
+from whisper_shard.formats.manifest import as_rows
 from whisper_shard.prepare.board import Status, in_flight, kill_workers, read_board, stalled
 from whisper_shard.prepare.engine import Workers, count_cores, run_tasks
 from whisper_shard.prepare.events import Note
@@ -38,7 +38,10 @@ Outcome = ShardResult | ProbeResult | Tick | Note
 
 
 def supervise(
-    workers: Workers, function: Callable[[Task], Any], tasks: Sequence[Task], config: PrepareConfig
+    workers: Workers,
+    function: Callable[[Task], Any],
+    tasks: Sequence[Task],
+    config: PrepareConfig,
 ) -> Iterator[Outcome]:
     """Yield the result of every task, in any order, with ticks and notes in between.
 
@@ -54,9 +57,9 @@ def supervise(
     pending = {task.number: task for task in tasks}
     num_futile = 0
     while pending:
-        missing = list(pending.values())
+        begun = [replace(task, verdicts=dict(workers.verdicts)) for task in pending.values()]
         try:
-            for result in _run(workers, function, missing, config.jobs or count_cores()):
+            for result in _run(workers, function, begun, config.jobs or count_cores()):
                 if result is None:
                     statuses = read_board(workers.board)
                     _kill_stalled(statuses, config)
@@ -67,25 +70,26 @@ def supervise(
                     yield result
         except BrokenProcessPool as error:
             suspects = [s for s in in_flight(read_board(workers.board)) if s.task in pending]
-            verdicts = _judge(workers, pending, suspects, config)
-            num_futile = 0 if verdicts else num_futile + 1
+            alone = [_row_alone(pending[s.task], s.row, number=-n) for n, s in enumerate(suspects, 1)]
+            guilty = _judge(workers, alone, config)
+            num_futile = 0 if guilty else num_futile + 1
             if num_futile > MAX_FUTILE_RESTARTS:
                 raise _give_up(error) from error
-            for verdict in verdicts:
-                task = pending[verdict.task]
-                known = {**(task.verdicts or {}), verdict.row: (verdict.reason, verdict.detail)}
-                pending[verdict.task] = replace(task, verdicts=known)
-                yield Note(message=f"row {verdict.row}: {verdict.detail}; rejected as {verdict.reason}, going on")
-            if not verdicts:
-                yield Note(message="a worker process died from outside; its rows are prepared again")
+            for verdict in guilty:
+                workers.verdicts[verdict.path] = (verdict.reason, verdict.detail)
+                yield Note(
+                    message=f"{verdict.path} (row {verdict.row}): {verdict.detail}; rejected as {verdict.reason}"
+                )
+            if not guilty:
+                yield Note(message="a worker process died, but no recording is to blame; its rows are prepared again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A recording that brought down two workers."""
 
-    task: int
-    """Number of the task it belongs to."""
+    path: str
+    """The recording."""
     row: int
     """Position in its manifest."""
     reason: str
@@ -105,44 +109,44 @@ def _kill_stalled(statuses: Sequence[Status], config: PrepareConfig) -> bool:
     return bool(hanging)
 
 
-def _judge(
-    workers: Workers, pending: Mapping[int, Task], suspects: Sequence[Status], config: PrepareConfig
-) -> list[Verdict]:
-    """Prepare each suspect alone; those that end their worker again are guilty."""
-    probes = {
-        -number: replace(pending[suspect.task], number=-number, rows=_row_alone(pending[suspect.task], suspect.row))
-        for number, suspect in enumerate(suspects, 1)
-    }
+def _judge(workers: Workers, suspects: Sequence[Task], config: PrepareConfig) -> list[Verdict]:
+    """Prepare each suspect alone; those that end their worker again are guilty.
+
+    Args:
+        workers: The pool.
+        suspects: Tasks of one row each.
+        config: Knobs.
+    """
+    untried = {task.number: task for task in suspects}
     verdicts = []
-    while probes:
+    while untried:
         is_hanging = False
         try:
-            for result in _run(workers, probe_rows, list(probes.values()), 1):
+            for result in _run(workers, probe_rows, list(untried.values()), 1):
                 if result is None:
                     is_hanging |= _kill_stalled(read_board(workers.board), config)
                 else:
-                    del probes[result.number]
+                    del untried[result.number]
         except BrokenProcessPool:
-            guilty = in_flight(read_board(workers.board))
+            guilty = [untried.pop(s.task) for s in in_flight(read_board(workers.board)) if s.task in untried]
             if not guilty:
                 break  # killed from outside between two rows; whoever is guilty will come up again
-            for status in guilty:
-                del probes[status.task]
-                verdicts.append(_verdict(suspects[-status.task - 1], is_hanging, config))
+            verdicts += [_verdict(task, is_hanging, config) for task in guilty]
     return verdicts
 
 
-def _verdict(suspect: Status, is_hanging: bool, config: PrepareConfig) -> Verdict:
+def _verdict(task: Task, is_hanging: bool, config: PrepareConfig) -> Verdict:
     reason, detail = "decoder_crashed", "its decoder ended the worker process, twice"
     if is_hanging:
         seconds = config.decode_timeout_seconds
         reason, detail = "decoder_timeout", f"its decoder was still busy after {seconds:g} s, twice"
-    return Verdict(task=suspect.task, row=suspect.row, reason=reason, detail=detail)
+    row, _ = next(as_rows(rows_of(task), folder=task.corpus))
+    return Verdict(path=row.path, row=row.row, reason=reason, detail=detail)
 
 
-def _row_alone(task: Task, row: int) -> pa.Table:
-    table = rows_of(task)
-    return table.filter(pc.field("row") == row)
+def _row_alone(task: Task, row: int, *, number: int) -> Task:
+    """Return a task about one row of another."""
+    return replace(task, number=number, rows=rows_of(task).filter(pc.field("row") == row))
 
 
 def _give_up(error: BaseException) -> EnvironmentFault:

@@ -1,7 +1,7 @@
 """One shard is one task: a worker decodes, writes and commits it alone; no audio crosses a process border."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from whisper_shard.prepare.receipts import RowOutcome, stat_source, write_receip
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
 
-Verdicts = Mapping[int, tuple[str, str]]
-"""Rows that must not be decoded again, with reason and detail: they have brought down a worker twice."""
+Verdicts = Mapping[str, tuple[str, str]]
+"""Paths that must not be decoded again, with reason and detail: they have brought down a worker twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ class Task:
     """Where its receipt goes."""
     plan: str = ""
     """Fingerprint of the plan."""
-    verdicts: Verdicts | None = None
-    """Rows already judged."""
+    verdicts: Verdicts = field(default_factory=dict)
+    """Recordings already judged."""
     on_step: StepObserver = ignore_step
     """Told of commit steps."""
 
@@ -117,7 +117,7 @@ def probe_rows(task: Task) -> ProbeResult:
     pipeline, marker = _begin(task)
     probes = []
     for row, fault in as_rows(rows_of(task), folder=task.corpus):
-        outcome = _decide(row, fault, pipeline, marker, task.verdicts or {})
+        outcome = _decide(row, fault, pipeline, marker, task.verdicts)
         marker.end_row(seconds_in=0, seconds_kept=0, is_rejected=isinstance(outcome, Rejection))
         probes.append(_probe(row, outcome))
     return ProbeResult(number=task.number, probes=tuple(probes))
@@ -176,7 +176,7 @@ def _write_row(
     row: ManifestRow, fault: str | None, task: Task, *, writer: ShardWriter, pipeline: Pipeline, marker: Marker
 ) -> RowOutcome:
     num_bytes, mtime_ns = stat_source(row.path)
-    outcome = _decide(row, fault, pipeline, marker, task.verdicts or {})
+    outcome = _decide(row, fault, pipeline, marker, task.verdicts)
     make_outcome = partial(RowOutcome, row=row.row, source=row.source, num_bytes=num_bytes, mtime_ns=mtime_ns)
     if isinstance(outcome, Rejection):
         marker.end_row(seconds_in=outcome.seconds, seconds_kept=0.0, is_rejected=True)
@@ -200,8 +200,8 @@ def _decide(
     if fault is not None:
         code, _, detail = fault.partition(": ")
         return reject(row, code, detail)
-    if row.row in verdicts:
-        return reject(row, *verdicts[row.row])
+    if row.path in verdicts:
+        return reject(row, *verdicts[row.path])
     marker.begin_row(row.row)
     try:
         return prepare_row(row, pipeline)

@@ -1,0 +1,29 @@
+"""Run `prepare_corpus` in a process of its own, which tests may kill.
+
+Usage: python -m tests.prepare.driver CORPUS OUT KNOBS_AS_JSON [STEP]
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tests.prepare.hostile import KillAt
+from whisper_shard.config import PrepareConfig
+from whisper_shard.errors import WhisperShardError
+from whisper_shard.formats.storage import ignore_step
+from whisper_shard.prepare.corpus import prepare_corpus
+
+
+def main(corpus, out, knobs, step=None):
+    observer = KillAt(step=step, pid=os.getpid()) if step else ignore_step
+    try:
+        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(knobs)), on_step=observer):
+            print(event, flush=True)
+    except WhisperShardError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,63 @@
+"""Decoders and observers that do what the worst files and the worst luck do. Used by workers, so importable by name."""
+
+import ctypes
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from whisper_shard.formats.codecs import Recording
+
+CRASH, HANG, EAT, DIE_ONCE, SLOW = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!"
+
+
+class HostileDecoder:
+    """Claims files by their first five bytes, and does to the worker what they say."""
+
+    def claims(self, head, _suffix, /):
+        return head[:5] in (CRASH, HANG, EAT, DIE_ONCE, SLOW)
+
+    def decode(self, file, *, max_seconds):
+        content = file.read()
+        if content.startswith(CRASH):
+            ctypes.string_at(0)
+        elif content.startswith(HANG):
+            ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the interpreter's lock: not even a signal handler would run
+        elif content.startswith(EAT):
+            eaten = []
+            while True:
+                eaten.append(bytearray(50_000_000))
+        elif content.startswith(DIE_ONCE) and not (once := Path(content[5:].decode())).exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif content.startswith(SLOW):
+            time.sleep(0.3)
+        time_axis = np.arange(24_000) / 16_000
+        return Recording(waveform=np.sin(2 * np.pi * 200 * time_axis).astype(np.float32), sample_rate=16_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillAt:
+    """Ends the main process, with SIGKILL, when a commit step is over."""
+
+    step: str
+    pid: int
+
+    def __call__(self, step):
+        if step == self.step:
+            os.kill(self.pid, signal.SIGKILL)
+            time.sleep(60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSteps:
+    """Appends each commit step to a file."""
+
+    path: str
+
+    def __call__(self, step):
+        with open(self.path, "a") as file:
+            file.write(f"{step}\n")

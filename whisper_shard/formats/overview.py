@@ -1,0 +1,174 @@
+"""What is in a dataset, for a human: totals and histograms, or one utterance with its text, place and level."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import soundfile
+from numpy.typing import NDArray
+
+from whisper_shard.errors import DatasetError
+from whisper_shard.formats.codecs import decode_member
+from whisper_shard.formats.index import INDEX_NAME, Dataset, open_dataset
+from whisper_shard.utterance import SAMPLE_RATE
+
+FULL_SCALE = 32768.0
+HISTOGRAM_EDGES = tuple(float(edge) for edge in range(31))
+"""Borders of the duration histogram, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOverview:
+    """A dataset in numbers."""
+
+    folder: Path
+    """Where it lies."""
+    num_utterances: int
+    """Total."""
+    hours: float
+    """Total."""
+    num_shards: int
+    """Tars."""
+    num_bytes: int
+    """Bytes of all tars."""
+    codec: str
+    """``npy`` or ``flac``."""
+    num_chars: int
+    """Code points of all texts."""
+    seconds_quantiles: Mapping[str, float]
+    """``min``, ``median``, ``mean``, ``p95``, ``max`` of the lengths in seconds; empty without utterances."""
+    seconds_histogram: tuple[int, ...]
+    """Utterances between each two of HISTOGRAM_EDGES."""
+    rejects: Mapping[str, int]
+    """Rows that were not kept, by reason, largest first."""
+    languages: Mapping[str, int]
+    """Utterances by language, largest first."""
+    speakers: Mapping[str, int]
+    """Utterances by speaker, largest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UtteranceView:
+    """One utterance, as it lies in its shard."""
+
+    key: str
+    """Its name."""
+    shard: str
+    """Its tar, relative to the dataset."""
+    audio_offset: int
+    """Byte at which its audio begins in the tar."""
+    audio_bytes: int
+    """Length of the audio member."""
+    text: str
+    """What is said."""
+    seconds: float
+    """Its length."""
+    peak_dbfs: float
+    """Largest absolute sample, in dB below full scale."""
+    rms_dbfs: float
+    """Root mean square, in dB below full scale."""
+    record: Mapping[str, Any]
+    """All of the json member."""
+    samples: NDArray[np.int16]
+    """The audio, 16 kHz."""
+
+
+def inspect_dataset(folder: Path) -> DatasetOverview:
+    """Count what is in a dataset; reads the index, not the shards.
+
+    Raises:
+        DatasetError: No finished dataset there.
+    """
+    dataset = open_dataset(folder)
+    table = pq.read_table(folder / INDEX_NAME, columns=["num_samples", "num_chars", "language", "speaker"])
+    seconds = table.column("num_samples").to_numpy() / SAMPLE_RATE
+    counts, _ = np.histogram(np.clip(seconds, 0, np.nextafter(HISTOGRAM_EDGES[-1], 0)), HISTOGRAM_EDGES)
+    return DatasetOverview(
+        folder=folder,
+        num_utterances=dataset.num_utterances,
+        hours=dataset.num_samples / SAMPLE_RATE / 3600,
+        num_shards=len(dataset.shards),
+        num_bytes=sum(shard.num_bytes for shard in dataset.shards),
+        codec=dataset.meta.get("codec", "npy"),
+        num_chars=pc.sum(table.column("num_chars")).as_py() or 0,
+        seconds_quantiles=_describe(seconds),
+        seconds_histogram=tuple(counts.tolist()),
+        rejects=dataset.meta.get("rejects", {}),
+        languages=_count_values(table.column("language")),
+        speakers=_count_values(table.column("speaker")),
+    )
+
+
+def inspect_utterance(folder: Path, key: str) -> UtteranceView:
+    """Read one utterance out of its shard.
+
+    Raises:
+        DatasetError: No such key, or its bytes are damaged.
+    """
+    dataset = open_dataset(folder)
+    found = pq.read_table(folder / INDEX_NAME, filters=[("key", "=", key)]).to_pylist()
+    if not found:
+        raise DatasetError(f"{folder}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
+    row = found[0]
+    with dataset.shard_path(row["shard"]).open("rb") as file:
+        file.seek(row["audio_offset"])
+        audio = file.read(row["audio_bytes"])
+        file.seek(row["json_offset"])
+        record = json.loads(file.read(row["json_bytes"]))
+    samples = decode_member(audio, suffix=dataset.meta.get("codec", "npy"), num_samples=row["num_samples"])
+    scaled = samples.astype(np.float64) / FULL_SCALE
+    return UtteranceView(
+        key=key,
+        shard=dataset.shards[row["shard"]].name,
+        audio_offset=row["audio_offset"],
+        audio_bytes=row["audio_bytes"],
+        text=row["text"],
+        seconds=len(samples) / SAMPLE_RATE,
+        peak_dbfs=_as_db(float(np.abs(scaled).max(initial=0.0))),
+        rms_dbfs=_as_db(float(np.sqrt(np.mean(np.square(scaled))))),
+        record=record,
+        samples=samples,
+    )
+
+
+def write_wav(view: UtteranceView, path: Path) -> None:
+    """Write an utterance as a 16-bit wav file, to be listened to."""
+    soundfile.write(path, view.samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+
+
+def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:
+    if not len(seconds):
+        return {}
+    return {
+        "min": float(seconds.min()),
+        "median": float(np.median(seconds)),
+        "mean": float(seconds.mean()),
+        "p95": float(np.quantile(seconds, 0.95)),
+        "max": float(seconds.max()),
+    }
+
+
+def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
+    counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.drop_null()).to_pylist()}
+    return dict(sorted(counts.items(), key=_largest_first))
+
+
+def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def _suggest_keys(dataset: Dataset, key: str) -> str:
+    """Return keys that hold what was asked for, which may be a row number or part of a file's name."""
+    part = key.lstrip("0") or key
+    near = [name for name in dataset.columns("key")["key"] if part in name][:3]
+    return f"; perhaps {', '.join(near)}" if near else ""
+
+
+def _as_db(amplitude: float) -> float:
+    return 20 * float(np.log10(max(amplitude, 1e-9)))
