@@ -120,9 +120,9 @@ def test_half_a_torchrun_environment_is_refused(monkeypatch):
 
 
 def test_lost_rank_is_one_line():
-    with pytest.raises(TrainingError, match=r"rank 1 of 2 lost contact with another rank.*\(Connection closed\)"):
-        with explain_lost_rank(Ranks(rank=1, world=2)):
-            raise RuntimeError("Connection closed\nat pair.cc:1")
+    message = r"rank 1 of 2 lost contact with another rank.*\(Connection closed\)"
+    with pytest.raises(TrainingError, match=message), explain_lost_rank(Ranks(rank=1, world=2)):
+        raise RuntimeError("Connection closed\nat pair.cc:1")
 
 
 def test_errors_of_one_process_stay_what_they_are():

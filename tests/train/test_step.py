@@ -1,0 +1,195 @@
+"""One optimizer step: the same gradient however it is cut, and nothing changed by what is not finite."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.making import make_dataset
+from whisper_shard.config import TrainConfig
+from whisper_shard.errors import TrainingError
+from whisper_shard.stream.loader import open_loader
+from whisper_shard.train.distributed import Ranks
+from whisper_shard.train.model import SpeechLoss
+from whisper_shard.train.setup import build_network, build_optimizer
+from whisper_shard.train.step import Flags, Stepper
+from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.windows import PassLimit
+from whisper_shard.utterance import SAMPLE_RATE
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
+    return make_dataset(tmp_path_factory.mktemp("step") / "train", seconds, per_shard=16)
+
+
+def make_stepper(tiny, network=None, **knobs):
+    config = TrainConfig(**{"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **knobs})
+    network = network or build_network(tiny, config, CPU)
+    return Stepper(
+        network,
+        build_optimizer(network.model, config),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        labeler=Labeler(tiny.tokenizer),
+        config=config,
+        ranks=Ranks(),
+        dtype=torch.float32,
+        total_steps=100,
+    )
+
+
+def one_batch(dataset, **knobs):
+    config = TrainConfig(**{"batch_size": 16, "workers": 0, "augment": (), **knobs})
+    return next(iter(open_loader(dataset, config)))
+
+
+def gradients_of(tiny, batch, **knobs):
+    stepper = make_stepper(tiny, **knobs)
+    share = stepper._share(batch, 3, Flags())
+    passes = stepper._accumulate(share, 3)
+    return {name: p.grad.clone() for name, p in tiny.model.named_parameters() if p.grad is not None}, passes
+
+
+def test_one_pass_and_many_give_the_same_gradient(tiny, dataset):
+    batch = one_batch(dataset)
+    whole, passes = gradients_of(tiny, batch, micro_batch=16, window="full")
+    assert len(passes) == 1
+    parts, passes = gradients_of(tiny, batch, micro_batch=4, window="full")
+    assert len(passes) == 4
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_size_of_a_pass_changes_nothing_in_short_windows_either(tiny, dataset):
+    batch = one_batch(dataset)
+    few, few_passes = gradients_of(tiny, batch, micro_batch=16)
+    many, many_passes = gradients_of(tiny, batch, micro_batch=1)
+    assert len(many_passes) > 2 * len(few_passes)
+    for name, gradient in few.items():
+        torch.testing.assert_close(many[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_loss_is_that_of_hugging_face_over_all_tokens(tiny, dataset):
+    stepper = make_stepper(tiny, window="full")
+    batch = one_batch(dataset)
+    outcome = stepper.take(batch, step=0, lr=0.0, flags=Flags())
+    labels = stepper.labeler.label_batch(batch.texts)
+    features = tiny.processor.feature_extractor(
+        [w[:n].numpy() for w, n in zip(batch.waveforms, batch.num_samples, strict=True)],
+        sampling_rate=SAMPLE_RATE, return_tensors="pt",
+    ).input_features  # fmt: skip
+    with torch.no_grad():
+        out = tiny.model(input_features=features, decoder_input_ids=labels.decoder_input_ids, labels=labels.labels)
+    assert outcome.read()[0] == pytest.approx(out.loss.item(), rel=1e-4)
+    assert outcome.share.num_tokens == int((labels.labels >= 0).sum())
+
+
+class TightMemory(SpeechLoss):
+    """A network that runs out of memory above some seconds a pass, in the backward pass as real ones do."""
+
+    budget_seconds = 40.0
+
+    def forward(self, waveforms, *inputs, **keywords):
+        loss, tokens = super().forward(waveforms, *inputs, **keywords)
+        if waveforms.numel() / SAMPLE_RATE > self.budget_seconds:
+            loss.register_hook(run_out)
+        return loss, tokens
+
+
+def run_out(_gradient):
+    raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+
+def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset):
+    batch = one_batch(dataset)
+    expected, _ = gradients_of(tiny, batch)
+    stepper = make_stepper(tiny, network=TightMemory(tiny.model))
+    stepper.limit = PassLimit(utterances=16)
+    passes = stepper._accumulate(stepper._share(batch, 3, Flags()), 3)
+    assert max(len(p.rows) * p.window_seconds for p, _ in passes) <= 40.0
+    assert sorted(row for p, _ in passes for row in p.rows) == list(range(16))
+    for name, parameter in tiny.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_one_utterance_too_many_is_an_error(tiny, dataset):
+    network = TightMemory(tiny.model)
+    network.budget_seconds = 20.0
+    stepper = make_stepper(tiny, network=network, window="full")
+    with pytest.raises(TrainingError, match=r"one utterance in a window of 30 s does not fit into the memory of cpu"):
+        stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
+
+
+def test_nothing_changes_when_the_loss_is_not_finite(tiny, dataset):
+    stepper = make_stepper(tiny)
+    batch = one_batch(dataset)
+    stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    before = {name: p.detach().clone() for name, p in tiny.model.named_parameters()}
+    batch.waveforms[5, 100] = math.inf
+    outcome = stepper.take(batch, step=1, lr=1e-3, flags=Flags())
+    loss, _, skipped = outcome.read()
+    assert not math.isfinite(loss)
+    assert skipped
+    assert batch.keys[5] in outcome.faulty_keys()
+    assert len(outcome.faulty_keys()) < 16, "only the passes that were not finite"
+    for name, parameter in tiny.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    batch.waveforms[5, 100] = 0.0
+    assert not stepper.take(batch, step=2, lr=1e-3, flags=Flags()).read()[2]
+    assert not torch.equal(tiny.model.model.encoder.conv1.weight, before["model.encoder.conv1.weight"])
+
+
+def test_gradients_are_clipped(tiny, dataset):
+    stepper = make_stepper(tiny, max_grad_norm=0.01)
+    norm = stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags()).read()[1]
+    assert norm > 0.01
+    clipped = torch.nn.utils.get_total_norm([p.grad for p in stepper.parameters if p.grad is not None])
+    assert clipped.item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_dropout_depends_on_the_place_in_the_run_only(tiny_folder, dataset):
+    from whisper_shard.train.model import load_whisper
+
+    batch = one_batch(dataset)
+    losses = []
+    for step, disturbance in ((3, 1), (3, 2), (4, 1)):
+        stepper = make_stepper(load_whisper(str(tiny_folder), dropout=0.3), window="full")
+        torch.manual_seed(disturbance)
+        losses.append(stepper.take(batch, step=step, lr=0.0, flags=Flags()).read()[0])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_rows_without_weight_do_not_count(tiny, dataset):
+    batch = one_batch(dataset)
+    stepper = make_stepper(tiny, window="full")
+    batch.weights[:10] = 0.0
+    outcome = stepper.take(batch, step=0, lr=0.0, flags=Flags())
+    assert outcome.share.num_utterances == 6
+    assert all(row >= 10 for p, _ in outcome.passes for row in p.rows)
+
+
+def test_labels_have_times_as_often_as_asked(tiny, dataset):
+    batch = one_batch(dataset)
+    share = make_stepper(tiny, timestamps=0.5)._share(batch, 0, Flags())
+    start = tiny.tokenizer.get_vocab()["<|0.00|>"]
+    timed = sum(start in row.labels for row in share.labels)
+    assert 2 < timed < 14
+    none = make_stepper(tiny)._share(batch, 0, Flags())
+    assert not any(start in row.labels for row in none.labels)
+
+
+def test_norms_biases_and_positions_are_not_decayed(tiny):
+    optimizer = build_optimizer(tiny.model, TrainConfig(weight_decay=0.1))
+    names = {id(p): name for name, p in tiny.model.named_parameters()}
+    decayed, exempt = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert {"model.decoder.embed_tokens.weight", "model.encoder.conv1.weight"} <= decayed
+    assert {"model.decoder.embed_positions.weight", "model.encoder.layer_norm.weight"} <= exempt
+    assert not any("bias" in name or "norm" in name or "embed_positions" in name for name in decayed)
+    trained = {name for name, p in tiny.model.named_parameters() if p.requires_grad}
+    assert decayed | exempt == trained
