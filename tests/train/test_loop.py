@@ -1,0 +1,306 @@
+"""The loop: what it leaves behind, when it stops, and what it refuses."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.making import WORDS, make_dataset, make_waveform
+from tests.train.running import final_weights, make_task, tiny_config
+from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
+from whisper_shard.train.checkpoint import list_checkpoints
+from whisper_shard.train.corpora import check_labels, open_corpora
+from whisper_shard.train.events import Delivered, Evaluated, Resumed, Saved, Skipped, Started, Stepped, Warned
+from whisper_shard.train.loop import train_model
+from whisper_shard.train.metrics import MetricsLog, read_metrics
+from whisper_shard.train.runstate import Ledger, digest_ids
+from whisper_shard.train.tiny import make_tiny_whisper
+from whisper_shard.utterance import SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return make_task(tmp_path_factory.mktemp("loop"), train=12, evaluation=4)
+
+
+@pytest.fixture(scope="module")
+def finished(task):
+    """A run of 6 steps with everything switched on, its events and its report."""
+    events = []
+    config = tiny_config(
+        task, tensorboard=True, average=2, interpolate=True, spec_augment=True, stochastic_depth=0.1,
+        label_smoothing=0.1, timestamps=0.5, precision="bf16", full_final=0.2,
+    )  # fmt: skip
+    report = train_model(task, task / "run", config, events.append)
+    return task / "run", config, events, report
+
+
+def of_kind(events, kind):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_events_tell_the_story(finished):
+    _, _, events, report = finished
+    started = of_kind(events, Started)[0]
+    assert (started.total_steps, started.steps_per_epoch, started.train_utterances) == (6, 2, 12)
+    assert started.precision == "bfloat16"
+    assert [event.step for event in of_kind(events, Stepped)] == [1, 2, 3, 4, 5, 6]
+    assert [event.lr for event in of_kind(events, Stepped)][:2] == [0.0, pytest.approx(3e-3)]
+    assert [event.step for event in of_kind(events, Evaluated)][:4] == [0, 2, 4, 6]
+    assert {event.step for event in of_kind(events, Saved)} == {0, 2, 4, 6}
+    assert all(event.is_complete and event.utterances == 12 for event in of_kind(events, Delivered))
+    assert len(of_kind(events, Delivered)) == 3
+    assert report.steps == 6
+
+
+def test_metrics_hold_the_same_numbers(finished):
+    run, _, events, _ = finished
+    lines = read_metrics(run)
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["loss"] for line in trained] == [event.loss for event in of_kind(events, Stepped)]
+    assert trained[-1]["padded_seconds"] == pytest.approx(6 * 30.0), "the last fifth is in full windows"
+    assert trained[0]["padded_seconds"] < 6 * 30.0 / 2
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert [line["wer"] for line in evaluations] == [event.wer for event in of_kind(events, Evaluated)][
+        : len(evaluations)
+    ]
+    assert {line["window"] for line in lines if line["kind"] == "final"} == {"full", "short"}
+
+
+def test_tensorboard_has_the_curves(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(finished[0] / "tensorboard"))
+    board.Reload()
+    assert {"train/loss", "train/lr", "eval/wer", "epoch/utterances"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_result_loads_as_a_pipeline_and_scores_as_reported(finished):
+    from transformers import pipeline
+
+    run, _, _, report = finished
+    recognizer = pipeline("automatic-speech-recognition", model=report.model)
+    heard = recognizer(make_waveform(1.0), generate_kwargs={"max_new_tokens": 4})
+    assert isinstance(heard["text"], str)
+    assert report.wer == next(line for line in read_metrics(run) if line["kind"] == "final")["wer"]
+    assert report.wer == min(report.candidates.values())
+    assert {"best", "average of 2", "0.25 base", "0.5 base"} <= set(report.candidates)
+
+
+def test_settings_are_written_down(finished):
+    run, config, _, _ = finished
+    written = json.loads((run / "train.json").read_text())
+    assert written["settings"]["lr"] == config.lr
+    assert written["settings"]["augment"][0]["kind"] == "AddGaussianNoise"
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in written["versions"]["torch"]
+
+
+def test_finished_run_answers_at_once(finished, task):
+    run, config, _, report = finished
+    events = []
+    again = train_model(task, run, config, events.append)
+    assert again == report
+    assert events == []
+
+
+def test_speed_knobs_may_change_others_may_not(finished, task):
+    run, config, _, report = finished
+    assert train_model(task, run, dataclasses.replace(config, micro_batch=3, workers=1, save_minutes=1.0)) == report
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; go on with the same"):
+        train_model(task, run, dataclasses.replace(config, lr=0.1))
+    with pytest.raises(StateError, match=r"holds a run already; choose a new folder, or leave --no-resume out"):
+        train_model(task, run, dataclasses.replace(config, resume=False))
+
+
+def test_other_data_in_the_same_run_is_refused(finished, task, tmp_path):
+    run, config, _, _ = finished
+    make_dataset(tmp_path / "train", [1.0] * 12, seed=77)
+    with pytest.raises(StateError, match="this run began with training data = '"):
+        train_model(tmp_path / "train", run, dataclasses.replace(config, eval=str(task / "eval")))
+
+
+def test_checkpoint_of_another_model_is_refused(task, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(task / "tiny", model)
+    config = tiny_config(task, model=str(model), max_steps=1)
+    train_model(task, tmp_path / "run", config)
+    (tmp_path / "run" / "report.json").unlink()
+    shutil.rmtree(model)
+    make_tiny_whisper(model, texts=WORDS, width=32, encoder_layers=1, decoder_layers=1, heads=2, vocabulary=260)
+    with pytest.raises(StateError, match=r"step-00000001: the checkpoint is of another model: .* has shape"):
+        train_model(task, tmp_path / "run", config)
+
+
+def test_best_weights_come_back_when_training_does_harm(task, tmp_path):
+    events = []
+    config = tiny_config(task, lr=3.0, warmup=0.0, epochs=1, max_nonfinite=100)
+    report = train_model(task, tmp_path / "run", config, events.append)
+    assert report.best_step == 0
+    assert (
+        "no evaluation was better than the 100.00% WER of the model before training"
+        in of_kind(events, Warned)[0].message
+    )
+
+    before = load_file(task / "tiny" / "model.safetensors")
+    after = final_weights(tmp_path / "run")
+    assert all(torch.equal(after[name], before[name]) for name in before if name in after)
+
+
+def test_stops_early_when_nothing_gets_better(task, tmp_path):
+    report = train_model(task, tmp_path / "run", tiny_config(task, lr=0.0, patience=2))
+    assert (report.stopped, report.steps) == ("early", 4)
+
+
+def test_evaluates_and_saves_when_asked(task, tmp_path):
+    events = []
+    config = tiny_config(task, eval_every=3, save_every=4, lr=0.0, max_steps=7)
+    train_model(task, tmp_path / "run", config, events.append)
+    assert [event.step for event in of_kind(events, Evaluated)][:-1] == [0, 3, 6, 7, 7]
+    assert [event.step for event in of_kind(events, Saved)] == [0, 4, 7]
+
+
+def test_saves_by_the_clock(task, tmp_path):
+    events = []
+    train_model(task, tmp_path / "run", tiny_config(task, save_every=99, save_minutes=0.0, max_steps=2), events.append)
+    assert [event.step for event in of_kind(events, Saved)] == [0, 1, 2]
+
+
+def test_losses_that_are_not_finite_are_named_and_end_the_run(task, tmp_path):
+    events = []
+    config = tiny_config(task, lr=1e30, warmup=0.0, max_nonfinite=2, max_grad_norm=0.0)
+    message = r"step \d: the (loss|gradient) is (nan|inf) with utterances utt\d+, .*--max-nonfinite is 2: look at"
+    with pytest.raises(TrainingError, match=message):
+        train_model(task, tmp_path / "run", config, events.append)
+    skipped = of_kind(events, Skipped)
+    assert len(skipped) == 2
+    assert len(skipped[0].keys) == 6
+    assert [line["keys"] for line in read_metrics(tmp_path / "run") if line["kind"] == "skip"][0] == list(
+        skipped[0].keys
+    )
+
+
+def test_skipped_steps_do_not_move_the_schedule(task, tmp_path):
+    events = []
+    config = tiny_config(task, lr=1e30, warmup=0.0, max_nonfinite=99, max_grad_norm=0.0, max_steps=4)
+    train_model(task, tmp_path / "run", config, events.append)
+    rates = [event.lr for event in of_kind(events, Stepped)]
+    assert len(of_kind(events, Skipped)) == 3
+    assert rates[1] == rates[2] == rates[3] < rates[0], "one update was made, the other three steps were skipped"
+
+
+def test_low_rank_updates_train_and_are_merged(task, tmp_path):
+    pytest.importorskip("peft")
+    report = train_model(task, tmp_path / "run", tiny_config(task, lora_rank=2, epochs=1, interpolate=True))
+    assert not any("lora" in name for name in final_weights(tmp_path / "run"))
+    assert report.steps == 2
+
+
+def test_packed_windows_train(task, tmp_path):
+    events = []
+    train_model(task, tmp_path / "run", tiny_config(task, window="packed", batch_size=2, max_steps=2), events.append)
+    assert of_kind(events, Stepped)[-1].audio_seconds_per_second > 0
+    lines = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert sum(line["audio_seconds"] for line in lines) > 2 * 3.0, "rows hold several utterances"
+
+
+def test_eval_data_is_found_beside_or_inside(task, tmp_path):
+    for start in (task, task / "train"):
+        corpora = open_corpora(start, tiny_config(task))
+        assert corpora.train.num_utterances == 12
+        assert corpora.eval.num_utterances == 4
+    shutil.copytree(task / "train", tmp_path / "alone")
+    shutil.copytree(task / "eval", tmp_path / "alone" / "eval")
+    assert open_corpora(tmp_path / "alone", tiny_config(task)).eval.num_utterances == 4
+    assert open_corpora(tmp_path / "alone", tiny_config(task, eval=str(task))).eval.folder == task / "eval"
+
+
+def test_missing_eval_data_is_named(task, tmp_path):
+    shutil.copytree(task / "train", tmp_path / "train")
+    with pytest.raises(DatasetError, match=r"no evaluation data: neither .* is a finished dataset; give --eval"):
+        open_corpora(tmp_path / "train", tiny_config(task))
+
+
+def test_empty_data_is_refused(task, tmp_path):
+    make_dataset(tmp_path / "empty", [])
+    with pytest.raises(DatasetError, match="the dataset is empty: nothing to train on"):
+        open_corpora(tmp_path / "empty", tiny_config(task, eval=str(task / "eval")))
+    with pytest.raises(TrainingError, match="the evaluation set is empty; prepare with --eval-fraction above 0"):
+        open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "empty")))
+
+
+def test_evaluation_data_known_from_training_is_refused(task, tmp_path):
+    with pytest.raises(TrainingError, match=r"12 of 12 evaluation .* first is utt00000 \(is the training data"):
+        open_corpora(task / "train", tiny_config(task, eval=str(task / "train")))
+    make_dataset(tmp_path / "keys", [1.0, 1.2], seed=5)
+    with pytest.raises(TrainingError, match=r"2 of 2 evaluation utterances are in .* too, the first is utt00000"):
+        open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "keys")))
+    seconds = np.random.default_rng(0).uniform(0.3, 2.5, 12).tolist()
+    make_dataset(tmp_path / "audio", [9.0, *seconds[1:2]], prefix="renamed")
+    with pytest.raises(TrainingError, match=r"1 of 2 evaluation utterances are in .* too, the first is renamed00001"):
+        open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "audio")))
+
+
+def test_texts_too_long_for_the_decoder_are_named(tmp_path, tiny):
+    from whisper_shard.train.tokens import Labeler
+
+    data = make_dataset(tmp_path / "long", [1.0] * 5, text="xyzzy! " * 150)
+    with pytest.raises(
+        TrainingError, match=r"5 utterances have texts of more than 448 tokens.*utt00000, utt00001, utt00002 \.\.\."
+    ):
+        check_labels(data, Labeler(tiny.tokenizer))
+    check_labels(make_dataset(tmp_path / "fits", [1.0], text="zero " * 100), Labeler(tiny.tokenizer))
+
+
+def test_float16_on_a_cpu_is_refused(task, tmp_path):
+    with pytest.raises(ConfigError, match="--precision fp16 does not work on a CPU; use bf16 or fp32"):
+        train_model(task, tmp_path / "run", tiny_config(task, precision="fp16"))
+
+
+def test_interrupted_lines_are_cut_off(tmp_path):
+    with MetricsLog(tmp_path, step=-1, tensorboard=False) as log:
+        for step in range(5):
+            log.write("train", step, loss=1.0 / (step + 1))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    with MetricsLog(tmp_path, step=2, tensorboard=False) as log:
+        log.write("train", 3, loss=0.5)
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path)] == [
+        (0, 1.0),
+        (1, 0.5),
+        (2, 1 / 3),
+        (3, 0.5),
+    ]
+
+
+def test_ledger_tells_sets_apart_but_not_orders():
+    parts, whole, twice = Ledger(), Ledger(), Ledger()
+    for ids in ([3, 1], [0], [2]):
+        parts.add(ids, samples=SAMPLE_RATE, empty_rows=0)
+    whole.add(range(4), samples=3 * SAMPLE_RATE, empty_rows=0)
+    twice.add([0, 1, 2, 2], samples=3 * SAMPLE_RATE, empty_rows=0)
+    assert parts == whole != twice
+    assert whole.digest == digest_ids(np.arange(4, dtype=np.uint64))
+
+
+def test_resumed_run_tells_so(task, tmp_path):
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StopRequested, match=r"stopped by SIGTERM after step [23] of 6") as stopped:
+        train_model(task, tmp_path / "run", tiny_config(task), stop)
+    assert stopped.value.exit_code == 75
+    at = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    events = []
+    train_model(task, tmp_path / "run", tiny_config(task), events.append)
+    assert of_kind(events, Resumed)[0].step == at
+    assert math.isfinite(of_kind(events, Stepped)[-1].loss)
