@@ -182,7 +182,7 @@ def test_losses_that_are_not_finite_are_named_and_end_the_run(task, tmp_path):
     skipped = of_kind(events, Skipped)
     assert len(skipped) == 2
     assert len(skipped[0].keys) == 6
-    assert [line["keys"] for line in read_metrics(tmp_path / "run") if line["kind"] == "skip"][0] == list(
+    assert next(line["keys"] for line in read_metrics(tmp_path / "run") if line["kind"] == "skip") == list(
         skipped[0].keys
     )
 
