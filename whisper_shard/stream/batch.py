@@ -87,59 +87,99 @@ class Batch:
         )
 
 
-def collate(records: Sequence[Record], *, rows: int, epoch: int, step: int, dtype: str, new_buffer: NewBuffer) -> Batch:
-    """Make a batch of a step's records.
+class BatchBuilder:
+    """Lays out the records of a step as they come, each while it is still in the processor's cache.
 
-    Args:
-        records: The records of the step; ``row`` tells which share a row, in order of appearance.
-        rows: Rows of the batch; those without a record become padding of weight 0.
-        epoch: Epoch of the step.
-        step: Step within the epoch.
-        dtype: ``float32`` or ``int16``.
-        new_buffer: Where the waveforms are laid out.
+    The plan says how long every row will be. Where a stage changed a length or dropped a record, the rows are laid out
+    once more, at their true lengths.
     """
-    by_row: list[list[Record]] = [[] for _ in range(rows)]
-    for record in records:
-        by_row[record["row"]].append(record)
-    lengths = [sum(record["gap"] + len(record["waveform"]) for record in row) for row in by_row]
-    order = sorted(range(rows), key=lengths.__getitem__)
-    by_row, lengths = [by_row[i] for i in order], [lengths[i] for i in order]
-    waveforms = new_buffer(rows, max(1, lengths[-1]) if rows else 1, dtype)
-    segments = tuple(_lay_out(row, waveform) for row, waveform in zip(by_row, waveforms, strict=True))
-    return Batch(
-        waveforms=torch.from_numpy(waveforms),
-        num_samples=torch.tensor(lengths, dtype=torch.int64),
-        weights=torch.tensor([float(any(record["weight"] for record in row)) for row in by_row]),
-        keys=tuple(row[0]["__key__"] if row else "" for row in by_row),
-        texts=tuple(" ".join(segment.text for segment in row) for row in segments),
-        languages=tuple(_first(row, "language") for row in by_row),
-        tasks=tuple(_first(row, "task") for row in by_row),
-        segments=segments,
-        epoch=epoch,
-        step=step,
-        ids=tuple(record["id"] for row in by_row for record in row if record["fault"] is None),
-        faults=tuple(record["fault"] for row in by_row for record in row if record["fault"] is not None),
-    )
+
+    def __init__(self, *, rows: int, epoch: int, step: int, dtype: str, new_buffer: NewBuffer) -> None:
+        """Begin a batch.
+
+        Args:
+            rows: Rows of the batch; those without a record become padding of weight 0.
+            epoch: Epoch of the step.
+            step: Step within the epoch.
+            dtype: ``float32`` or ``int16``.
+            new_buffer: Where the waveforms are laid out.
+        """
+        self._epoch = epoch
+        self._step = step
+        self._dtype = dtype
+        self._new_buffer = new_buffer
+        self._by_row: list[list[Record]] = [[] for _ in range(rows)]
+        self._ends = [0] * rows
+        self._waveforms = np.empty((rows, 0), dtype)
+        self._is_planned = True
+
+    def add(self, record: Record) -> None:
+        """Put a record behind the others of its row."""
+        row, waveform = record["row"], record["waveform"]
+        self._by_row[row].append(record)
+        start = self._ends[row] + record["gap"]
+        end = self._ends[row] = start + len(waveform)
+        self._is_planned = self._is_planned and len(waveform) == record["num_samples"]
+        if self._is_planned:
+            if not self._waveforms.shape[1]:
+                self._waveforms = self._new_buffer(len(self._by_row), record["width"], self._dtype)
+            out = self._waveforms[row]
+            out[start - record["gap"] : start] = 0
+            copy_waveform(waveform, out[start:end])
+            # From here on the row is the only copy: the bytes that were read are free for the next record.
+            record["waveform"] = out[start:end]
+
+    def finish(self) -> Batch:
+        """Return the batch, rows sorted by length."""
+        order = sorted(range(len(self._by_row)), key=self._ends.__getitem__)
+        ends = [self._ends[row] for row in order]
+        width = max(1, *ends[-1:])
+        if self._is_planned and width == self._waveforms.shape[1] and order == list(range(len(order))):
+            waveforms = self._waveforms
+        else:
+            waveforms = self._new_buffer(len(order), width, self._dtype)
+            for row, out in zip(order, waveforms, strict=True):
+                _lay_out(self._by_row[row], out)
+        for end, out in zip(ends, waveforms, strict=True):
+            out[end:] = 0
+        return self._batch([self._by_row[row] for row in order], ends, waveforms)
+
+    def _batch(self, by_row: Sequence[Sequence[Record]], ends: Sequence[int], waveforms: NDArray[Any]) -> Batch:
+        segments = tuple(_segments(row) for row in by_row)
+        faults = [record["fault"] for row in by_row for record in row if record["fault"] is not None]
+        return Batch(
+            waveforms=torch.from_numpy(waveforms),
+            num_samples=torch.tensor(ends, dtype=torch.int64),
+            weights=torch.tensor([float(any(record["weight"] for record in row)) for row in by_row]),
+            keys=tuple(row[0]["__key__"] if row else "" for row in by_row),
+            texts=tuple(" ".join(segment.text for segment in row) for row in segments),
+            languages=tuple(_first(row, "language") for row in by_row),
+            tasks=tuple(_first(row, "task") for row in by_row),
+            segments=segments,
+            epoch=self._epoch,
+            step=self._step,
+            ids=tuple(record["id"] for row in by_row for record in row if record["fault"] is None),
+            faults=tuple(faults),
+        )
 
 
-def _lay_out(row: Sequence[Record], out: NDArray[Any]) -> tuple[Segment, ...]:
-    """Write a row's waveforms one after the other into ``out``, zeros elsewhere; return where they are."""
-    position, segments = 0, []
+def _lay_out(row: Sequence[Record], out: NDArray[Any]) -> None:
+    position = 0
     for record in row:
         start = position + record["gap"]
         out[position:start] = 0
         position = start + len(record["waveform"])
         copy_waveform(record["waveform"], out[start:position])
+
+
+def _segments(row: Sequence[Record]) -> tuple[Segment, ...]:
+    segments, position = [], 0
+    for record in row:
+        start = position + record["gap"]
+        position = start + len(record["waveform"])
         if record["weight"]:
-            segments.append(
-                Segment(
-                    key=record["__key__"],
-                    text=record["text"],
-                    start_seconds=start / SAMPLE_RATE,
-                    end_seconds=position / SAMPLE_RATE,
-                )
-            )
-    out[position:] = 0
+            times = {"start_seconds": start / SAMPLE_RATE, "end_seconds": position / SAMPLE_RATE}
+            segments.append(Segment(key=record["__key__"], text=record["text"], **times))
     return tuple(segments)
 
 

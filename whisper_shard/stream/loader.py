@@ -13,190 +13,36 @@ processes, in exact order, whatever the number of workers.
 
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import webdataset as wds
-from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from whisper_shard.config import StreamConfig
-from whisper_shard.errors import DatasetError, EnvironmentFault, WhisperShardError
+from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.formats.index import Dataset
-from whisper_shard.stream.augment import Augmentation, build_augmentations, disturb
-from whisper_shard.stream.batch import Batch, Fault, Record, collate
-from whisper_shard.stream.plan import MAX_SAMPLES, PLAN_VERSION
-from whisper_shard.stream.source import LocalSource, RecordReader, Source, decode_audio, decode_json
+from whisper_shard.stream.augment import Augmentation, build_augmentations
+from whisper_shard.stream.batch import Batch
+from whisper_shard.stream.buffers import Parcel, Receiver
+from whisper_shard.stream.plan import PLAN_VERSION
+from whisper_shard.stream.source import LocalSource, Source
+from whisper_shard.stream.stages import (
+    AugmentStage,
+    CollateStage,
+    DecodeStage,
+    Failure,
+    PlanStage,
+    ReadStage,
+    Stage,
+    Turns,
+    pass_errors,
+)
 from whisper_shard.stream.state import PlanState
 from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
 
-Stage = Callable[[Iterable[Record]], Iterator[Record]]
-"""A stage of the pipeline: records in, records out. A record it drops becomes a row of weight 0."""
 START_METHOD = "forkserver"
 """How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turns:
-    """The steps of a run, dealt to the loader processes in turn."""
-
-    timetable: Timetable
-    """What stands on a step."""
-    start: Step
-    """First step of the run."""
-    stop_epoch: int | None
-    """Epoch before which the run ends; None: never."""
-
-    def __iter__(self) -> Iterator[Step]:
-        """Yield the steps of this process."""
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        return self.timetable.places(self.start, self.stop_epoch, worker=worker, workers=workers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanStage:
-    """First stage: say which utterances are wanted."""
-
-    turns: Turns
-    """Steps of this process."""
-
-    def __call__(self) -> Iterator[Record]:
-        """Yield a record for each utterance."""
-        for step in self.turns:
-            yield from self.turns.timetable.records(step)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadStage:
-    """Second stage: fetch bytes."""
-
-    datasets: tuple[Dataset, ...]
-    """What is read."""
-    open_source: Callable[[Dataset], Source]
-    """Makes a source in the process that uses it."""
-    skip: bool
-    """Let damaged utterances pass as faults of weight 0."""
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Add key, place and checked bytes to each record."""
-        readers = [RecordReader(dataset, self.open_source(dataset)) for dataset in self.datasets]
-        try:
-            for record in records:
-                reader = readers[record["dataset"]]
-                try:
-                    raw = reader.read(record["index_row"])
-                except DatasetError as error:
-                    if not self.skip:
-                        raise
-                    yield _faulty(record, reader.key(record["index_row"]), error)
-                    continue
-                yield {**record, "__key__": raw.key, "__url__": raw.path, "raw": raw, "fault": None, "weight": 1.0}
-        finally:
-            for reader in readers:
-                reader.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeStage:
-    """Third stage: bytes become a waveform (int16, where it lies) and what is known of it."""
-
-    skip: bool
-    """Let damaged utterances pass as faults of weight 0."""
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Replace ``raw`` by what it holds."""
-        for record in records:
-            if record["fault"] is not None:
-                yield record
-                continue
-            raw = record.pop("raw")
-            try:
-                waveform, known = decode_audio(raw), decode_json(raw)
-            except DatasetError as error:
-                if not self.skip:
-                    raise
-                yield _faulty(record, raw.key, error)
-                continue
-            record["waveform"] = waveform
-            record["text"] = known["text"]
-            record["language"], record["task"] = known.get("language"), known.get("task")
-            record["json"] = known
-            yield record
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AugmentStage:
-    """Fourth stage, in training only: disturb waveforms."""
-
-    augmentations: tuple[Augmentation, ...]
-    """In order."""
-    seed: int
-    """Seed of the run."""
-    by_step: bool
-    """An epoch may deliver an utterance twice, and each time shall sound different."""
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Disturb each waveform under its own key."""
-        for record in records:
-            if record["weight"]:
-                repeat = record["step"] if self.by_step else 0
-                key = (self.seed, record["epoch"], repeat, record["dataset"], record["__key__"])
-                max_samples = 0 if record["packed"] else MAX_SAMPLES
-                record["waveform"] = disturb(record["waveform"], self.augmentations, max_samples=max_samples, key=key)
-            yield record
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollateStage:
-    """Last stage: the records of a step become its batch, rows that got none are padding."""
-
-    turns: Turns
-    """Steps of this process."""
-    dtype: str
-    """``float32`` or ``int16``."""
-
-    def __call__(self, records: Iterable[Record]) -> Iterator[Batch]:
-        """Yield a batch for each step, also where no record is left of it."""
-        records = iter(records)
-        waiting = next(records, None)
-        for place in self.turns:
-            taken = []
-            while waiting is not None and (waiting["epoch"], waiting["step"]) == (place.epoch, place.step):
-                taken.append(waiting)
-                waiting = next(records, None)
-            yield collate(
-                taken,
-                rows=self.turns.timetable.rows(place),
-                epoch=place.epoch,
-                step=place.step,
-                dtype=self.dtype,
-                new_buffer=_new_buffer,
-            )
-
-
-def _new_buffer(rows: int, samples: int, dtype: str) -> NDArray[Any]:
-    return np.empty((rows, samples), dtype)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """An error on its way from a loader process to the training process, in its place in the order."""
-
-    error: WhisperShardError
-    """What happened."""
-
-
-def pass_errors(batches: Iterable[Batch]) -> Iterator[Batch | Failure]:
-    """Yield an error instead of raising it, so that it stays one line and arrives in order."""
-    try:
-        yield from batches
-    except WhisperShardError as error:
-        yield Failure(error=error)
 
 
 class Loader:
@@ -218,7 +64,7 @@ class Loader:
         self._timetable = timetable
         self._stop_epoch = stop_epoch
         self._pin_memory = pin_memory
-        self._running: Iterator[Batch | Failure] | None = None
+        self._running: Iterator[Batch | Parcel | Failure] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -266,12 +112,14 @@ class Loader:
 
     def _batches(self) -> Iterator[Batch]:
         workers = self._timetable.config.workers
+        receiver = Receiver()
         self._running = iter(self.pipeline) if workers == 0 else iter(self._web_loader(workers))
         try:
             for item in self._running:
                 if isinstance(item, Failure):
                     raise item.error
-                yield item
+                batch = receiver.receive(item)
+                yield batch.pin_memory() if self._pin_memory else batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -290,7 +138,6 @@ class Loader:
             prefetch_factor=self._timetable.config.prefetch,
             multiprocessing_context=START_METHOD,
             worker_init_fn=_begin_worker,
-            pin_memory=self._pin_memory,
         )
 
 
@@ -401,22 +248,6 @@ def first_state(timetable: Timetable) -> PlanState:
         pack_gap_seconds=config.pack_gap_seconds,
         steps_per_epoch=timetable.steps,
     )
-
-
-def _faulty(record: Record, key: str, error: DatasetError) -> Record:
-    """Return the record of a damaged utterance: it keeps its place, and weighs nothing."""
-    return {
-        **record,
-        "__key__": key,
-        "__url__": "",
-        "waveform": np.empty(0, np.int16),
-        "text": "",
-        "language": None,
-        "task": None,
-        "json": {},
-        "weight": 0.0,
-        "fault": Fault(id=record["id"], key=key, message=str(error)),
-    }
 
 
 def _begin_worker(_worker: int) -> None:

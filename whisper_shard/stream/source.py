@@ -115,6 +115,7 @@ class RecordReader:
         self._dataset = dataset
         self._source = source
         self._index = IndexReader(dataset)
+        self._paths = [str(dataset.shard_path(shard)) for shard in range(len(dataset.shards))]
         self._ends = np.cumsum([shard.num_utterances for shard in dataset.shards])
         self._rows = lru_cache(_CACHED_SHARDS)(self._read_rows)
 
@@ -150,7 +151,7 @@ class RecordReader:
         elif (found := zlib.crc32(text)) != json_crc32:
             fault = f"json at byte {json_at} has crc32 {found:08x}, the index says {json_crc32:08x}"
         else:
-            path = str(self._dataset.shard_path(shard))
+            path = self._paths[shard]
             return RawUtterance(key=key, path=path, suffix=suffix, audio=audio, json=text, num_samples=num_samples)
         raise DatasetError(
             f"{self._dataset.shard_path(shard)}: utterance {key}: {fault}; restore the shard or prepare it again"

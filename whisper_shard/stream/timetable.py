@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisper_shard.config import StreamConfig
 from whisper_shard.formats.index import Dataset
@@ -39,6 +40,18 @@ class Step:
     """From 0."""
     step: int
     """Within the epoch, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a process works out from the index, and never sends to another."""
+
+    order: Order
+    """The plan."""
+    windows: Windows | None
+    """Who shares a window, if windows are packed."""
+    num_samples: NDArray[np.int32]
+    """Length of each utterance."""
 
 
 class Timetable:
@@ -75,23 +88,26 @@ class Timetable:
         self._firsts = np.cumsum([0, *(dataset.num_utterances for dataset in datasets)])
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_order_and_windows"}
+        return {name: value for name, value in self.__dict__.items() if name != "_parts"}
 
     @cached_property
-    def _order_and_windows(self) -> tuple[Order, Windows | None]:
-        units, windows = read_units(self.datasets), None
+    def _parts(self) -> "_Parts":
+        config = self.config
+        utterances = read_units(self.datasets)
+        lengths = utterances.num_samples
         if self.evaluation_limit is not None:
-            limit = self.evaluation_limit
-            return SortedPlan(units.num_samples, batch_size=self.config.batch_size, limit=limit), None
-        if self.config.pack_by:
-            groups = read_groups(self.datasets, self.config.pack_by)
-            units, windows = pack_units(units, groups, gap_seconds=self.config.pack_gap_seconds, seed=self.config.seed)
-        return Plan(units, batch_rule(self.config), seed=self.config.seed), windows
+            order = SortedPlan(lengths, batch_size=config.batch_size, limit=self.evaluation_limit)
+            return _Parts(order=order, windows=None, num_samples=lengths)
+        units, windows = utterances, None
+        if config.pack_by:
+            groups = read_groups(self.datasets, config.pack_by)
+            units, windows = pack_units(utterances, groups, gap_seconds=config.pack_gap_seconds, seed=config.seed)
+        return _Parts(order=Plan(units, batch_rule(config), seed=config.seed), windows=windows, num_samples=lengths)
 
     @property
     def order(self) -> Order:
         """The plan of all ranks."""
-        return self._order_and_windows[0]
+        return self._parts.order
 
     @property
     def steps(self) -> int:
@@ -118,23 +134,27 @@ class Timetable:
 
     def records(self, place: Step) -> Iterator[Record]:
         """Yield a record for each utterance of a step, in order of row; padding rows have none."""
-        units = self.order.part(place.epoch, place.step, rank=self.rank, world=self.world)
-        windows = self._order_and_windows[1]
-        for row, unit in enumerate(units.tolist()):
-            if unit < 0:
-                continue
-            members = [(unit, 0)] if windows is None else windows.arrange(place.epoch, unit)
+        units = self.order.part(place.epoch, place.step, rank=self.rank, world=self.world).tolist()
+        windows, num_samples = self._parts.windows, self._parts.num_samples
+        if windows is None:
+            rows = [[(unit, 0)] if unit >= 0 else [] for unit in units]
+        else:
+            rows = [windows.arrange(place.epoch, unit) if unit >= 0 else [] for unit in units]
+        width = max((sum(int(num_samples[number]) + gap for number, gap in row) for row in rows), default=0)
+        for row, members in enumerate(rows):
             for number, gap in members:
                 dataset = int(np.searchsorted(self._firsts, number, side="right")) - 1
                 yield {
+                    "epoch": place.epoch,
+                    "step": place.step,
+                    "row": row,
+                    "width": width,
+                    "packed": len(members) > 1,
+                    "gap": gap,
                     "id": number,
                     "dataset": dataset,
                     "index_row": number - int(self._firsts[dataset]),
-                    "row": row,
-                    "gap": gap,
-                    "packed": len(members) > 1,
-                    "epoch": place.epoch,
-                    "step": place.step,
+                    "num_samples": int(num_samples[number]),
                 }
 
 
