@@ -282,6 +282,9 @@ class ScoreConfig:
     """Utterances a forward pass."""
     max_new_tokens: int = 128
     """Longest hypothesis in tokens."""
+    text_form: Literal["raw", "basic", "whisper"] = "basic"
+    """Form of the text that slices and worst utterances are about; totals come in all three. basic: lower case
+    without punctuation; whisper: Whisper's own normalizer; raw: as it is."""
     limit: int = 0
     """Score the first so many utterances only (by a fixed shuffle); 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

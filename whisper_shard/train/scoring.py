@@ -291,3 +291,61 @@ def _whisper_normalizer(english: bool) -> Callable[[str], str]:
 
     normalizer: Callable[[str], str] = EnglishTextNormalizer({}) if english else BasicTextNormalizer()
     return normalizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignedWords:
+    """A stretch of an alignment."""
+
+    kind: Literal["equal", "substitute", "delete", "insert"]
+    """What happened to it."""
+    reference: str
+    """Words of the reference; empty for an insertion."""
+    hypothesis: str
+    """Words of the hypothesis; empty for a deletion."""
+
+
+def align_words(reference: str, hypothesis: str) -> list[AlignedWords]:
+    """Return reference and hypothesis side by side, in order."""
+    import jiwer
+
+    output = jiwer.process_words(reference, hypothesis)
+    said, heard = output.references[0], output.hypotheses[0]
+    return [
+        AlignedWords(
+            kind=chunk.type,
+            reference=" ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
+            hypothesis=" ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+        )
+        for chunk in output.alignments[0]
+    ]
+
+
+def load_error_rates() -> Any:
+    """Return WER and CER of a corpus as a metric of the ``evaluate`` library, to be used where others are.
+
+    ``evaluate.load("wer")`` fetches its code from the network; this one is here. ``compute(references=...,
+    predictions=...)`` gives ``{"wer": ..., "cer": ...}`` of the texts as they are; `score_texts` gives the same
+    numbers and all that stands behind them.
+    """
+    import datasets
+    import evaluate
+
+    class ErrorRates(evaluate.Metric):  # type: ignore[misc]
+        """Errors over reference units, of the whole corpus."""
+
+        def _info(self) -> Any:
+            text = datasets.Value("string")
+            return evaluate.MetricInfo(
+                description="Word and character error rate of a corpus.",
+                citation="",
+                inputs_description="references and predictions: lists of texts",
+                features=datasets.Features({"predictions": text, "references": text}),
+            )
+
+        def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+            words = sum(count_errors(references, predictions), ErrorCounts())
+            chars = sum(count_errors(references, predictions, chars=True), ErrorCounts())
+            return {"wer": words.rate, "cer": chars.rate}
+
+    return ErrorRates(keep_in_memory=True)
