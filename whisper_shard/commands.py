@@ -15,6 +15,7 @@ from whisper_shard.config import (
     DoctorConfig,
     InspectConfig,
     PrepareConfig,
+    ScoreConfig,
     TrainConfig,
     VerifyConfig,
     dump_config,
@@ -24,6 +25,7 @@ from whisper_shard.errors import EXIT_ENVIRONMENT, EXIT_ERROR, ConfigError
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
+    from whisper_shard.train import scorecard
 
 
 def prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
@@ -137,6 +139,25 @@ def _show_training(progress: Progress, event: "training.Event") -> None:
             say_warning(event.message)
         case training.Saved():
             pass  # a checkpoint every few minutes is not news; resuming names the one it goes on from
+
+
+def score(config: ScoreConfig, *, model: str, dataset: str) -> int:
+    """Score a model on a dataset and show where the report lies."""
+    from whisper_shard.train.scorecard import score_model
+
+    with Progress("scoring") as progress:
+
+        def show(event: "scorecard.ScoreProgress") -> None:
+            windows = "30 s windows" if event.window == "full" else "short windows"
+            progress.update(event.num_done, event.num_utterances, f"utterances in {windows}")
+
+        report = score_model(model, Path(dataset), config, show)
+    for line in describe.describe_score(report):
+        say(line)
+    for warning in report.warnings:
+        say_warning(warning)
+    say(f"see {report.html_path} and {report.json_path}")
+    return 0
 
 
 def doctor(config: DoctorConfig) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from whisper_shard.prepare.corpus import PlanReport
     from whisper_shard.train import events as training
     from whisper_shard.train.runfolder import TrainReport
+    from whisper_shard.train.scorecard import ScoreReport
 
 BAR_CHARS = 40
 """Length of the longest bar of a histogram."""
@@ -163,3 +164,22 @@ def describe_run(report: "TrainReport") -> Iterator[str]:
         yield f"weights tried at the end: {tried}; kept: {report.chosen}"
     stopped = "stopped early" if report.stopped == "early" else "ended"
     yield f"{stopped} after {report.steps} steps, best at step {report.best_step}; {describe_duration(report.seconds)}"
+
+
+# -- score
+
+
+def describe_score(report: "ScoreReport") -> Iterator[str]:
+    """Say how well a model does, for each kind of window."""
+    length = describe_duration(report.audio_seconds)
+    yield f"{report.num_utterances:,} utterances, {length}; text compared: {report.form}"
+    for window in report.windows:
+        score = window.scores[report.form]
+        low, high = score.interval
+        name = "30 s windows" if window.window == "full" else "short windows"
+        capped = f"; {window.cap_hits} cut off at the token limit" if window.cap_hits else ""
+        yield (
+            f"{name:<13} WER {score.wer:.2%} (95 % interval {low:.2%} to {high:.2%}), CER {score.cer:.2%}; "
+            f"{score.words.substitutions} substitutions, {score.words.deletions} deletions, "
+            f"{score.words.insertions} insertions in {score.words.num_reference:,} words{capped}"
+        )
