@@ -16,13 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_shard.config import Steps
+from whisper_shard.config import Steps, suggest
 from whisper_shard.errors import ConfigError
 from whisper_shard.steps import build_steps
+from whisper_shard.stream.bank import open_bank, resample
 from whisper_shard.stream.batch import to_float32
 from whisper_shard.stream.draws import draw_uniform, hash_key
 from whisper_shard.utterance import SAMPLE_RATE, Waveform
 
+_COMPOSITIONS = ("Compose", "OneOf", "SomeOf")  # of audiomentations: take a list of transforms
 _NOISE_SAMPLES = 1 << 21  # 8 MB of Gaussian noise, shared by all utterances
 
 
@@ -77,6 +79,109 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackgroundNoise:
+    """Add a stretch of a sound from a bank, repeated where it is too short."""
+
+    bank: str
+    """A dataset, or a folder of audio files."""
+    min_snr_db: float = 5.0
+    """Loudest background: least ratio of speech to noise."""
+    max_snr_db: float = 25.0
+    """Softest background: greatest ratio of speech to noise."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Open the bank, so that a wrong path is known at once."""
+        open_bank(self.bank)
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return waveform plus background."""
+        bank = open_bank(self.bank)
+        sound = bank.sound(int(rng.integers(len(bank))))
+        snr_db = rng.uniform(self.min_snr_db, self.max_snr_db)
+        start = int(rng.integers(max(len(sound) - len(waveform), 0) + 1))
+        noise = to_float32(np.resize(sound[start : start + len(waveform)], len(waveform)))
+        noise_level = _root_mean_square(noise)
+        if not noise_level:
+            return waveform
+        return waveform + noise * np.float32(_root_mean_square(waveform) / noise_level * 10.0 ** (-snr_db / 20.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImpulseResponse:
+    """Put the speaker into a room: convolve with a room's answer to a clap. Length, start and level stay."""
+
+    bank: str
+    """A dataset, or a folder of audio files, of impulse responses."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Open the bank, so that a wrong path is known at once."""
+        open_bank(self.bank)
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the waveform as heard in the room."""
+        bank = open_bank(self.bank)
+        response = to_float32(bank.sound(int(rng.integers(len(bank)))))
+        if not len(waveform) or not response.any():
+            return waveform
+        # A power of two that holds the whole convolution, so that its tail does not come round to the beginning.
+        size = 1 << (len(waveform) + len(response) - 2).bit_length()
+        heard = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(response, size), size)
+        direct = int(np.abs(response).argmax())
+        out = heard[direct : direct + len(waveform)].astype(np.float32)
+        level = _root_mean_square(out)
+        return out * np.float32(_root_mean_square(waveform) / level) if level else waveform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Play faster or slower, pitch and all; what would exceed 30 s is left as it is.
+
+    Source: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015.
+    """
+
+    min_factor: float = 0.9
+    """Slowest."""
+    max_factor: float = 1.1
+    """Fastest."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse factors that leave no speech."""
+        if not 0.5 <= self.min_factor <= self.max_factor <= 2.0:
+            raise ConfigError(
+                f"augment: speed from {self.min_factor:g} to {self.max_factor:g}: need 0.5 <= min <= max <= 2"
+            )
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the waveform with 1 / factor of its samples."""
+        # Whole hertz: the resampler's filter then repeats itself.
+        rate = round(SAMPLE_RATE * rng.uniform(self.min_factor, self.max_factor))
+        return resample(waveform, rate, SAMPLE_RATE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrailingSilence:
+    """Append silence, so that the model learns to end where the speech ends and not where the window does."""
+
+    min_seconds: float = 0.0
+    """Least silence."""
+    max_seconds: float = 2.0
+    """Most silence; an utterance that would exceed 30 s is left as it is."""
+    p: float = 0.5
+    """Share of the utterances it is applied to, 0 to 1."""
+
+    def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
+        """Return the waveform with zeros behind."""
+        num_samples = round(rng.uniform(self.min_seconds, self.max_seconds) * SAMPLE_RATE)
+        return np.concatenate([waveform, np.zeros(num_samples, np.float32)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Audiomentation:
     """A transform of audiomentations under our generator."""
 
@@ -105,6 +210,10 @@ class Audiomentation:
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "noise": Noise,
     "gain": Gain,
+    "background_noise": BackgroundNoise,
+    "impulse_response": ImpulseResponse,
+    "speed": Speed,
+    "trailing_silence": TrailingSilence,
 }
 
 
@@ -144,14 +253,23 @@ def disturb(
 
 
 def _make_audiomentation(name: str, **parameters: Any) -> Audiomentation:
+    """Make a transform that always applies itself; its own ``p`` is kept apart, as its turn is drawn by `disturb`."""
+    p = parameters.pop("p", 1.0 if name in _COMPOSITIONS else 0.5)
+    return Audiomentation(transform=_make_transform(name, parameters | {"p": 1.0}), p=p)
+
+
+def _make_transform(name: str, parameters: dict[str, Any]) -> Callable[..., Any]:
     import audiomentations
 
-    if parameters.get("leave_length_unchanged", name == "TimeStretch") and name == "TimeStretch":
-        if "leave_length_unchanged" in parameters:
-            raise ConfigError("augment: TimeStretch with leave_length_unchanged cuts off speech; set it to false")
-        parameters = {**parameters, "leave_length_unchanged": False}
-    p = parameters.pop("p", 0.5)
-    return Audiomentation(transform=getattr(audiomentations, name)(**parameters, p=1.0), p=p)
+    if name == "TimeStretch" and parameters.setdefault("leave_length_unchanged", False):
+        raise ConfigError("augment: TimeStretch with leave_length_unchanged = true cuts off speech; set it to false")
+    if name in _COMPOSITIONS:
+        inner = [dict(step) for step in parameters.pop("transforms", ())]
+        parameters["transforms"] = [_make_transform(step.pop("kind", ""), step) for step in inner]
+    make: Callable[..., Callable[..., Any]] | None = getattr(audiomentations, name, None)
+    if make is None:
+        raise ConfigError(f"augment: unknown kind {name!r} among transforms{suggest(name, list(_audiomentations()))}")
+    return make(**parameters)
 
 
 def _audiomentations() -> Mapping[str, Callable[..., Augmentation]]:
@@ -163,7 +281,11 @@ def _audiomentations() -> Mapping[str, Callable[..., Augmentation]]:
         for name, value in vars(audiomentations).items()
         if isinstance(value, type) and issubclass(value, BaseWaveformTransform)
     ]
-    return {name: partial(_make_audiomentation, name) for name in names}
+    return {name: partial(_make_audiomentation, name) for name in [*names, *_COMPOSITIONS]}
+
+
+def _root_mean_square(waveform: Waveform) -> float:
+    return float(np.sqrt(np.dot(waveform, waveform) / max(len(waveform), 1)))
 
 
 @cache

@@ -23,6 +23,7 @@ from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.augment import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Parcel, Receiver
+from whisper_shard.stream.ledger import Ledger, LedgerLine
 from whisper_shard.stream.plan import PLAN_VERSION
 from whisper_shard.stream.source import LocalSource, Source
 from whisper_shard.stream.stages import (
@@ -64,6 +65,7 @@ class Loader:
         self._timetable = timetable
         self._stop_epoch = stop_epoch
         self._pin_memory = pin_memory
+        self._ledger = Ledger()
         self._running: Iterator[Batch | Parcel | Failure] | None = None
 
     @property
@@ -85,6 +87,12 @@ class Loader:
         """Return the state from which a new loader goes on after ``batch``."""
         return self.start.at(batch.epoch, batch.step + 1)
 
+    def ledger_line(self, epoch: int) -> LedgerLine:
+        """Return this rank's account of an epoch; `combine_lines` adds up those of all ranks."""
+        first_step = self.start.step if epoch == self.start.epoch else 0
+        planned = self._timetable.utterances_from(Step(epoch=epoch, step=first_step))
+        return self._ledger.line(epoch, first_step=first_step, planned=planned)
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches in order, from the start, on every call.
 
@@ -93,6 +101,7 @@ class Loader:
         """
         self.close()
         config = self._timetable.config
+        self._ledger = Ledger()
         num_bad = 0
         for batch in self._batches():
             for fault in batch.faults:
@@ -102,6 +111,7 @@ class Loader:
                 raise DatasetError(
                     f"{num_bad} damaged utterances, --max-bad is {config.max_bad}; the last: {batch.faults[-1].message}"
                 )
+            self._ledger.add(batch)
             yield batch
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ PLAN_VERSION = 1
 MAX_SAMPLES = int(MAX_SECONDS * SAMPLE_RATE)
 """Longest utterance that fits Whisper's window."""
 
-_BLOCK_BATCHES = 16  # batches of a bucket that exchange their units
+_BLOCK_BATCHES = 4  # batches of a bucket that exchange their units
 _CHUNK = 1 << 20  # units sorted at a time: bounds the memory beside the epoch's order
 _CHARS_JITTER = 0.2  # relative noise on text lengths, so that batches differ between epochs
 
@@ -81,8 +81,11 @@ class Plan:
         weights = rule.weights or (1.0,) * len(units.shard_sizes)
         self._bounds = np.cumsum([0, *(int(sizes.sum()) for sizes in units.shard_sizes)])
         self._bucket_of_length = _bucket_borders(units.num_samples, _num_buckets(units, rule))
-        cells = [self._count_buckets(low, high) for low, high in pairwise(self._bounds)]
-        self._sizes = np.array(cells).reshape(len(cells), -1)
+        self._buckets = _take_by_chunks(self._bucket_of_length, units.num_samples)
+        num_buckets = int(self._bucket_of_length[-1]) + 1
+        self._sizes = np.array(
+            [_count(self._buckets[low:high], num_buckets) for low, high in pairwise(self._bounds)]
+        ).reshape(-1, num_buckets)
         # Rounded up, so that no unit is left out of every epoch for its bucket's sake.
         self._taken = np.ceil(self._sizes * np.array(weights)[:, None] - 1e-9).astype(np.int64)
         self._starts, self._batch_buckets = self._cut()
@@ -109,6 +112,14 @@ class Plan:
         ids = ids[np.argsort(self.units.num_samples[ids], kind="stable")]
         return ids if self.rule.batch_seconds else _pad_front(ids, self.rule.batch_size)
 
+    def units_from(self, epoch: int, step: int) -> Iterator[Ids]:
+        """Yield all units of an epoch from a step on, in pieces of any order; the whole epoch at once from step 0."""
+        if step == 0:
+            yield self._epoch(epoch)[0]
+        for later in range(step, self.steps if step else 0):
+            ids = self.batch(epoch, later)
+            yield ids[ids >= 0]
+
     def batch_rows(self, epoch: int, step: int, *, world: int) -> int:
         """Return the rows of a step on each rank, padding included."""
         cut = int(self._epoch(epoch)[1][step])
@@ -119,16 +130,6 @@ class Plan:
         """Return one rank's units of a step, shortest first: every ``world``-th, so that ranks get equal lengths."""
         ids = self.batch(epoch, step)
         return _pad_front(ids, -(-len(ids) // world) * world)[rank::world]
-
-    def _count_buckets(self, low: int, high: int) -> NDArray[np.int64]:
-        counts = np.zeros(int(self._bucket_of_length[-1]) + 1, np.int64)
-        for start in range(low, high, _CHUNK):
-            buckets = self._buckets(slice(start, min(start + _CHUNK, high)))
-            counts += np.bincount(buckets, minlength=len(counts))
-        return counts
-
-    def _buckets(self, ids: slice | NDArray[np.int32]) -> NDArray[np.uint8]:
-        return self._bucket_of_length[self.units.num_samples[ids] // HOP_LENGTH]
 
     def _cut(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where each batch starts in an epoch's order (one more entry at the end), and each batch's bucket."""
@@ -187,7 +188,7 @@ class Plan:
         positions = np.cumsum(self._sizes[dataset]) - self._sizes[dataset]
         for chunk in _chunks_of_shards(sizes[shards]):
             ids = _ranges(firsts[shards[chunk]], sizes[shards[chunk]])
-            buckets = self._buckets(ids)
+            buckets = self._buckets[ids]
             ids = ids[np.argsort(buckets, kind="stable")]
             counts = np.bincount(buckets, minlength=len(positions))
             for bucket, part in enumerate(np.split(ids, np.cumsum(counts)[:-1])):
@@ -228,6 +229,10 @@ class SortedPlan:
     def steps(self) -> int:
         """Number of batches."""
         return -(-len(self._ids) // self._batch_size)
+
+    def units_from(self, epoch: int, step: int) -> Iterator[Ids]:  # noqa: ARG002 - every epoch is alike
+        """Yield all utterances from a batch on."""
+        yield self._ids[step * self._batch_size :]
 
     def batch_rows(self, epoch: int, step: int, *, world: int) -> int:  # noqa: ARG002 - every epoch and step is alike
         """Return the rows of a batch on each rank, padding included."""
@@ -289,11 +294,28 @@ def _bucket_borders(num_samples: NDArray[np.int32], num_buckets: int) -> NDArray
     Within a narrow bucket of n units and width w about n * w / 2 is padding. For a given number of buckets the sum is
     least where n * w is the same in all of them, so borders are set at equal steps of the integral of sqrt(density).
     """
-    density = np.bincount(num_samples // HOP_LENGTH, minlength=MAX_SAMPLES // HOP_LENGTH + 1)
+    density = np.zeros(MAX_SAMPLES // HOP_LENGTH + 1, np.int64)
+    for start in range(0, len(num_samples), _CHUNK):
+        density += np.bincount(num_samples[start : start + _CHUNK] // HOP_LENGTH, minlength=len(density))
     integral = np.cumsum(np.sqrt(density))
     share = (integral - np.sqrt(density)) / max(float(integral[-1]), 1.0)
     buckets = np.minimum((share * num_buckets).astype(np.int64), num_buckets - 1)
     return np.unique(buckets, return_inverse=True)[1].astype(np.uint8)
+
+
+def _count(values: NDArray[np.uint8], num_values: int) -> NDArray[np.int64]:
+    """Count 0, 1, ... num_values - 1, a chunk at a time: `bincount` makes a copy eight times as large."""
+    counts = np.zeros(num_values, np.int64)
+    for start in range(0, len(values), _CHUNK):
+        counts += np.bincount(values[start : start + _CHUNK], minlength=num_values)
+    return counts
+
+
+def _take_by_chunks(bucket_of_length: NDArray[np.uint8], num_samples: NDArray[np.int32]) -> NDArray[np.uint8]:
+    buckets = np.empty(len(num_samples), np.uint8)
+    for start in range(0, len(num_samples), _CHUNK):
+        buckets[start : start + _CHUNK] = bucket_of_length[num_samples[start : start + _CHUNK] // HOP_LENGTH]
+    return buckets
 
 
 def _stretch(low: int, high: int, size: int) -> Iterator[tuple[int, int, int]]:

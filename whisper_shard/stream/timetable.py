@@ -27,6 +27,10 @@ class Order(Protocol):
         """Return the rows of a step on each rank, padding included."""
         ...
 
+    def units_from(self, epoch: int, step: int) -> Iterator[Ids]:
+        """Yield the units of all ranks from a step of an epoch to its end, in pieces of any order."""
+        ...
+
     def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:
         """Return one rank's units of a step, -1 for padding."""
         ...
@@ -127,6 +131,11 @@ class Timetable:
         while self.steps and (stop_epoch is None or number < stop_epoch * self.steps):
             yield Step(epoch=number // self.steps, step=number % self.steps)
             number += workers
+
+    def utterances_from(self, place: Step) -> Iterator[NDArray[np.int32]]:
+        """Yield the utterances of all ranks from a step to the end of its epoch, in pieces of any order."""
+        for units in self.order.units_from(place.epoch, place.step):
+            yield units if self._parts.windows is None else self._parts.windows.members_of(units)
 
     def rows(self, place: Step) -> int:
         """Return how many rows this rank's batch has, padding included."""

@@ -31,6 +31,12 @@ class Windows:
     seed: int
     """Seed of order and pauses."""
 
+    def members_of(self, units: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the utterances of some windows, in no particular order."""
+        counts = self.starts[units + 1] - self.starts[units]
+        places = np.repeat(self.starts[units] - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))
+        return self.members[places]
+
     def arrange(self, epoch: int, unit: int) -> list[tuple[int, int]]:
         """Return (utterance, samples of silence before it) for each member of a window, in this epoch's order."""
         members = self.members[self.starts[unit] : self.starts[unit + 1]]
