@@ -1,0 +1,327 @@
+"""The loader as a whole: any number of ranks and workers, stopped anywhere, gives the same bytes."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+
+from tests.making import make_dataset
+from whisper_shard.config import GUIDE_AUGMENT, StreamConfig
+from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault, StateError
+from whisper_shard.formats.index import open_dataset
+from whisper_shard.stream.ledger import combine_lines
+from whisper_shard.stream.loader import open_evaluation, open_loader
+from whisper_shard.stream.state import plan_state_from_json
+
+NOISY = ({"kind": "AddGaussianNoise", "p": 0.5}, {"kind": "noise", "p": 0.5}, {"kind": "speed", "p": 0.3})
+CONFIG = StreamConfig(batch_size=12, workers=0, augment=NOISY)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    seconds = np.random.default_rng(0).uniform(0.05, 0.6, 40).tolist()
+    return make_dataset(tmp_path_factory.mktemp("data") / "set", seconds, per_shard=7, speakers=3)
+
+
+def digest(batch):
+    """Everything a training step sees."""
+    parts = [batch.waveforms.numpy().tobytes(), batch.num_samples.numpy().tobytes(), batch.weights.numpy().tobytes()]
+    names = repr((batch.keys, batch.texts, batch.languages, batch.tasks, batch.segments, batch.ids))
+    return batch.epoch, batch.step, hashlib.sha256(b"".join(parts) + names.encode()).hexdigest()
+
+
+def digests(loader):
+    return [digest(batch) for batch in loader]
+
+
+def utterances(batches):
+    """What arrives for each key: the samples, noise and all."""
+    return sorted(
+        (batch.epoch, batch.step, key, row[:n].numpy().tobytes())
+        for batch in batches
+        for key, row, n in zip(batch.keys, batch.waveforms, batch.num_samples.tolist(), strict=True)
+        if key
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("workers", "packed"), [(1, ""), (2, ""), (3, ""), (4, ""), (2, "speaker")])
+def test_workers_change_nothing(dataset, workers, packed):
+    config = dataclasses.replace(CONFIG, pack_by=packed, batch_size=4 if packed else 12)
+    expected = digests(open_loader(dataset, config, epochs=2))
+    assert digests(open_loader(dataset, dataclasses.replace(config, workers=workers), epochs=2)) == expected
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ranks_share_the_same_batches_and_the_same_noise(dataset, world, seed):
+    config = dataclasses.replace(CONFIG, seed=seed)
+    whole = list(open_loader(dataset, config, epochs=2))
+    loaders = [open_loader(dataset, config, epochs=2, rank=rank, world=world) for rank in range(world)]
+    parts = [list(loader) for loader in loaders]
+    assert {len(part) for part in parts} == {len(whole)} == {8}
+    assert {len(batch.keys) for part in parts for batch in part} == {12 // world}
+    assert utterances(batch for part in parts for batch in part) == utterances(whole)
+    for epoch in range(2):
+        line = combine_lines([loader.ledger_line(epoch) for loader in loaders])
+        assert line.is_complete and line.planned == 40
+
+
+@pytest.mark.parametrize("batch_seconds", [0.0, 2.5])
+def test_resume_anywhere_gives_the_identical_rest(dataset, batch_seconds):
+    config = dataclasses.replace(CONFIG, batch_seconds=batch_seconds)
+    loader = open_loader(dataset, config, epochs=2)
+    whole = list(loader)
+    expected = [digest(batch) for batch in whole]
+    steps = loader.steps_per_epoch
+    assert len(whole) == len(loader) == 2 * steps
+    for number, batch in enumerate(whole):
+        state = plan_state_from_json(json.loads(json.dumps(loader.state_after(batch).to_json())))
+        assert (state.epoch, state.step) == divmod(number + 1, steps)
+        rest = open_loader(dataset, config, epochs=2, state=state)
+        assert len(rest) == len(whole) - number - 1
+        assert digests(rest) == expected[number + 1 :]
+        assert all(rest.ledger_line(epoch).is_complete for epoch in range(state.epoch, 2))
+
+
+def test_resume_of_a_resume_with_other_ranks_and_workers(dataset):
+    whole = list(open_loader(dataset, CONFIG, epochs=2))
+    seen = list(whole[:3])
+    state = open_loader(dataset, CONFIG).state_after(whole[2])
+    plan = [(2, 2, 2), (3, 0, 2), (1, 1, 1)]  # ranks, workers, steps
+    for world, workers, steps in plan:
+        config = dataclasses.replace(CONFIG, workers=workers)
+        loaders = [open_loader(dataset, config, epochs=2, state=state, rank=r, world=world) for r in range(world)]
+        for loader in loaders:
+            taken = [batch for batch, _ in zip(loader, range(steps), strict=False)]
+            seen += taken
+            loader.close()
+        state = loader.state_after(taken[-1])
+    assert (state.epoch, state.step) == (2, 0)
+    assert utterances(seen) == utterances(whole)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tiny_datasets(tmp_path, size, workers):
+    tiny = make_dataset(tmp_path / "tiny", [0.1] * size)
+    loader = open_loader(tiny, dataclasses.replace(CONFIG, workers=workers), epochs=2)
+    batches = list(loader)
+    assert len(batches) == (2 if size else 0)
+    assert [sum(batch.weights.tolist()) for batch in batches] == [size] * len(batches)
+    assert {len(batch.keys) for batch in batches} <= {12}
+    assert loader.ledger_line(1).is_complete
+    assert len(list(open_evaluation(tiny, batch_size=2))) == -(-size // 2)
+
+
+def test_without_end(dataset):
+    loader = open_loader(dataset, CONFIG)
+    epochs = [batch.epoch for batch, _ in zip(loader, range(9), strict=False)]
+    assert epochs == [0] * 4 + [1] * 4 + [2]
+    with pytest.raises(TypeError, match=r"runs for ever"):
+        len(loader)
+
+
+def test_noise_differs_between_epochs_and_is_off_when_asked(dataset):
+    config = dataclasses.replace(CONFIG, augment=({"kind": "noise", "p": 1.0},))
+    by_epoch = [{u[2]: u[3] for u in utterances(open_loader(dataset, config, epochs=2)) if u[0] == e} for e in (0, 1)]
+    assert by_epoch[0].keys() == by_epoch[1].keys()
+    assert all(by_epoch[0][key] != by_epoch[1][key] for key in by_epoch[0])
+    clean = [
+        {u[2]: u[3] for u in utterances(open_loader(dataset, config, epochs=2, augment=False)) if u[0] == e}
+        for e in (0, 1)
+    ]
+    assert clean[0] == clean[1]
+
+
+def test_clean_batches_hold_the_stored_samples(dataset):
+    plain = {
+        record["__key__"]: record
+        for record in wds.WebDataset(
+            [str(dataset.shard_path(i)) for i in range(len(dataset.shards))], shardshuffle=False
+        ).decode()
+    }
+    for kind, scale in (("float32", 1 / 32768), ("int16", 1)):
+        config = dataclasses.replace(CONFIG, sample_format=kind)
+        for batch in open_loader(dataset, config, epochs=1, augment=False):
+            for key, text, row, n in zip(
+                batch.keys, batch.texts, batch.waveforms.numpy(), batch.num_samples, strict=True
+            ):
+                if key:
+                    assert np.array_equal(row[: int(n)], (plain[key]["npy"] * scale).astype(kind))
+                    assert text == plain[key]["json"]["text"]
+                assert not row[int(n) :].any()
+
+
+def test_packed_windows(dataset):
+    config = dataclasses.replace(CONFIG, batch_size=2, pack_by="speaker", augment=())
+    batches = list(open_loader(dataset, config, epochs=1))
+    rows = [row for batch in batches for row in batch.segments if row]
+    assert sum(map(len, rows)) == 40 and max(map(len, rows)) > 5
+    speakers = {f"utt{i:05d}": i % 3 for i in range(40)}
+    assert all(len({speakers[segment.key] for segment in row}) == 1 for row in rows)
+    for batch in batches:
+        for text, row in zip(batch.texts, batch.segments, strict=True):
+            assert text == " ".join(segment.text for segment in row)
+            assert all(a.end_seconds + 0.0999 <= b.start_seconds for a, b in itertools.pairwise(row))
+
+
+def test_mixed_datasets(dataset, tmp_path):
+    other = make_dataset(tmp_path / "other", [0.1] * 10, seed=5)
+    config = dataclasses.replace(CONFIG, weights=(1.0, 3.0), augment=({"kind": "noise", "p": 1.0},))
+    loader = open_loader([dataset, other], config, epochs=1)
+    batches = list(loader)
+    ids = [i for batch in batches for i in batch.ids]
+    assert len(ids) == 70 and all(ids.count(i) == (1 if i < 40 else 3) for i in range(50))
+    assert loader.ledger_line(0).is_complete
+    repeated = [(u[1], u[3]) for u in utterances(batches) if u[2] == "utt00000"]
+    assert len(repeated) == 4
+    assert len({sound for _, sound in repeated}) >= len({step for step, _ in repeated}) > 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stage_of_ones_own(dataset, workers):
+    config = dataclasses.replace(CONFIG, workers=workers)
+    stages = [wds.map(shout), wds.select(is_even)]
+    loader = open_loader(dataset, config, epochs=1, stages=stages)
+    batches = list(loader)
+    texts = [text for batch in batches for text in batch.texts if text]
+    assert len(texts) == 20 and all(text.isupper() for text in texts)
+    assert len(batches) == 4 and sum(batch.weights.sum().item() for batch in batches) == 20
+    line = loader.ledger_line(0)
+    assert (line.planned, line.delivered, line.is_complete) == (40, 20, False)
+
+
+def shout(record):
+    return record | {"text": record["text"].upper()}
+
+
+def is_even(record):
+    return record["id"] % 2 == 0
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("limit", [0, 10])
+def test_evaluation(dataset, world, limit):
+    parts = [list(open_evaluation(dataset, batch_size=4, rank=r, world=world, limit=limit)) for r in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    keys = [key for part in parts for batch in part for key in batch.keys if key]
+    assert len(keys) == len(set(keys)) == (limit or 40)
+    for part in parts:
+        assert {next(iter(batch.waveforms.shape)) for batch in part} == {4}
+        lengths = [int(n) for batch in part for n in batch.num_samples if n]
+        assert lengths == sorted(lengths)
+    assert digests(open_evaluation(dataset, batch_size=4, workers=2)) == digests(open_evaluation(dataset, batch_size=4))
+
+
+def damaged(dataset, folder, *rows):
+    shutil.copytree(dataset.folder, folder / "damaged")
+    offsets = dataset.columns("shard", "audio_offset")
+    for row in rows:
+        with (folder / "damaged" / dataset.shards[offsets["shard"][row]].name).open("r+b") as file:
+            file.seek(int(offsets["audio_offset"][row]) + 200)
+            file.write(b"\x55\xaa")
+    return open_dataset(folder / "damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_stops_the_run_in_its_place(dataset, tmp_path, workers):
+    broken = damaged(dataset, tmp_path, 17)
+    good = []
+    with pytest.raises(
+        DatasetError, match=r"^\S+/shards/000002\.tar: utterance utt00017: audio at byte \d+ has crc32 [0-9a-f]{8}"
+    ) as caught:
+        good.extend(b.step for b in open_loader(broken, dataclasses.replace(CONFIG, workers=workers), epochs=1))
+    assert "\n" not in str(caught.value)
+    place = next(b.step for b in open_loader(dataset, CONFIG, epochs=1) if "utt00017" in b.keys)
+    assert good == list(range(place))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_damage_keeps_its_place_with_weight_0(dataset, tmp_path, workers, caplog):
+    broken = damaged(dataset, tmp_path, 3, 17, 39)
+    config = dataclasses.replace(CONFIG, bad_record="skip", workers=workers)
+    with caplog.at_level(logging.WARNING):
+        loader = open_loader(broken, config, epochs=1)
+        batches = list(loader)
+    expected = list(open_loader(dataset, config, epochs=1))
+    bad = {"utt00003", "utt00017", "utt00039"}
+    assert {f.key for batch in batches for f in batch.faults} == bad
+    assert [u for u in utterances(expected) if u[2] not in bad] == [u for u in utterances(batches) if u[2] not in bad]
+    for batch in batches:
+        weights = dict(zip(batch.keys, batch.weights.tolist(), strict=True))
+        assert all(weights[key] == (key not in bad) for key in batch.keys if key)
+    assert sum("crc32" in message for message in caplog.messages) == 3
+    line = loader.ledger_line(0)
+    assert (line.delivered, line.skipped, line.is_complete) == (37, 3, True)
+
+
+def test_too_much_damage_stops_all_the_same(dataset, tmp_path):
+    broken = damaged(dataset, tmp_path, 3, 17, 39)
+    config = dataclasses.replace(CONFIG, bad_record="skip", max_bad=2)
+    with pytest.raises(DatasetError, match=r"3 damaged utterances, --max-bad is 2; the last: .*crc32"):
+        list(open_loader(broken, config, epochs=1))
+
+
+def test_a_loader_process_that_dies(dataset):
+    config = dataclasses.replace(CONFIG, workers=1)
+    with pytest.raises(EnvironmentFault, match=r"a loader process died .*lower --workers"):
+        list(open_loader(dataset, config, stages=[die]))
+
+
+def die(records):
+    for number, record in enumerate(records):
+        if number == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield record
+
+
+def test_errors_of_a_users_stage_keep_their_kind(dataset):
+    with pytest.raises(KeyError, match=r"nothing"):
+        list(open_loader(dataset, CONFIG, stages=[stumble]))
+
+
+def stumble(records):
+    for record in records:
+        yield record["nothing"]
+
+
+def test_refusals(dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"--batch-size 12 cannot be shared by 8 ranks; take 16"):
+        open_loader(dataset, CONFIG, world=8)
+    loader = open_loader(dataset, CONFIG)
+    state = loader.state_after(next(iter(loader)))
+    for name, value in (("seed", 7), ("batch_size", 24)):
+        with pytest.raises(StateError, match=rf"{name} was {getattr(CONFIG, name)}, now it is {value}"):
+            open_loader(dataset, dataclasses.replace(CONFIG, **{name: value}), state=state)
+    other = make_dataset(tmp_path / "other", [0.1] * 40)
+    with pytest.raises(
+        StateError, match=rf"index_sha256 was '{dataset.index_sha256}', now it is '{other.index_sha256}'"
+    ):
+        open_loader(other, CONFIG, state=state)
+
+
+def test_loader_processes_end_with_the_loader(dataset):
+    import multiprocessing
+
+    config = dataclasses.replace(CONFIG, workers=2, augment=GUIDE_AUGMENT)
+    loader = open_loader(dataset, config)
+    assert next(iter(loader)).waveforms.dtype == torch.float32
+    loader.close()
+    assert not [p for p in multiprocessing.active_children() if p.is_alive()]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pinned_memory(dataset):
+    batch = next(iter(open_loader(dataset, CONFIG, pin_memory=True)))
+    assert batch.waveforms.is_pinned() and batch.weights.is_pinned()
