@@ -14,7 +14,7 @@ TRIM_HOP = 512
 """Samples between two measurements. Source: default of librosa.effects.trim."""
 
 SILENCE = 1e-6
-"""A recording without one sample above this (-120 dBFS) has nothing in it; 16-bit audio cannot even say so little."""
+"""A recording whose root mean square is below this (-120 dBFS) has nothing in it."""
 
 
 def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Waveform:
@@ -29,11 +29,11 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
         AudioError: Not a number somewhere (``not_finite``), or nothing but zeros (``silent``).
     """
     waveform = resample(recording)
-    loudest = max(float(waveform.max(initial=0.0)), -float(waveform.min(initial=0.0)))
-    if not np.isfinite(loudest):
-        raise AudioError("holds samples that are not finite numbers", reason="not_finite")
-    if loudest < SILENCE:
-        raise AudioError(f"no sample is larger than {loudest:.1e}", reason="silent")
+    energy = float(waveform @ waveform)
+    if not np.isfinite(energy):
+        raise AudioError("holds samples that are not finite numbers, or absurdly large", reason="not_finite")
+    if energy <= SILENCE**2 * len(waveform):
+        raise AudioError(f"its level is below {SILENCE:.0e} of full scale", reason="silent")
     trimmed = trim_silence(waveform, trim_db=trim_db) if trim_db else waveform
     return normalize_peak(trimmed, peak) if peak else trimmed
 
