@@ -118,11 +118,10 @@ def open_recording(path: str) -> io.FileIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (ValueError, OSError) as error:
         raise _as_audio_error(error) from error
-    file = io.FileIO(descriptor)
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
-        return file
-    file.close()
+        return io.FileIO(descriptor)
+    os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise AudioError("the file is empty", reason="empty_file")
     raise AudioError(f"not a regular file but {_kind_of(status.st_mode)}", reason="not_a_file")

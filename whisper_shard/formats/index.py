@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from whisper_shard.formats.storage import atomic_file, ignore_step, json_bytes, 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.parquet"
 DATASET_NAME = "dataset.json"
+SHARD_NAME = re.compile(r"shards/[0-9]{6,}\.tar")
+"""A dataset cannot make its reader open files elsewhere."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -142,13 +145,17 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
         meta = json.loads(path.read_bytes())
         version = meta["format_version"]
         shards = tuple(ShardInfo(**shard) for shard in meta["shards"])
-        totals, index_sha256 = meta["totals"], meta["index"]["sha256"]
+        num_utterances, num_samples = meta["totals"]["num_utterances"], meta["totals"]["num_samples"]
+        index_sha256 = meta["index"]["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: not a dataset description ({error!r}); prepare the dataset again") from error
     if version != FORMAT_VERSION:
         raise DatasetError(
             f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its own version"
         )
+    foreign = [shard.name for shard in shards if not SHARD_NAME.fullmatch(str(shard.name))]
+    if foreign:
+        raise DatasetError(f"{path}: names {foreign[0]!r} as a shard; shards are named shards/000000.tar and so on")
     index_path = folder / INDEX_NAME
     if not index_path.is_file() or (found := sha256_of_file(index_path)) != index_sha256:
         state = "is missing" if not index_path.is_file() else f"has sha256 {found}, {DATASET_NAME} says {index_sha256}"
@@ -157,8 +164,8 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
         folder=folder,
         shards=shards,
         index_sha256=index_sha256,
-        num_utterances=totals["num_utterances"],
-        num_samples=totals["num_samples"],
+        num_utterances=num_utterances,
+        num_samples=num_samples,
         meta=meta,
     )
 

@@ -144,7 +144,7 @@ def tar_header(name: str, num_bytes: int) -> bytes:
 
 def encode_npy(samples: NDArray[np.int16]) -> bytes:
     """Return int16 samples as an npy 1.0 file, header and all."""
-    return b"".join((_npy_header(len(samples)), memoryview(samples)))
+    return b"".join((_npy_header(len(samples)), samples.data))
 
 
 def decode_npy(data: bytes | memoryview, *, num_samples: int) -> NDArray[np.int16]:

@@ -71,7 +71,9 @@ def verify_dataset(folder: Path) -> Iterator[Fault | ShardChecked]:
     except DatasetError as error:
         yield Fault(file=DATASET_NAME, key=None, detail=str(error))
         return
-    yield from _check_description(dataset)
+    if fault := _check_description(dataset):
+        yield fault
+        return
     yield from _check_other_files(dataset)
     num_utterances = num_bytes = num_samples = 0
     seen: set[int] = set()
@@ -98,13 +100,14 @@ def verify_dataset(folder: Path) -> Iterator[Fault | ShardChecked]:
         yield Fault(file=DATASET_NAME, key=None, detail=f"{detail}{num_utterances} of {num_samples}")
 
 
-def _check_description(dataset: Dataset) -> Iterator[Fault]:
+def _check_description(dataset: Dataset) -> Fault | None:
     content = dict(dataset.meta)
     digest = content.pop("digest", None)
     if digest != hashlib.sha256(json_bytes(content)).hexdigest():
-        yield Fault(file=DATASET_NAME, key=None, detail="its content does not match its own digest")
-    elif (dataset.folder / DATASET_NAME).read_bytes() != json_bytes({**content, "digest": digest}):
-        yield Fault(file=DATASET_NAME, key=None, detail="written differently than this program writes it")
+        return Fault(file=DATASET_NAME, key=None, detail="its content does not match its own digest")
+    if (dataset.folder / DATASET_NAME).read_bytes() != json_bytes({**content, "digest": digest}):
+        return Fault(file=DATASET_NAME, key=None, detail="written differently than this program writes it")
+    return None
 
 
 def _check_other_files(dataset: Dataset) -> Iterator[Fault]:

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import soundfile
+
+from tests.making import make_dataset
+from whisper_shard.errors import DatasetError
+from whisper_shard.formats.overview import inspect_dataset, inspect_utterance, write_wav
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("dataset") / "train", [1.5, 2.5, 2.5], per_shard=2)
+
+
+def test_totals_and_histogram(dataset):
+    overview = inspect_dataset(dataset.folder)
+    assert (overview.num_utterances, overview.num_shards) == (3, 2)
+    assert overview.hours == pytest.approx(6.5 / 3600)
+    assert overview.seconds_histogram[:4] == (0, 1, 2, 0)
+    assert overview.seconds_quantiles["median"] == 2.5
+    assert overview.speakers == {"speaker0": 2, "speaker1": 1}
+
+
+def test_one_utterance_can_be_read_and_heard(dataset, tmp_path):
+    view = inspect_utterance(dataset.folder, "utt00001")
+    assert (view.shard, view.seconds, view.record["source"]) == ("shards/000000.tar", 2.5, "audios/1.wav")
+    assert view.peak_dbfs == pytest.approx(20 * np.log10(0.9), abs=0.01)
+    assert view.rms_dbfs < view.peak_dbfs
+    write_wav(view, tmp_path / "a.wav")
+    samples, rate = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    assert rate == 16_000
+    np.testing.assert_array_equal(samples, view.samples)
+
+
+def test_unknown_key_suggests_near_ones(dataset):
+    with pytest.raises(DatasetError, match=r"no utterance has the key '00002'; perhaps utt00002"):
+        inspect_utterance(dataset.folder, "00002")

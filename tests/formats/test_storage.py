@@ -1,0 +1,51 @@
+import errno
+import hashlib
+
+import pytest
+
+from whisper_shard.errors import EnvironmentFault
+from whisper_shard.formats.storage import atomic_file, is_environment_error, json_bytes, write_json
+
+
+def test_file_appears_when_it_is_whole(tmp_path):
+    steps = []
+    with atomic_file(tmp_path / "a", on_step=steps.append) as file:
+        file.write(b"one")
+        file.write(memoryview(b"two" * 3_000_000))
+        assert not (tmp_path / "a").exists()
+    content = b"one" + b"two" * 3_000_000
+    assert (tmp_path / "a").read_bytes() == content
+    assert (file.num_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert steps == ["written", "synced", "renamed", "committed"]
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+        raise RuntimeError
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"a: cannot write: No space left on device; free some space"),
+        (errno.EROFS, r"the filesystem is read-only: choose another output folder"),
+        (errno.EIO, r"Input/output error; mend it"),
+    ],
+)
+def test_faults_of_the_machine_say_what_to_do(tmp_path, number, message):
+    import os
+
+    error = OSError(number, os.strerror(number))
+    assert is_environment_error(error)
+    with pytest.raises(EnvironmentFault, match=message), atomic_file(tmp_path / "a") as file:
+        file.write(b"new")
+        raise error
+
+
+def test_json_is_written_in_one_way(tmp_path):
+    digest = write_json(tmp_path / "a.json", {"b": 1, "a": "ü"})
+    assert (tmp_path / "a.json").read_bytes() == json_bytes({"a": "ü", "b": 1})
+    assert digest == hashlib.sha256(json_bytes({"a": "ü", "b": 1})).hexdigest()
