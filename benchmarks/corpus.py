@@ -9,7 +9,32 @@ from whisper_shard.formats.shard import ShardWriter, encode_npy, to_int16
 from whisper_shard.formats.storage import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
-WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from".split()
+WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from".split()  # noqa: SIM905
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+]
 
 
 def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:
@@ -33,7 +58,12 @@ def make_corpus(folder: Path, num_utterances: int, *, per_shard: int = 250, seed
                 first = int(rng.integers(9 * SAMPLE_RATE))
                 samples = to_int16(noise[first : first + round(seconds[i] * SAMPLE_RATE)])
                 text = " ".join(rng.choice(WORDS, size=max(1, round(seconds[i] * 3.5))))
-                record = {"text": text, "seconds": round(seconds[i], 3), "speaker": f"speaker{i % 50}", "source": f"{i}.wav"}
+                record = {
+                    "text": text,
+                    "seconds": round(seconds[i], 3),
+                    "speaker": f"speaker{i % 50}",
+                    "source": f"{i}.wav",
+                }
                 writer.add(
                     key=f"utt{i:07d}", audio=encode_npy(samples), suffix="npy", num_samples=len(samples), record=record
                 )
