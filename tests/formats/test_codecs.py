@@ -126,7 +126,7 @@ def test_what_is_no_file_has_a_reason(tmp_path):
     }
     for name, reason in reasons.items():
         with pytest.raises(AudioError, match=r"No such file|not a regular file but a (folder|pipe)") as caught:
-            read(tmp_path / f"{name}.wav")
+            read(tmp_path / name)
         assert caught.value.reason == reason
     with pytest.raises(AudioError, match="embedded null byte"):
         read(tmp_path / "a\0b.wav")

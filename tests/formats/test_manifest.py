@@ -38,11 +38,11 @@ def test_named_columns_win_and_others_are_carried_along(tmp_path):
 
 
 def test_byte_order_mark_quotes_and_line_ends(tmp_path):
-    text = '\ufeffaudios,transcription\r\na.wav,"Hello, ""you""\r\nthere"\r\n\r\n"new\nline.wav",Grüße\r\n'
+    text = '\ufeffaudios,transcription\r\na.wav,"Hello, ""you""\r\nthere"\r\n\r\n"new\nline.wav",Gr\u00fc\u00dfe\r\n'
     rows = list(read_manifest(write(tmp_path / "c.csv", text)))
     assert [(row.row, row.source, row.transcript) for row in rows] == [
         (0, "a.wav", 'Hello, "you"\r\nthere'),
-        (1, "new\nline.wav", "Grüße"),
+        (1, "new\nline.wav", "Gr\u00fc\u00dfe"),
     ]
 
 
@@ -77,7 +77,7 @@ def test_batches_are_in_the_schema_and_number_the_rows(tmp_path):
         ("", r"is empty or begins with an empty line"),
         (b"PK\x03\x04\x00\x00rest", r"is a binary file, not a CSV file of text \(begins with b'PK"),
         ("audios,transcription\na.wav,Gr\xfc\xdfe\n".encode("latin1"), r"is not UTF-8; convert it: iconv"),
-        ("audios,transcription\nä\n".encode("utf-16"), r"c.csv: the header is not UTF-8"),
+        ("audios,transcription\n\u00e4\n".encode("utf-16"), r"c.csv: the header is not UTF-8"),
         ('audios,transcription\na.wav,"open' + "x" * 140_000, r"row 0 \(line 2\): .*does a quote open there"),
         ("audios,transcription,audios\na,b,c\n", r"two columns have the same name: audios, transcription, audios"),
     ],

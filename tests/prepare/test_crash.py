@@ -236,9 +236,7 @@ class FailOnce:
             raise OSError(errno.EIO, "Input/output error")
 
 
-@pytest.mark.parametrize(
-    "step", ["shard.synced", "receipt.written", "dataset.renamed"]
-)
+@pytest.mark.parametrize("step", ["shard.synced", "receipt.written", "dataset.renamed"])
 def test_failing_disk_is_never_blamed_on_a_recording(tmp_path, step):
     corpus, switch = make_corpus(tmp_path / "corpus", 6), tmp_path / "fails"
     switch.touch()

@@ -30,6 +30,7 @@ HEAD_BYTES = 64
 """Bytes at the beginning of a file that decoders get to see before they claim it."""
 SAMPLE_RATES = (1_000, 768_000)
 """Lowest and highest sampling rate, in Hz, that is believed."""
+LIBSNDFILE_VERSION: str = soundfile.__libsndfile_version__
 _BLOCK_VALUES = 1 << 20
 
 
@@ -175,6 +176,11 @@ def encode_flac(samples: NDArray[np.int16]) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
+
+
+def write_samples(path: Path, samples: NDArray[np.int16]) -> None:
+    """Write int16 samples at 16 kHz as a wav file, to be listened to."""
+    soundfile.write(path, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
 
 
 def decode_flac(data: bytes | memoryview, *, num_samples: int) -> NDArray[np.int16]:

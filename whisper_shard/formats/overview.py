@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import soundfile
 from numpy.typing import NDArray
 
 from whisper_shard.errors import DatasetError
-from whisper_shard.formats.codecs import decode_member
+from whisper_shard.formats.codecs import decode_member, write_samples
 from whisper_shard.formats.index import INDEX_NAME, Dataset, open_dataset
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -139,7 +138,7 @@ def inspect_utterance(folder: Path, key: str) -> UtteranceView:
 
 def write_wav(view: UtteranceView, path: Path) -> None:
     """Write an utterance as a 16-bit wav file, to be listened to."""
-    soundfile.write(path, view.samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    write_samples(path, view.samples)
 
 
 def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 
 from whisper_shard import __version__
 from whisper_shard.config import PrepareConfig
 from whisper_shard.errors import StateError
+from whisper_shard.formats.codecs import LIBSNDFILE_VERSION
 from whisper_shard.formats.index import INDEX_SCHEMA, ShardInfo, write_description, write_index
 from whisper_shard.formats.storage import atomic_file
 from whisper_shard.prepare.events import SplitTotals, StepObserver, named_steps
@@ -124,7 +124,7 @@ def _describe(split: SplitPlan, plan: Plan, config: PrepareConfig, totals: Split
         "rejects": dict(totals.rejects),
         "versions": {
             "whisper-shard": __version__,
-            "libsndfile": soundfile.__libsndfile_version__,
+            "libsndfile": LIBSNDFILE_VERSION,
             "numpy": np.__version__,
             "pyarrow": pa.__version__,
             **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},

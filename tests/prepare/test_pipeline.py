@@ -1,0 +1,56 @@
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.making import make_waveform
+from whisper_shard.config import PrepareConfig
+from whisper_shard.errors import ConfigError
+from whisper_shard.formats.shard import KEY_PATTERN
+from whisper_shard.prepare.pipeline import build_pipeline, make_key, prepare_row
+from whisper_shard.utterance import ManifestRow, Rejection, Utterance
+
+
+def row(path, transcript="Hello, World!", number=3):
+    return ManifestRow(row=number, source=str(path), path=str(path), transcript=transcript)
+
+
+def test_row_becomes_an_utterance(tmp_path):
+    soundfile.write(tmp_path / "a.wav", make_waveform(2.0) * 0.2, 16_000)
+    utterance = prepare_row(row(tmp_path / "a.wav"), build_pipeline(PrepareConfig()))
+    assert isinstance(utterance, Utterance)
+    assert (utterance.text, utterance.recording_seconds) == ("hello world", 2.0)
+    assert np.abs(utterance.waveform).max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "seconds", "reason", "detail"),
+    [
+        ("Hi!", 2.0, "text_too_short", "2 characters, need 6"),
+        ("Hello, World!", 0.5, "too_short", "0.500 s, must be more than 1 s"),
+        ("Hello, World!", None, "missing_file", "cannot be opened: No such file or directory"),
+    ],
+)
+def test_row_becomes_a_rejection_with_its_values(tmp_path, transcript, seconds, reason, detail):
+    if seconds:
+        soundfile.write(tmp_path / "a.wav", make_waveform(seconds), 16_000)
+    rejection = prepare_row(row(tmp_path / "a.wav", transcript), build_pipeline(PrepareConfig(trim_db=0)))
+    assert isinstance(rejection, Rejection)
+    assert (rejection.row, rejection.reason, rejection.detail) == (3, reason, detail)
+
+
+def test_keys_are_legal_unique_and_readable():
+    sources = ["a.wav", "b/a.wav", "x.y.z.mp3", "Grüße an alle.wav", "", ".hidden", "l" * 300 + ".wav", "a\nb.wav"]
+    keys = [make_key(row(source, number=i)) for i, source in enumerate(sources)]
+    assert all(KEY_PATTERN.fullmatch(key) for key in keys)
+    assert len(set(keys)) == len(keys)
+    assert re.fullmatch(r"000000002-x_y_z-[0-9a-f]{8}", keys[2])
+    assert max(map(len, keys)) == 79
+    assert make_key(row("a.wav", number=0)) == keys[0]
+    assert make_key(row("a.wav", transcript="other", number=0)) != keys[0]
+
+
+def test_unknown_decoder_is_named():
+    with pytest.raises(ConfigError, match=r"decoders\[0\]: unknown kind 'soundfiel'; did you mean 'soundfile'"):
+        build_pipeline(PrepareConfig(decoders=({"kind": "soundfiel"},)))
