@@ -1,7 +1,7 @@
 """The end of a run: the best weights are restored, perhaps averaged or mixed, scored in both windows, and saved."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,6 +23,18 @@ BASE_SHARES = (0.25, 0.5)
 _WORSE_ABSOLUTE, _WORSE_RELATIVE = 0.01, 0.2  # beyond both, WERs in the two windows are said to differ
 
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which weights a run ends with."""
+
+    name: str
+    """best, average of N, or S base."""
+    evaluation: Evaluation | None
+    """Their score in 30 s windows, if it was measured just now."""
+    candidates: Mapping[str, float]
+    """WER of all that were tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +60,10 @@ class Finish:
             stopped: steps or early.
             last: The evaluation of the weights the model has now, if there is one: it need not be done again.
         """
-        best, found = self._choose(state, last)
-        full = found[best] if isinstance(found[best], Evaluation) else self.examiner.examine("full")
-        assert isinstance(full, Evaluation)
+        chosen = self._choose(state, last)
+        full = chosen.evaluation or self.examiner.examine("full")
         short = self.examiner.examine("short")
         self._warn(full, short, state)
-        wers = {name: value.wer if isinstance(value, Evaluation) else value for name, value in found.items()}
         report = TrainReport(
             model=str(self.folder.model),
             steps=state.step,
@@ -66,8 +76,8 @@ class Finish:
             cer=full.score.cer,
             loss=full.loss,
             cap_hits=full.cap_hits,
-            chosen=best,
-            candidates=wers,
+            chosen=chosen.name,
+            candidates=chosen.candidates,
             seconds=time.perf_counter() - self.began,
         )
         for evaluation in (full, short):
@@ -82,24 +92,23 @@ class Finish:
             write_report(self.folder, report)
         return report
 
-    def _choose(self, state: RunState, last: Evaluation | None) -> tuple[str, dict[str, Evaluation | float]]:
-        """Leave the best weights in the model; return their name, and the WER of all that were tried."""
+    def _choose(self, state: RunState, last: Evaluation | None) -> Choice:
+        """Leave the best weights in the model, and say which they are."""
         model = self.examiner.loaded.model
-        if state.step == state.best_step and last is not None:
-            found: dict[str, Evaluation | float] = {"best": last}
-        else:
+        if state.step != state.best_step or last is None:
             restore_model(model, read_tensors(checkpoint_path(self.folder.checkpoints, state.best_step), "model"))
-            found = {"best": state.best_wer}
-        best, best_wer = "best", state.best_wer
-        best_weights = {name: tensor.clone() for name, tensor in capture_model(model).items()}
-        for name, weights in self._candidates(state, best_weights):
-            restore_model(model, weights)
-            evaluation = self.examiner.examine("full")
-            found[name] = evaluation
-            if evaluation.wer < best_wer:
-                best, best_wer, best_weights = name, evaluation.wer, weights
-        restore_model(model, best_weights)
-        return best, found
+            last = None
+        name, wer, evaluation = "best", state.best_wer, last
+        wers = {name: wer}
+        weights = best = {key: tensor.clone() for key, tensor in capture_model(model).items()}
+        for candidate, tried in self._candidates(state, best):
+            restore_model(model, tried)
+            found = self.examiner.examine("full")
+            wers[candidate] = found.wer
+            if found.wer < wer:
+                name, wer, evaluation, weights = candidate, found.wer, found, tried
+        restore_model(model, weights)
+        return Choice(name=name, evaluation=evaluation, candidates=wers)
 
     def _candidates(self, state: RunState, best: State) -> Iterator[tuple[str, State]]:
         """Yield means of the last checkpoints and mixtures with the base model."""

@@ -17,6 +17,7 @@ from whisper_shard.config import TrainConfig
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
+from whisper_shard.stream.state import PlanState
 from whisper_shard.train.corpora import Corpora, check_labels, open_corpora
 from whisper_shard.train.evaluation import Evaluation
 from whisper_shard.train.events import Progress, Resumed, Saved, Started, Warned, ignore_event
@@ -151,6 +152,8 @@ class Trainer:
         )
         self.last_evaluation: Evaluation | None = None
         self._pending: Outcome | None = None
+        self._agreed = Flags()
+        self._lr = 0.0
         self._last_save = time.monotonic()
         self._announce(warnings)
 
@@ -160,21 +163,21 @@ class Trainer:
         Raises:
             StopRequested: A signal asked to stop; all is saved.
         """
-        loader = self._open_loader(self._restored)
+        loader = self._open_loader(self._restored.plan if self._restored else None)
         if self._restored is None:
             self._evaluate()
             self._save(loader, None)
         for batch in self._batches(loader):
             self._learn(batch)
             is_saved = self._look_after(batch, loader)
-            if self._stop_signal:
+            if self._agreed.stop:
                 self._leave(batch, loader, is_saved=is_saved)
             if self._is_over():
                 break
         return "early" if self.state.step < self.total_steps else "steps"
 
     def _batches(self, loader: Loader) -> Iterator[Batch]:
-        """Yield batches until the run is over, and measure what each step takes and how long it had to wait."""
+        """Yield batches, none if the run is over already, and note how long each was waited for."""
         if self._is_over():
             return
         batches = iter(loader)
@@ -183,7 +186,7 @@ class Trainer:
                 began = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                self._step_began, self._step_waited = began, waited
+                self.recorder.add_time(waited, waited=waited)
                 yield batch
         finally:
             loader.close()
@@ -193,6 +196,7 @@ class Trainer:
 
         On a GPU the numbers of a step are read while the next one runs, so that nothing waits; on a CPU at once.
         """
+        began = time.perf_counter()
         self._lr = self.config.lr * cosine_factor(
             self.state.updates,
             warmup_steps=self._warmup_steps,
@@ -206,9 +210,9 @@ class Trainer:
             self._settle()
         self.state.step += 1
         self.last_evaluation = None
-        self._stop_signal, self._save_now = outcome.share.flags.stop, outcome.share.flags.save
+        self._agreed = outcome.share.flags
         self.recorder.deliver(batch)
-        self.recorder.add_time(time.perf_counter() - self._step_began, waited=self._step_waited)
+        self.recorder.add_time(time.perf_counter() - began, waited=0.0)
 
     def _look_after(self, batch: Batch, loader: Loader) -> bool:
         """Log, close epochs, evaluate and save where it is time; return whether this step was saved."""
@@ -225,7 +229,7 @@ class Trainer:
         if is_evaluation:
             is_best = self._evaluate()
         is_due = step % config.save_every == 0 if config.save_every else is_evaluation
-        if is_due or is_best or is_last or self._save_now:
+        if is_due or is_best or is_last or self._agreed.save:
             self._save(loader, batch)
             return True
         return False
@@ -259,11 +263,11 @@ class Trainer:
         """
         if not is_saved:
             self._save(loader, batch)
-        name = signal.Signals(self._stop_signal).name
+        name = signal.Signals(self._agreed.stop).name
         raise StopRequested(
             f"{self.keeper.folder.path}: stopped by {name} after step {self.state.step} of {self.total_steps}, all is "
             "saved; the same command again goes on from there",
-            exit_code=EXIT_INTERRUPTED if self._stop_signal == signal.SIGINT else EXIT_AGAIN,
+            exit_code=EXIT_INTERRUPTED if self._agreed.stop == signal.SIGINT else EXIT_AGAIN,
         )
 
     def _settle(self) -> None:
@@ -279,12 +283,12 @@ class Trainer:
         is_time = time.monotonic() - self._last_save > 60.0 * self.config.save_minutes
         return Flags(stop=self._request.signal, save=is_time)
 
-    def _open_loader(self, restored: object) -> Loader:
+    def _open_loader(self, plan: PlanState | None) -> Loader:
         ranks = self.machine.ranks
         return open_loader(
             self.corpora.train,
             self.config,
-            state=getattr(restored, "plan", None),
+            state=plan,
             rank=ranks.rank,
             world=ranks.world,
             pin_memory=self.machine.device.type == "cuda",
