@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard import describe
 from whisper_shard.config import (
+    BenchConfig,
     DemoConfig,
     DoctorConfig,
     InspectConfig,
@@ -99,6 +101,36 @@ def inspect(config: InspectConfig, *, dataset: str) -> int:
     if config.wav:
         write_wav(view, Path(config.wav))
         say(f"written to {config.wav}")
+    return 0
+
+
+def bench(config: BenchConfig, *, dataset: str) -> int:
+    """Measure the loader stage by stage, say what bounds it, and write bench.json and bench.html."""
+    from whisper_shard.formats.index import open_dataset
+    from whisper_shard.formats.storage import write_json
+    from whisper_shard.stream.bench import bench_dataset
+    from whisper_shard.stream.bench_page import write_bench_page
+    from whisper_shard.train.pace import DeviceLogMel, measure_step_seconds
+
+    data, folder = open_dataset(dataset), Path(config.out or dataset)
+    with Progress("measuring") as progress:
+        done = 0
+
+        def show(what: str) -> None:
+            nonlocal done
+            done += 1
+            progress.update(done, None, what)
+
+        if config.model:
+            show(f"a training step of {config.model}")
+            config = replace(config, step_ms=1000 * measure_step_seconds(data, config))
+        report = bench_dataset(data, config, show, log_mel=DeviceLogMel())
+    for line in describe.describe_bench(report):
+        say(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "bench.json", report.to_json())
+    write_bench_page(report, folder / "bench.html")
+    say(f"see {folder / 'bench.html'} and {folder / 'bench.json'}")
     return 0
 
 

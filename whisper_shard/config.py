@@ -138,6 +138,8 @@ class StreamConfig:
 class BenchConfig(StreamConfig):
     """Measure loader throughput, stage by stage."""
 
+    out: str = ""
+    """Folder for bench.json and bench.html; empty: the dataset's own."""
     seconds: float = 4.0
     """Measuring time a setting, in seconds."""
     max_workers: int = -1

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from whisper_shard.formats.overview import DatasetOverview, UtteranceView
     from whisper_shard.prepare import events as preparing
     from whisper_shard.prepare.corpus import PlanReport
+    from whisper_shard.stream.bench import BenchReport
     from whisper_shard.train import events as training
     from whisper_shard.train.runfolder import TrainReport
     from whisper_shard.train.scorecard import ScoreReport
@@ -115,6 +116,34 @@ def describe_utterance(view: "UtteranceView") -> Iterator[str]:
     yield f"{view.shard}, {view.audio_bytes:,} bytes at {view.audio_offset:,}"
     for name, value in view.record.items():
         yield f"  {name}: {value}"
+
+
+# -- bench
+
+
+def describe_bench(report: "BenchReport") -> Iterator[str]:
+    """Say how fast batches come, what each stage costs, and what to do."""
+    step = "" if report.step_seconds is None else f"; a training step takes {report.step_seconds * 1000:.0f} ms"
+    length = describe_duration(report.hours * 3600)
+    yield (
+        f"{report.num_utterances:,} utterances, {length}; {report.batch_utterances:.1f} "
+        f"a batch, {report.padding_share:.1%} padding{step}"
+    )
+    yield f"{'stage':<12} {'us an utterance':>16}"
+    for stage in report.stages:
+        yield f"{stage.name:<12} {stage.seconds * 1e6:>16,.0f}"
+    yield (
+        f"{'processes':<12} {'utterances/s':>16} {'audio-hours/s':>14} {'MB/s':>8} {'wait p50':>10} {'wait p99':>10} "
+        "headroom"
+    )
+    for rate in report.rates:
+        headroom = "" if rate.headroom is None else f"{rate.headroom:.1f}x"
+        yield (
+            f"{rate.workers:<12} {rate.utterances_per_second:>16,.0f} {rate.audio_hours_per_second:>14.2f} "
+            f"{rate.mb_per_second:>8,.0f} {rate.wait_p50_seconds * 1e3:>7.1f} ms "
+            f"{rate.wait_p99_seconds * 1e3:>7.1f} ms {headroom}".rstrip()
+        )
+    yield report.advice
 
 
 # -- train
