@@ -181,7 +181,7 @@ class TrainConfig(StreamConfig):
     label_smoothing: float = 0.0
     """0 to 0.3."""
     micro_batch: int = 0
-    """Utterances a forward pass; 0 finds the largest that fits on a GPU, and takes 16 on a CPU."""
+    """Utterances a forward pass; 0 finds the largest that fits on a GPU, and on a CPU takes 32 or 240 s of windows."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
     gradient_checkpointing: bool = False

@@ -301,8 +301,8 @@ class Stepper:
 def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
     """Return what the first pass may hold: as asked, else all there is on a GPU, and 4 GB of activations on a CPU.
 
-    Each pass rounds all weights to bfloat16 anew and adds all gradients in float32, so few large passes are cheaper than
-    many small ones: 8 windows of 30 s at once took three quarters of the CPU time of twice 4 (whisper-base, two cores).
+    Each pass rounds all weights to bfloat16 anew and adds all gradients in float32, so a few large passes cost less than
+    many small ones.
     """
     if config.micro_batch:
         return PassLimit(utterances=config.micro_batch)
