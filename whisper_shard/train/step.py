@@ -301,7 +301,7 @@ class Stepper:
 def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
     """Return what the first pass may hold: as asked, else all there is on a GPU, and 4 GB of activations on a CPU.
 
-    Each pass rounds all weights to bfloat16 anew and adds all gradients in float32, so a few large passes cost less than
+    Each pass rounds all weights to bfloat16 anew and adds all gradients in float32: a few large passes cost less than
     many small ones.
     """
     if config.micro_batch:
