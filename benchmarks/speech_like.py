@@ -10,7 +10,7 @@ FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "mp3": ("MP3", 
 
 
 def make_speech_like(seconds: float, sample_rate: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a gliding harmonic voice under syllables of 4 Hz with pauses, some breath noise, and 0.2 s of quiet ends."""
+    """Return a gliding voice under syllables of 4 Hz, with pauses, some breath noise, and 0.2 s of quiet ends."""
     num_samples = round(seconds * sample_rate)
     time = np.arange(num_samples) / sample_rate
     pitch = rng.uniform(90, 220) * (1 + 0.15 * np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * time + rng.uniform(0, 6)))
@@ -25,7 +25,9 @@ def make_speech_like(seconds: float, sample_rate: int, rng: np.random.Generator)
     return (0.6 * speech / np.abs(speech).max()).astype(np.float32)
 
 
-def make_recordings(folder: Path, suffix: str, minutes: float, *, sample_rate: int = 44_100, seed: int = 0) -> list[Path]:
+def make_recordings(
+    folder: Path, suffix: str, minutes: float, *, sample_rate: int = 44_100, seed: int = 0
+) -> list[Path]:
     """Write recordings of 3 to 12 s until ``minutes`` are full; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, paths, total = np.random.default_rng(seed), [], 0.0

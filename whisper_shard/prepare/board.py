@@ -1,4 +1,4 @@
-"""Each worker says what it is doing in 96 bytes of shared memory, so that its death or sleep can be explained.
+"""Each worker says what it is doing in 64 bytes of shared memory, so that its death or sleep can be explained.
 
 A worker maps a small file named after its process; before each row it notes the row and the time, which costs less
 than a microsecond. The main process reads the files: for progress while all is well, and to learn which recording was
