@@ -94,6 +94,11 @@ class PrepareConfig:
         _check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)
         _check_range("--trim-db", self.trim_db, 0.0, 120.0)
         _check_range("--shard-mb", self.shard_mb, 1, 100_000)
+        _check_range("--seed", self.seed, 0, 2**63)
+        _check_range("--min-text-chars", self.min_text_chars, 0, 100_000)
+        _check_range("--max-recording-seconds", self.max_recording_seconds, self.max_seconds, 86_400)
+        _check_range("--decode-timeout-seconds", self.decode_timeout_seconds, 0.01, 86_400)
+        _check_range("--worker-memory-mb", self.worker_memory_mb, 1_000, 1_000_000)
         _check_range("--jobs", self.jobs, 0, 4096)
         if not 0.0 <= self.min_seconds < self.max_seconds <= 30.0:
             raise ConfigError(

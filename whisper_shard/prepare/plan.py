@@ -11,6 +11,7 @@ The words are the raw output of Philox, which NumPy keeps stable between version
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -305,6 +306,8 @@ def _sort_into_shards(
             for start in range(0, len(table), shard_rows):
                 writer.write_table(table.slice(start, shard_rows).combine_chunks())
             bucket.unlink()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _scatter(table: pa.Table, buckets: NDArray[np.int32], writers: Sequence[Any]) -> None:
