@@ -1,3 +1,4 @@
+import errno
 import io
 
 import numpy as np
@@ -11,6 +12,7 @@ from whisper_shard.formats.codecs import (
     ENCODERS,
     decode_flac,
     decode_member,
+    decode_recording,
     encode_flac,
     read_recording,
 )
@@ -159,3 +161,37 @@ def test_damaged_members_are_refused():
         decode_flac(stereo.getvalue(), num_samples=8000)
     with pytest.raises(DatasetError, match=r"audio member \*\.mp3: this version reads npy, flac"):
         decode_member(data, suffix="mp3", num_samples=9)
+
+
+class FailingDisk(io.BytesIO):
+    """Gives the first bytes, then fails, as a dying disk does."""
+
+    def read(self, size=-1):
+        if self.tell() >= 64:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(64)
+
+
+def test_failing_disk_is_not_the_recordings_fault():
+    content = io.BytesIO()
+    soundfile.write(content, make_waveform(0.5), 16_000, format="WAV")
+    with pytest.raises(OSError, match="Input/output error"):
+        decode_recording(FailingDisk(content.getvalue()), suffix="wav", decoders=[TextDecoder()], max_seconds=600)
+
+
+class TextDecoder:
+    """Cannot read anything."""
+
+    def claims(self, _head, _suffix, /):
+        return True
+
+    def decode(self, file, *, max_seconds):
+        raise AudioError("not text")
+
+
+def test_decoders_are_asked_in_order_and_the_first_says_what_is_wrong():
+    content = io.BytesIO(b"nothing that anybody could decode")
+    with pytest.raises(AudioError, match="not text"):
+        decode_recording(content, suffix="txt", decoders=[TextDecoder(), *BUILT_IN], max_seconds=600)
+    with pytest.raises(AudioError, match="no decoder for this kind of file"):
+        decode_recording(content, suffix="txt", decoders=[], max_seconds=600)

@@ -139,6 +139,7 @@ def decode_recording(file: BinaryIO, *, suffix: str, decoders: Sequence[Decoder]
 
     Raises:
         AudioError: No decoder can read it (the first one's words), it is too long, or it has no sample.
+        OSError: The disk cannot give its bytes.
     """
     head = file.read(HEAD_BYTES)
     first_error: AudioError | None = None
@@ -156,6 +157,7 @@ def decode_recording(file: BinaryIO, *, suffix: str, decoders: Sequence[Decoder]
         if not len(recording.waveform):
             raise AudioError("decodes to 0 samples", reason="empty_audio")
         return recording
+    _read_through(file)
     raise first_error or AudioError("no decoder for this kind of file")
 
 
@@ -255,6 +257,13 @@ def _mix(channels: NDArray[np.float32]) -> Waveform:
     else:
         mixed = channels.mean(axis=0, dtype=np.float32)
     return mixed
+
+
+def _read_through(file: BinaryIO) -> None:
+    """Read a file that no decoder could: where the disk is at fault, this raises its OSError."""
+    file.seek(0)
+    while file.read(_BLOCK_VALUES):
+        pass
 
 
 def _is_ffmpeg_container(head: bytes) -> bool:
