@@ -1,16 +1,16 @@
 """Training speed against the well-known guide's recipe on current transformers, all in one run on one machine.
 
-    python benchmarks/bench_train.py --model ../shared/models/whisper-base --digits ../shared/data/spoken-digits
+    python -m benchmarks.bench_train --model ../shared/models/whisper-base --digits ../shared/data/spoken-digits
 
 Measures seconds and CPU seconds an utterance for
 
 - ``literal``: Seq2SeqTrainer as in the guide: batch 4 x 16, gradient checkpointing (fp16 does not run on a CPU: fp32);
 - ``tuned``: as a competent user would set it: batch 16 x 4, bf16, no checkpointing;
 - ``full``: our loop with every utterance in a 30 s window;
-- ``auto``: our loop with its default windows;
+- ``auto``: our loop with its default windows.
 
-and the seconds of an evaluation (loss and greedy WER) by Seq2SeqTrainer.evaluate and by ours in both windows. Features
-of the recipe are computed before its clock starts, as the guide does; ours are computed inside.
+Features of the recipe are computed before its clock starts, as the guide does; ours are computed inside. What it takes
+to evaluate is measured by bench_eval.py.
 """
 
 import argparse
@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speech import read_digits, speak_sentences, write_speech
 
+from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config import TrainConfig
 from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.loader import open_evaluation, open_loader
 from whisper_shard.train.device import DTYPES
 from whisper_shard.train.distributed import Ranks
-from whisper_shard.train.evaluation import evaluate_model
 from whisper_shard.train.model import load_whisper
 from whisper_shard.train.runfolder import library_versions
 from whisper_shard.train.setup import build_network, build_optimizer, keep_freed_memory
@@ -116,19 +115,17 @@ class Collator:
         return dict(batch)
 
 
-def make_trainer(loaded: Any, train: list[Any], evaluation: list[Any], folder: str, **arguments: Any) -> Any:
+def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -> Any:
     """Build the guide's Seq2SeqTrainer with what current transformers asks for."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     loaded.model.generation_config.language, loaded.model.generation_config.task = "en", "transcribe"
     settings = Seq2SeqTrainingArguments(
         output_dir=folder, learning_rate=1e-5, warmup_steps=0.05, lr_scheduler_type="cosine", weight_decay=0.01,
-        predict_with_generate=True, generation_max_length=128, save_strategy="no", eval_strategy="no", report_to=[],
+        save_strategy="no", eval_strategy="no", report_to=[],
         logging_steps=50, seed=42, use_cpu=True, disable_tqdm=True, remove_unused_columns=False, **arguments,
     )  # fmt: skip
-    return Seq2SeqTrainer(
-        model=loaded.model, args=settings, train_dataset=train, eval_dataset=evaluation, data_collator=Collator(loaded)
-    )
+    return Seq2SeqTrainer(model=loaded.model, args=settings, train_dataset=train, data_collator=Collator(loaded))
 
 
 def time_guide(model: str, data: Dataset, *, steps: int, batch: int, micro: int, literal: bool) -> dict[str, float]:
@@ -138,8 +135,8 @@ def time_guide(model: str, data: Dataset, *, steps: int, batch: int, micro: int,
     loaded.model.config.use_cache = False
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            loaded, rows, rows[:2], folder, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=batch // micro, max_steps=steps, gradient_checkpointing=literal,
+            loaded, rows, folder, per_device_train_batch_size=micro,
+            gradient_accumulation_steps=max(1, batch // micro), max_steps=steps, gradient_checkpointing=literal,
             bf16=not literal,
         )  # fmt: skip
         found: dict[str, float] = {}
@@ -148,45 +145,11 @@ def time_guide(model: str, data: Dataset, *, steps: int, batch: int, micro: int,
     return found
 
 
-def time_evaluation(model: str, data: Dataset, *, count: int) -> dict[str, dict[str, float]]:
-    """Time loss and greedy hypotheses by Seq2SeqTrainer.evaluate and by ours, on the same utterances."""
-    found: dict[str, dict[str, float]] = {"guide": {}, "full": {}, "short": {}}
-    loaded = load_whisper(model)
-    rows = guide_features(loaded, data, count)
-    heard: list[str] = []
-
-    def keep_text(predicted: Any) -> dict[str, float]:
-        ids = predicted.predictions
-        ids[ids < 0] = loaded.tokenizer.pad_token_id
-        heard.extend(text.strip() for text in loaded.tokenizer.batch_decode(ids, skip_special_tokens=True))
-        return {}
-
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(loaded, rows[:2], rows, folder, per_device_eval_batch_size=16, bf16_full_eval=False)
-        trainer.compute_metrics = keep_text
-        with measured(found["guide"], count):
-            trainer.evaluate()
-    labeler = Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual)
-    for window in ("full", "short"):
-        batches = open_evaluation(data, batch_size=16, limit=count)
-        with measured(found[window], count):
-            result = evaluate_model(loaded, batches, labeler, window=window, precision="fp32", device=CPU)  # type: ignore[arg-type]
-        texts = sorted(row.hypothesis for row in result.utterances)
-        found[window]["same_text_as_guide"] = sum(a == b for a, b in zip(texts, sorted(heard), strict=True)) / count
-    return found
-
-
-def ratios(found: dict[str, Any]) -> dict[str, float]:
+def ratios(train: dict[str, Any]) -> dict[str, float]:
     """Say how many times less CPU our ways take than the guide's."""
-    train, evaluation = found["train"], found["evaluation"]
     cpu = "cpu_seconds_per_utterance"
-    lines = {
-        f"train {theirs} / {ours}": train[theirs][cpu] / train[ours][cpu]
-        for theirs in ("literal", "tuned")
-        for ours in ("full", "auto")
-    }
-    shares = {f"evaluate {w} / guide": evaluation[w][cpu] / evaluation["guide"][cpu] for w in ("full", "short")}
-    return {name: round(value, 2) for name, value in (lines | shares).items()}
+    pairs = [(theirs, ours) for theirs in ("literal", "tuned") for ours in ("full", "auto")]
+    return {f"{theirs} / {ours}": round(train[theirs][cpu] / train[ours][cpu], 2) for theirs, ours in pairs}
 
 
 def machine() -> dict[str, Any]:
@@ -203,11 +166,10 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits, with train.csv")
     parser.add_argument("--batch", type=int, default=16, help="utterances an optimizer step; the guide's is 64")
     parser.add_argument("--steps", type=int, default=1, help="optimizer steps timed")
-    parser.add_argument("--evaluate", type=int, default=16, help="utterances evaluated")
     flags = parser.parse_args()
     keep_freed_memory()
     result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "flags": vars(flags)}
-    count = max(4 * flags.batch * flags.steps, flags.evaluate)
+    count = 4 * flags.batch * flags.steps
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         "read speech of 7 to 8 s": lambda: speak_sentences(count, shortest=7, longest=8, seed=3),
         "spoken digits": lambda: read_digits(flags.digits / "train.csv", count),
@@ -218,12 +180,11 @@ def main() -> None:
             run = {"steps": flags.steps, "batch": flags.batch}
             train = {
                 "literal": time_guide(flags.model, data, micro=4, literal=True, **run),
-                "tuned": time_guide(flags.model, data, micro=16, literal=False, **run),
+                "tuned": time_guide(flags.model, data, micro=min(16, flags.batch), literal=False, **run),
                 "full": time_ours(flags.model, data, window="full", **run),
                 "auto": time_ours(flags.model, data, window="auto", steps=4 * flags.steps, batch=flags.batch),
             }
-            found = {"train": train, "evaluation": time_evaluation(flags.model, data, count=flags.evaluate)}
-            result[name] = {**found, "ratios": ratios(found)}
+            result[name] = {"train": train, "ratios": ratios(train)}
             print_table(name, result[name])
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"train-{result['date']}.json"
@@ -234,12 +195,11 @@ def main() -> None:
 def print_table(name: str, found: dict[str, Any]) -> None:
     """Print what was measured on one corpus."""
     print(f"\n{name}")
-    for part in ("train", "evaluation"):
-        for way, numbers in found[part].items():
-            wall, cpu = numbers["wall_seconds_per_utterance"], numbers["cpu_seconds_per_utterance"]
-            print(f"  {part:<11}{way:<9}{cpu:7.2f} CPU s and {wall:6.2f} s an utterance")
+    for way, numbers in found["train"].items():
+        wall, cpu = numbers["wall_seconds_per_utterance"], numbers["cpu_seconds_per_utterance"]
+        print(f"  {way:<18}{cpu:7.2f} CPU s and {wall:6.2f} s an utterance")
     for pair, ratio in found["ratios"].items():
-        print(f"  {pair:<26}{ratio:6.2f}")
+        print(f"  {pair:<18}{ratio:7.2f}")
 
 
 if __name__ == "__main__":
