@@ -161,9 +161,11 @@ def test_stops_early_when_nothing_gets_better(task, tmp_path):
 
 def test_evaluates_and_saves_when_asked(task, tmp_path):
     events = []
-    config = tiny_config(task, eval_every=3, save_every=4, lr=0.0, max_steps=7)
+    config = tiny_config(task, eval_every=3, save_every=4, progress_every=2, lr=0.0, max_steps=7)
     train_model(task, tmp_path / "run", config, events.append)
-    assert [event.step for event in of_kind(events, Evaluated)][:-1] == [0, 3, 6, 7, 7]
+    evaluated = of_kind(events, Evaluated)
+    assert [event.step for event in evaluated if event.window == "full"] == [0, 3, 6, 7, 7]
+    assert [event.step for event in evaluated if event.window == "short"] == [2, 4, 6, 7]
     assert [event.step for event in of_kind(events, Saved)] == [0, 4, 7]
 
 

@@ -224,6 +224,9 @@ class Trainer:
             self.recorder.finish_window(self._lr)
         if ends_epoch:
             self.recorder.finish_epoch(batch.epoch, self.corpora.train)
+        if config.progress_every and step % config.progress_every == 0:
+            self._settle()
+            self.recorder.evaluated(self.examiner.examine("short"), is_best=False, kind="progress")
         is_best = False
         is_evaluation = is_last or (step % config.eval_every == 0 if config.eval_every else ends_epoch)
         if is_evaluation:

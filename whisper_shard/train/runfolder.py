@@ -24,7 +24,7 @@ from whisper_shard.train.corpora import Corpora
 FREE_KNOBS = frozenset(
     {
         "bad_record", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every", "max_bad",
-        "max_nonfinite", "micro_batch", "prefetch", "resume", "sample_format", "save_every", "save_minutes",
+        "max_nonfinite", "micro_batch", "prefetch", "progress_every", "resume", "save_every", "save_minutes",
         "tensorboard", "threads", "workers",
     }
 )  # fmt: skip
