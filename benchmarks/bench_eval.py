@@ -1,0 +1,273 @@
+"""Evaluation (loss and greedy WER) against `Seq2SeqTrainer.evaluate` with `predict_with_generate`, on one model.
+
+    python benchmarks/bench_eval.py --model whisper-base/ --digits spoken-digits/test.csv
+
+Both sides evaluate the same recordings with the same model, batch and cap, in 30 s windows, and their texts are
+compared; ours also in short windows, as training does for progress. The spectrograms of the Trainer are computed before
+its clock starts (the usual recipe stores them), ours while it runs. The Trainer gets language and task, without which
+`generate` would pass through the encoder once more to find them, and gets each of the number formats a user would try.
+Sides take turns, and the best of the turns counts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+from benchmarks.speech import Spoken, read_digits, speak_sentences
+from whisper_shard.stream.batch import Batch
+from whisper_shard.train.evaluation import Window, evaluate_model
+from whisper_shard.train.model import LoadedWhisper, load_whisper
+from whisper_shard.train.scoring import score_texts
+from whisper_shard.train.setup import keep_freed_memory
+from whisper_shard.train.tokens import Labeler
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One evaluation by one side."""
+
+    name: str
+    wall_seconds: float
+    cpu_seconds: float
+    loss: float
+    wer: float
+    texts: Sequence[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Whisper in a Hugging Face folder")
+    parser.add_argument("--digits", type=Path, required=True, help="CSV of spoken digits: audios,transcription,speaker")
+    parser.add_argument("--utterances", type=int, default=24, help="of each corpus")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--cap", type=int, default=128, help="longest hypothesis in tokens")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="eval", help="of the file in benchmarks/results")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+    keep_freed_memory()
+    corpora = {
+        "digits": list(read_digits(args.digits, args.utterances)),
+        "read": list(speak_sentences(args.utterances, shortest=3.0, longest=12.0, seed=1)),
+    }
+    results = {name: compare(args, corpus) for name, corpus in corpora.items()}
+    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe_machine(), "arguments": shown(args)}
+    path = RESULTS / f"{report['date']}-{args.name}.json"
+    path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def shown(args: argparse.Namespace) -> dict[str, Any]:
+    return {**vars(args), "model": Path(args.model).name, "digits": args.digits.name}
+
+
+def compare(args: argparse.Namespace, corpus: Sequence[Spoken]) -> dict[str, Any]:
+    loaded = load_whisper(args.model)
+    loaded.model.to(args.device)
+    corpus = sorted(corpus, key=length)
+    batches = [make_batch(corpus[i : i + args.batch]) for i in range(0, len(corpus), args.batch)]
+    sides: dict[str, Callable[[], Run]] = {}
+    for precision in ("fp32", "bf16"):
+        windows: tuple[Window, ...] = ("full", "short")
+        for window in windows:
+            name = f"ours {window} {precision}"
+            sides[name] = Ours(name, loaded, batches, window=window, precision=precision, cap=args.cap)
+    for kind in ("fp32", "bf16", "bf16_full_eval"):
+        name = f"Trainer {kind}"
+        sides[name] = Theirs(name, load_whisper(args.model), corpus, kind, args)
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    for _ in range(args.turns):
+        for name, side in sides.items():
+            runs[name].append(side())
+            print(f"{name:<24} {runs[name][-1].wall_seconds:7.1f} s wall {runs[name][-1].cpu_seconds:7.1f} s CPU")
+    return summarize(runs, corpus)
+
+
+def length(spoken: Spoken) -> int:
+    return len(spoken.waveform)
+
+
+def make_batch(rows: Sequence[Spoken]) -> Batch:
+    waveforms = torch.zeros(len(rows), max(map(length, rows)))
+    for row, spoken in zip(waveforms, rows, strict=True):
+        row[: len(spoken.waveform)] = torch.from_numpy(spoken.waveform)
+    nothing = (None,) * len(rows)
+    return Batch(
+        waveforms=waveforms,
+        num_samples=torch.tensor([length(spoken) for spoken in rows]),
+        weights=torch.ones(len(rows)),
+        keys=tuple(spoken.key for spoken in rows),
+        texts=tuple(spoken.text for spoken in rows),
+        languages=nothing,
+        tasks=nothing,
+        segments=((),) * len(rows),
+        epoch=0,
+        step=0,
+    )
+
+
+class Ours:
+    def __init__(
+        self, name: str, loaded: LoadedWhisper, batches: Sequence[Batch], *, window: Window, precision: str, cap: int
+    ) -> None:
+        self.name, self.loaded, self.batches, self.window, self.precision = name, loaded, batches, window, precision
+        self.cap, self.labeler = cap, Labeler(loaded.tokenizer, "en")
+
+    def __call__(self) -> Run:
+        start = time.perf_counter(), time.process_time()
+        found = evaluate_model(
+            self.loaded,
+            self.batches,
+            self.labeler,
+            window=self.window,
+            max_new_tokens=self.cap,
+            precision=self.precision,
+        )
+        wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+        by_key = {row.key: row.hypothesis for row in found.utterances}
+        texts = [by_key[key] for batch in self.batches for key in batch.keys]
+        return Run(name=self.name, wall_seconds=wall, cpu_seconds=cpu, loss=found.loss, wer=found.wer, texts=texts)
+
+
+class Theirs:
+    """The usual recipe: features stored, labels by the tokenizer, collator with the doubled start token cut."""
+
+    def __init__(
+        self, name: str, loaded: LoadedWhisper, corpus: Sequence[Spoken], kind: str, args: argparse.Namespace
+    ) -> None:
+        self.name, self.corpus, self.texts = name, corpus, []
+        # With bf16_full_eval the Trainer casts the model and leaves casting the features to its user.
+        self.dtype = torch.bfloat16 if kind == "bf16_full_eval" else torch.float32
+        self.tokenizer = loaded.tokenizer
+        self.tokenizer.set_prefix_tokens(language="en", task="transcribe")
+        settings = loaded.model.generation_config
+        settings.language, settings.task, settings.forced_decoder_ids = "en", "transcribe", None
+        extract = loaded.processor.feature_extractor
+        rows = [
+            {
+                "input_features": extract(spoken.waveform, sampling_rate=16000).input_features[0],
+                "labels": self.tokenizer(f" {spoken.text}").input_ids[1:],
+            }
+            for spoken in corpus
+        ]
+        arguments = Seq2SeqTrainingArguments(
+            output_dir=tempfile.mkdtemp(),
+            per_device_eval_batch_size=args.batch,
+            predict_with_generate=True,
+            generation_max_length=args.cap,
+            bf16=kind == "bf16",
+            bf16_full_eval=kind == "bf16_full_eval",
+            use_cpu=args.device == "cpu",
+            report_to=[],
+            disable_tqdm=True,
+            save_strategy="no",
+            remove_unused_columns=False,
+        )
+        self.trainer = Seq2SeqTrainer(
+            args=arguments,
+            model=loaded.model,
+            eval_dataset=rows,
+            data_collator=self.collate,
+            compute_metrics=self.compute_metrics,
+        )
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        labels = torch.full((len(rows), max(len(row["labels"]) for row in rows)), -100)
+        for target, row in zip(labels, rows, strict=True):
+            target[: len(row["labels"])] = torch.tensor(row["labels"])
+        features = torch.from_numpy(np.stack([row["input_features"] for row in rows]))
+        return {"input_features": features.to(self.dtype), "labels": labels}
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        tokens = np.where(prediction.predictions < 0, self.tokenizer.pad_token_id, prediction.predictions)
+        self.texts = [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return {"wer": score_texts([spoken.text for spoken in self.corpus], self.texts).wer}
+
+    def __call__(self) -> Run:
+        start = time.perf_counter(), time.process_time()
+        metrics = self.trainer.evaluate()
+        wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+        return Run(
+            name=self.name,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            loss=metrics["eval_loss"],
+            wer=metrics["eval_wer"],
+            texts=self.texts,
+        )
+
+
+def summarize(runs: dict[str, list[Run]], corpus: Sequence[Spoken]) -> dict[str, Any]:
+    best = {name: min(turns, key=wall) for name, turns in runs.items()}
+    fastest = min((run for name, run in best.items() if name.startswith("Trainer")), key=wall)
+    rivals = {"Trainer fp32": best["Trainer fp32"], "Trainer bf16": best["Trainer bf16"], "fastest": fastest}
+    exact = best["Trainer fp32"].texts
+    rows = {}
+    print(
+        f"\n{'':<24} {'wall s':>8} {'CPU s':>8} {'of fp32':>8} {'of bf16':>8} {'of best':>8} "
+        f"{'WER':>7} {'same text':>10}"
+    )
+    for name, run in best.items():
+        same = sum(one == other for one, other in zip(run.texts, exact, strict=True))
+        shares = {rival: round(run.wall_seconds / other.wall_seconds, 4) for rival, other in rivals.items()}
+        rows[name] = {
+            "wall_seconds": round(run.wall_seconds, 2),
+            "cpu_seconds": round(run.cpu_seconds, 2),
+            "share_of_wall_time": shares,
+            "share_of_cpu_time": {r: round(run.cpu_seconds / other.cpu_seconds, 4) for r, other in rivals.items()},
+            "wer": run.wer,
+            "loss": run.loss,
+            "same_text_as_trainer_fp32": same,
+        }
+        columns = " ".join(f"{share:>8.1%}" for share in shares.values())
+        print(
+            f"{name:<24} {run.wall_seconds:>8.1f} {run.cpu_seconds:>8.1f} {columns} {run.wer:>7.1%} "
+            f"{same:>6} of {len(corpus)}"
+        )
+    print(f"of ...: share of the wall time of that Trainer; the best is {fastest.name}\n")
+    seconds = sum(map(length, corpus)) / 16000
+    return {"num_utterances": len(corpus), "audio_seconds": round(seconds, 2), "fastest": fastest.name, "sides": rows}
+
+
+def wall(run: Run) -> float:
+    return run.wall_seconds
+
+
+def describe_machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return {
+        "cpu": next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        ),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "bf16_products": next(
+            (flag for line in lines for flag in ("amx_bf16", "avx512_bf16") if flag in line), "emulated"
+        ),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+if __name__ == "__main__":
+    main()
