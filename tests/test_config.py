@@ -15,10 +15,9 @@ from whisper_shard.config import (
     ScoreConfig,
     StreamConfig,
     TrainConfig,
-    dump_config,
-    load_config,
 )
 from whisper_shard.errors import ConfigError
+from whisper_shard.flags import dump_config, load_config
 
 KINDS = (PrepareConfig, StreamConfig, BenchConfig, TrainConfig, ScoreConfig)
 PATHS = {"corpus": "the manifest", "out": "the output"}

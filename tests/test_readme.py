@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from whisper_shard.cli import COMMANDS
-from whisper_shard.config import load_config
+from whisper_shard.flags import load_config
 
 DOCUMENTS = [
     Path("README.md"),
@@ -24,13 +24,14 @@ def shown_commands():
             yield pytest.param(line.split("  #")[0], id=f"{document}: {line[:60]}")
 
 
-@pytest.mark.parametrize("line", shown_commands())
+@pytest.mark.parametrize("line", list(shown_commands()))
 def test_shown_commands_parse(line):
     _, name, *argv = shlex.split(line)
     assert name in COMMANDS
     if "COMMAND" not in line and "--help" not in argv:
         command = COMMANDS[name]
-        load_config(command.config, command=name, argv=[a for a in argv if a != "..."], positionals=command.positionals)
+        argv = [word.replace("recipe.toml", "configs/guide.toml") for word in argv if word != "..."]
+        load_config(command.config, command=name, argv=argv, positionals=command.positionals)
 
 
 def test_shown_make_targets_exist():

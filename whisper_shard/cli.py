@@ -20,11 +20,10 @@ from whisper_shard.config import (
     ScoreConfig,
     TrainConfig,
     VerifyConfig,
-    load_config,
-    suggest,
 )
 from whisper_shard.console import say, say_error
-from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, ConfigError, WhisperShardError
+from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
+from whisper_shard.flags import load_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,10 @@ from whisper_shard.config import (
     ScoreConfig,
     TrainConfig,
     VerifyConfig,
-    dump_config,
 )
 from whisper_shard.console import Progress, say, say_error, say_warning
 from whisper_shard.errors import EXIT_ENVIRONMENT, EXIT_ERROR, ConfigError
+from whisper_shard.flags import dump_config
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training

@@ -12,6 +12,9 @@ WhisperShardError            exit code 1
 `-- EnvironmentFault         exit code 3: disk full, no permission, broken installation; never the data's fault
 """
 
+import difflib
+from collections.abc import Sequence
+
 EXIT_ERROR = 1
 EXIT_ENVIRONMENT = 3
 EXIT_AGAIN = 75
@@ -69,3 +72,9 @@ class EnvironmentFault(WhisperShardError):
     """The machine's fault, not the data's: disk full, no permission, broken installation."""
 
     exit_code = EXIT_ENVIRONMENT
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return ``; did you mean 'nearest'?``, or nothing where nothing is near."""
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -8,8 +8,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from whisper_shard.config import Steps, suggest
-from whisper_shard.errors import ConfigError
+from whisper_shard.config import Steps
+from whisper_shard.errors import ConfigError, suggest
 
 Step = TypeVar("Step")
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from whisper_shard.config import PrepareConfig, dump_config
+from whisper_shard.config import PrepareConfig
+from whisper_shard.flags import dump_config
 from whisper_shard.formats.codecs import ENCODERS
 from whisper_shard.formats.index import DATASET_NAME
 from whisper_shard.formats.storage import atomic_file, ignore_step

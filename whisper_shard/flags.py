@@ -1,0 +1,172 @@
+"""TOML first, flags after: one parser, one set of types, one set of errors for both.
+
+A TOML file has one table a command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its leaves
+become flags placed before the ones of the command line.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+from whisper_shard.config import Steps
+from whisper_shard.errors import ConfigError, suggest
+
+TABLES = ("prepare", "train", "score", "bench", "demo")
+"""Tables that a TOML file can have: the commands with knobs."""
+
+Config = TypeVar("Config")
+
+
+def load_config(
+    kind: type[Config], *, command: str, argv: Sequence[str], positionals: Mapping[str, str]
+) -> tuple[Config, dict[str, str]]:
+    """Parse a command line, with the table ``[command]`` of ``--config FILE.toml`` standing before its flags.
+
+    Args:
+        kind: The command's configuration class.
+        command: Name of the command, and of its TOML table.
+        argv: Arguments after the command's name.
+        positionals: Help text of each required positional argument, by name.
+
+    Returns:
+        The configuration, and the positional arguments by name.
+
+    Raises:
+        ConfigError: Unknown flag or TOML key (with the nearest that exists), wrong type, impossible value.
+        SystemExit: After ``--help`` (0), or where positionals are missing (2).
+    """
+    import tyro
+
+    file, rest = _take_config_flag(list(argv))
+    table = _read_table(file, command, kind) if file else {}
+    flags = list(_toml_flags({name: value for name, value in table.items() if not is_steps(kind, name)}))
+    steps = {name: tuple(value) for name, value in table.items() if is_steps(kind, name)}
+    _refuse_unknown_flags(kind, rest, command)
+    arguments = dataclasses.make_dataclass(
+        "arguments",
+        [
+            *(
+                (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())])
+                for name, text in positionals.items()
+            ),
+            ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=kind(**steps))),
+        ],
+        kw_only=True,
+    )
+    arguments.__doc__ = kind.__doc__
+    epilog = "Every flag can also stand in a TOML file: --config FILE.toml, table " + f"[{command}]."
+    with _one_line_errors(command):
+        parsed: Any = tyro.cli(
+            arguments, prog=f"whisper-shard {command}", description=f"{kind.__doc__}\n\n{epilog}", args=[*flags, *rest]
+        )
+    return parsed.options, {name: getattr(parsed, name) for name in positionals}
+
+
+def is_steps(kind: type, name: str) -> bool:
+    """Tell whether a knob is a list of steps, which only TOML can give."""
+    return any(field.name == name and field.type == Steps for field in dataclasses.fields(kind))
+
+
+def dump_config(config: Any, command: str) -> str:
+    """Return TOML that, given back with ``--config``, sets every knob as it is in ``config``."""
+    leaves, tables = [f"[{command}]"], []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not is_steps(type(config), field.name):
+            leaves.append(f"{field.name} = {_toml_value(value)}")
+        elif not value:
+            leaves.append(f"{field.name} = []")
+        for step in value if is_steps(type(config), field.name) else ():
+            tables += [
+                "",
+                f"[[{command}.{field.name}]]",
+                *(f"{key} = {_toml_value(item)}" for key, item in step.items()),
+            ]
+    return "\n".join([*leaves, *tables]) + "\n"
+
+
+def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:
+    for position, argument in enumerate(argv):
+        if argument == "--config":
+            if position + 1 == len(argv):
+                raise ConfigError("--config needs a file: --config FILE.toml")
+            return Path(argv[position + 1]), argv[:position] + argv[position + 2 :]
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")), argv[:position] + argv[position + 1 :]
+    return None, argv
+
+
+def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    for name, table in content.items():
+        if name not in TABLES or not isinstance(table, dict):
+            raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)} Tables are {', '.join(TABLES)}")
+    table = content.get(command, {})
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name, value in table.items():
+        if name not in known:
+            raise ConfigError(f"{file}: [{command}] has no knob {name!r}{suggest(name, known)}")
+        if is_steps(kind, name) and not (isinstance(value, list) and all(isinstance(step, dict) for step in value)):
+            raise ConfigError(f"{file}: [{command}] {name} must be a list of tables: [[{command}.{name}]]")
+        if isinstance(value, dict):
+            raise ConfigError(f"{file}: [{command}] {name} must be a plain value, not a table")
+    return cast(Mapping[str, Any], table)
+
+
+def _toml_flags(table: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in table.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            yield flag if value else "--no-" + flag[2:]
+        elif isinstance(value, list):
+            yield from (flag, *map(str, value))
+        else:
+            yield f"{flag}={value}"
+
+
+def _refuse_unknown_flags(kind: type, argv: Sequence[str], command: str) -> None:
+    known = ["--help", "--config"]
+    for field in dataclasses.fields(kind):
+        if is_steps(kind, field.name):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        known += [flag, "--no-" + flag[2:]] if field.type in (bool, "bool") else [flag]
+    for argument in argv:
+        flag = argument.split("=")[0].replace("_", "-")
+        if argument.startswith("--") and flag not in known:
+            raise ConfigError(f"whisper-shard {command}: unknown flag {flag}{suggest(flag, known)}")
+
+
+@contextlib.contextmanager
+def _one_line_errors(command: str) -> Iterator[None]:
+    """Turn the parser's boxes about bad values into a ConfigError; let help and usage pass."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            yield
+    except SystemExit as stop:
+        lines = [line.strip("\u2502 ") for line in captured.getvalue().splitlines()[1:]]
+        text = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("\u2500")), len(lines))])
+        if stop.code != 2:
+            raise
+        raise ConfigError(f"whisper-shard {command}: {text}; see whisper-shard {command} --help") from None
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return repr(value)
