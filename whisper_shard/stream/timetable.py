@@ -149,22 +149,30 @@ class Timetable:
             rows = [[(unit, 0)] if unit >= 0 else [] for unit in units]
         else:
             rows = [windows.arrange(place.epoch, unit) if unit >= 0 else [] for unit in units]
-        width = max((sum(int(num_samples[number]) + gap for number, gap in row) for row in rows), default=0)
-        for row, members in enumerate(rows):
-            for number, gap in members:
-                dataset = int(np.searchsorted(self._firsts, number, side="right")) - 1
-                yield {
-                    "epoch": place.epoch,
-                    "step": place.step,
-                    "row": row,
-                    "width": width,
-                    "packed": len(members) > 1,
-                    "gap": gap,
-                    "id": number,
-                    "dataset": dataset,
-                    "index_row": number - int(self._firsts[dataset]),
-                    "num_samples": int(num_samples[number]),
-                }
+        flat = [(row, number, gap) for row, members in enumerate(rows) for number, gap in members]
+        numbers = np.array([number for _, number, _ in flat], np.int64)
+        lengths = num_samples[numbers].tolist()
+        datasets = np.searchsorted(self._firsts, numbers, side="right") - 1
+        index_rows = (numbers - self._firsts[datasets]).tolist()
+        ends = [0] * len(rows)
+        for (row, _, gap), length in zip(flat, lengths, strict=True):
+            ends[row] += gap + length
+        width = max(ends, default=0)
+        for (row, number, gap), length, dataset, index_row in zip(
+            flat, lengths, datasets.tolist(), index_rows, strict=True
+        ):
+            yield {
+                "epoch": place.epoch,
+                "step": place.step,
+                "row": row,
+                "width": width,
+                "packed": len(rows[row]) > 1,
+                "gap": gap,
+                "id": number,
+                "dataset": dataset,
+                "index_row": index_row,
+                "num_samples": length,
+            }
 
 
 def batch_rule(config: StreamConfig) -> BatchRule:

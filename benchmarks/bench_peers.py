@@ -1,0 +1,233 @@
+"""Other loaders on the same audio: one process, shuffled, float32 batches of 32 padded in the same way.
+
+    make bench-peers      (benchmarks/peers.sh makes an environment for it, as the peers' needs conflict with ours)
+
+Every peer gets the same int16 samples in its own format, as its documentation recommends for arrays, and shuffles as it
+does by default; none but ours checks what it reads. Writes benchmarks/results/<date>-peers.json and prints a table.
+"""
+
+import argparse
+import datetime
+import importlib.machinery
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bench_stream import BATCH, ours, pad_samples, plain_webdataset
+from benchmarks.corpus import make_corpus
+from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.bench import describe_machine
+from whisper_shard.stream.source import LocalSource, RecordReader, decode_audio, decode_json
+from whisper_shard.utterance import SAMPLE_RATE
+
+Item = dict[str, Any]
+
+
+def read_items(dataset: Dataset) -> Iterator[Item]:
+    """Yield key, int16 samples and text of every utterance."""
+    reader = RecordReader(dataset, LocalSource(dataset))
+    for row in range(dataset.num_utterances):
+        raw = reader.read(row)
+        yield {"key": raw.key, "audio": np.array(decode_audio(raw)), "text": decode_json(raw)["text"]}
+
+
+def count_batches(items: Iterable[Item]) -> Iterator[int]:
+    """Collate as for plain webdataset; yield the number of utterances of each batch."""
+    batch: list[Any] = []
+    for item in items:
+        batch.append((np.asarray(item["audio"]), {"text": item["text"]}))
+        if len(batch) == BATCH:
+            pad_samples(batch)
+            yield len(batch)
+            batch = []
+
+
+def write_lhotse(dataset: Dataset, folder: Path) -> None:
+    import soundfile
+    from lhotse import Recording
+    from lhotse.shar import SharWriter
+    from lhotse.supervision import SupervisionSegment
+
+    (folder / "wav").mkdir()
+    (folder / "shar").mkdir()
+    with SharWriter(str(folder / "shar"), fields={"recording": "wav"}, shard_size=250) as writer:
+        for item in read_items(dataset):
+            path = folder / "wav" / f"{item['key']}.wav"
+            soundfile.write(path, item["audio"], SAMPLE_RATE, subtype="PCM_16")
+            recording = Recording.from_file(path, recording_id=item["key"])
+            cut = recording.to_cut()
+            cut.supervisions = [
+                SupervisionSegment(item["key"], item["key"], 0.0, recording.duration, text=item["text"])
+            ]
+            writer.write(cut)
+    shutil.rmtree(folder / "wav")
+
+
+def read_lhotse(folder: Path) -> Iterator[Item]:
+    from lhotse import CutSet
+
+    cuts = CutSet.from_shar(in_dir=str(folder / "shar"), shuffle_shards=True).shuffle(buffer_size=1000)
+    for cut in cuts:
+        # Lhotse decodes to float32 in [-1, 1]; the common collation wants the int16 scale.
+        yield {"audio": cut.load_audio()[0] * 32768, "text": cut.supervisions[0].text}
+
+
+def write_huggingface(dataset: Dataset, folder: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"key": datasets.Value("string"), "audio": datasets.List(datasets.Value("int16")),
+                                  "text": datasets.Value("string")})  # fmt: skip
+    stored = datasets.Dataset.from_generator(
+        read_items, features=features, gen_kwargs={"dataset": dataset}, cache_dir=str(folder / "cache")
+    )
+    for shard in range(10):
+        stored.shard(10, shard, contiguous=True).to_parquet(str(folder / f"{shard:03d}.parquet"))
+    shutil.rmtree(folder / "cache")
+
+
+def read_huggingface(folder: Path) -> Iterator[Item]:
+    import datasets
+
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    yield from stream.shuffle(seed=0, buffer_size=1000).with_format("numpy")
+
+
+def write_mosaicml(dataset: Dataset, folder: Path) -> None:
+    stand_in_for_torchvision()
+    from streaming import MDSWriter
+
+    columns = {"key": "str", "audio": "ndarray:int16", "text": "str"}
+    with MDSWriter(out=str(folder), columns=columns) as writer:
+        for item in read_items(dataset):
+            writer.write(item)
+
+
+def read_mosaicml(folder: Path) -> Iterator[Item]:
+    stand_in_for_torchvision()
+    from streaming import StreamingDataset
+
+    yield from StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
+
+
+def stand_in_for_torchvision() -> None:
+    """Let MosaicML Streaming be imported: it wants three names of torchvision, which needs a CUDA build of torch."""
+    package = types.ModuleType("torchvision")
+    package.__spec__ = importlib.machinery.ModuleSpec("torchvision", None)
+    package.datasets = types.ModuleType("torchvision.datasets")  # type: ignore[attr-defined]
+    package.datasets.VisionDataset = package.datasets.CIFAR10 = object  # type: ignore[attr-defined]
+    functional = types.ModuleType("torchvision.transforms.functional")
+    functional.to_tensor = torch.as_tensor  # type: ignore[attr-defined]
+    modules = {"torchvision": package, "torchvision.datasets": package.datasets, functional.__name__: functional}
+    sys.modules.update({"torchvision.transforms": types.ModuleType("torchvision.transforms"), **modules})
+
+
+def write_litdata(dataset: Dataset, folder: Path) -> None:
+    import litdata
+
+    wave_folder = folder / "items"
+    wave_folder.mkdir(parents=True)
+    paths = []
+    for item in read_items(dataset):
+        np.save(wave_folder / f"{item['key']}.npy", item["audio"])
+        paths.append((str(wave_folder / f"{item['key']}.npy"), item["text"]))
+    litdata.optimize(read_saved, paths, output_dir=str(folder / "chunks"), chunk_bytes="64MB", num_workers=1)
+    shutil.rmtree(wave_folder)
+
+
+def read_saved(place: tuple[str, str]) -> Item:
+    return {"audio": np.load(place[0]), "text": place[1]}
+
+
+def read_litdata(folder: Path) -> Iterator[Item]:
+    import litdata
+
+    yield from litdata.StreamingDataset(str(folder / "chunks"), shuffle=True)
+
+
+PEERS: dict[str, tuple[str, Callable[[Dataset, Path], None], Callable[[Path], Iterator[Item]]]] = {
+    "Lhotse Shar": ("lhotse", write_lhotse, read_lhotse),
+    "Hugging Face datasets, streaming": ("datasets", write_huggingface, read_huggingface),
+    "MosaicML Streaming": ("mosaicml-streaming", write_mosaicml, read_mosaicml),
+    "LitData": ("litdata", write_litdata, read_litdata),
+}
+
+
+def measure_rate(counts: Iterator[int]) -> float:
+    for _ in range(4):
+        next(counts)
+    started = time.perf_counter()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
+    dataset = make_corpus(folder / "ours", num_utterances)
+    starts: dict[str, Callable[[], Iterator[int]]] = {
+        "whisper-shard": lambda: ours(dataset),
+        "webdataset": lambda: plain_webdataset(dataset, 0),
+    }
+    faults: dict[str, str] = {}
+    for name, (package, write, read) in PEERS.items():
+        place = folder / package
+        try:
+            place.mkdir()
+            write(dataset, place)
+            starts[name] = lambda place=place, read=read: count_batches(read(place))
+        except Exception as error:
+            faults[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+        print(f"{name}: {faults.get(name, 'written')}", flush=True)
+    rates: dict[str, list[float]] = {name: [] for name in starts}
+    for _ in range(rounds):
+        for name, start in starts.items():
+            try:
+                rates[name].append(measure_rate(start()))
+                print(f"{name}: {rates[name][-1]:,.0f} utterances/s", flush=True)
+            except Exception as error:
+                faults[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    reference = rates["whisper-shard"]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+        "corpus": {"utterances": num_utterances, "mean_seconds": dataset.num_samples / SAMPLE_RATE / num_utterances},
+        "versions": {name: version(package) for name, (package, *_) in PEERS.items()},
+        "utterances_per_second": {name: statistics.median(r) for name, r in rates.items() if r},
+        "whisper_shard_is_faster_by": {
+            name: statistics.median(a / b for a, b in zip(reference, r, strict=True))
+            for name, r in rates.items()
+            if len(r) == rounds
+        },
+        "faults": faults,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where the corpora are made; default: a temporary folder")
+    parser.add_argument("--utterances", type=int, default=2500)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        report = run(Path(folder), arguments.utterances, arguments.rounds)
+    for name, ratio in report["whisper_shard_is_faster_by"].items():
+        print(f"{name:35} {report['utterances_per_second'][name]:10,.0f} utterances/s   ours {ratio:6.1f} x")
+    for name, fault in report["faults"].items():
+        print(f"{name:35} {fault}")
+    path = Path(__file__).parent / "results" / f"{report['date']}-peers.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
