@@ -38,7 +38,7 @@ import soxr
 from benchmarks.speech_like import FORMATS, make_recordings
 from whisper_shard.config import PrepareConfig
 from whisper_shard.prepare.corpus import prepare_corpus
-from whisper_shard.prepare.events import PlanMade, Progress, ShardFinished
+from whisper_shard.prepare.events import Note, PlanMade, Progress, ShardFinished
 
 RESULTS = Path(__file__).parent / "results"
 TEXT = "the text of this utterance has about sixty characters in all"
@@ -221,6 +221,8 @@ def measure_rows(folder: Path, num_rows: int) -> dict[str, Any]:
             plan_peak = own_peak_mb()
         elif isinstance(event, Progress):
             peak = max(peak, worker_peak_mb(folder / "out"))
+        elif isinstance(event, Note):
+            print(event.message, flush=True)
     return {
         "num_rows": num_rows,
         "main_peak_mb_before": before,
@@ -277,7 +279,8 @@ def peak_mb(pid: int) -> float:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return 0.0
-    return next(int(line.split()[1]) * 1.024e-3 for line in status.splitlines() if line.startswith("VmHWM"))
+    lines = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(next(lines, 0)) * 1.024e-3  # a process that has just ended has no memory any more
 
 
 def wall_of(run: dict[str, float]) -> float:
