@@ -30,7 +30,7 @@ _PRELOADED = [
 ]
 
 
-def make_task(folder: Path, *, train: int = 24, evaluation: int = 6) -> Path:
+def make_task(folder: Path, *, train: int = 12, evaluation: int = 4) -> Path:
     """A folder with train, eval and a tiny Whisper, small enough to train in a second."""
     rng = np.random.default_rng(0)
     make_dataset(folder / "train", rng.uniform(0.3, 2.5, train).tolist())

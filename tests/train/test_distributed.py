@@ -64,14 +64,14 @@ def test_three_ranks_train_as_one(task, alone, tmp_path):
 
 def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alone, tmp_path):
     run = tmp_path / "run"
-    ends = launch(task, run, steady_config(task), world=3, kill=Kill(step=7, rank=1))
+    ends = launch(task, run, steady_config(task), world=3, kill=Kill(step=3, rank=1))
     assert ends[1].exit_code == -signal.SIGKILL
     for rank in (0, 2):
         assert ends[rank].exit_code == 1
         assert f"rank {rank} of 3 lost contact with another rank, killed or failed" in ends[rank].message
         assert "run the same command again: training goes on from the last checkpoint" in ends[rank].message
     assert [end.exit_code for end in launch(task, run, steady_config(task), world=2)] == [0, 0]
-    assert [line["step"] for line in read_metrics(run) if line["kind"] == "resume"] == [6]
+    assert [line["step"] for line in read_metrics(run) if line["kind"] == "resume"] == [2]
     assert_same_training(run, alone)
     delivered = [line for line in lasting_metrics(run) if line["kind"] == "epoch"]
     assert [line["is_complete"] for line in delivered] == [True] * 3
@@ -81,8 +81,8 @@ def test_all_ranks_agree_to_stop_early_and_on_a_signal(task, tmp_path):
     run = tmp_path / "early"
     ends = launch(task, run, steady_config(task, lr=0.0, patience=1), world=2)
     assert [end.exit_code for end in ends] == [0, 0]
-    assert (report_of(run).stopped, report_of(run).steps) == ("early", 4)
-    ends = launch(task, tmp_path / "signal", steady_config(task), world=2, kill=Kill(step=3, signal=signal.SIGTERM))
+    assert (report_of(run).stopped, report_of(run).steps) == ("early", 2)
+    ends = launch(task, tmp_path / "signal", steady_config(task), world=2, kill=Kill(step=2, signal=signal.SIGTERM))
     assert [end.exit_code for end in ends] == [75, 75], "the signal went to one rank, all stopped after the same step"
     assert ends[0].message == ends[1].message
 
@@ -95,7 +95,7 @@ def test_launcher_trains_on_two_ranks(task, alone, tmp_path):
     command = [str(word) for word in (launcher, 2, task, tmp_path / "run", *flags)]
     ran = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert report_of(tmp_path / "run").steps == 4
+    assert report_of(tmp_path / "run").steps == 2
     assert [line["is_complete"] for line in read_metrics(tmp_path / "run") if line["kind"] == "epoch"] == [True]
 
 
