@@ -1,5 +1,6 @@
 """The loader as a whole: any number of ranks and workers, stopped anywhere, gives the same bytes."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -8,6 +9,10 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,6 +288,37 @@ def die(records):
         if number == 30:
             os.kill(os.getpid(), signal.SIGKILL)
         yield record
+
+
+def test_loader_processes_end_with_a_killed_training_process(dataset):
+    script = (
+        "import os, signal, sys\n"
+        "from whisper_shard.config import StreamConfig\n"
+        "from whisper_shard.formats.index import open_dataset\n"
+        "from whisper_shard.stream.loader import open_loader\n"
+        "if __name__ == '__main__':\n"
+        "    config = StreamConfig(batch_size=4, workers=1, augment=())\n"
+        "    next(iter(open_loader(open_dataset(sys.argv[1]), config)))\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    before = set(forkservers())
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(dataset.folder)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert ran.returncode == -signal.SIGKILL and ran.stdout
+    deadline = time.monotonic() + 20
+    while set(forkservers()) - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not set(forkservers()) - before
+
+
+def forkservers():
+    """Yield the ids of all processes that a fork server of loader processes has made, and of the servers."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"whisper_shard.stream.stages" in (process / "cmdline").read_bytes():
+                yield process.name
 
 
 def test_errors_of_a_users_stage_keep_their_kind(dataset):

@@ -13,8 +13,11 @@ processes, in exact order, whatever the number of workers.
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait as wait_for
 
 import webdataset as wds
 
@@ -266,5 +269,14 @@ def first_state(timetable: Timetable) -> PlanState:
 
 
 def _begin_worker(_worker: int) -> None:
-    """Leave Ctrl-C to the training process, which stops its workers itself."""
+    """Leave Ctrl-C to the training process, which stops its workers itself, and end where that process has died."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the training process to end, then leave at once: torch's own watchdog sees the fork server only."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
