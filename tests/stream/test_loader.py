@@ -298,7 +298,8 @@ def test_loader_processes_end_with_a_killed_training_process(dataset):
         "from whisper_shard.stream.loader import open_loader\n"
         "if __name__ == '__main__':\n"
         "    config = StreamConfig(batch_size=4, workers=2, augment=())\n"
-        "    next(iter(open_loader(open_dataset(sys.argv[1]), config)))\n"
+        "    batches = iter(open_loader(open_dataset(sys.argv[1]), config))\n"
+        "    next(batches)\n"
         "    time.sleep(1)  # until both loader processes are at rest with their batches ready\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
