@@ -303,20 +303,20 @@ def test_loader_processes_end_with_a_killed_training_process(dataset):
         "    time.sleep(1)  # until both loader processes are at rest with their batches ready\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    before = set(forkservers())
-    ran = subprocess.run([sys.executable, "-c", script, str(dataset.folder)], check=False)
-    assert ran.returncode == -signal.SIGKILL
+    process = subprocess.Popen([sys.executable, "-c", script, str(dataset.folder)], start_new_session=True)
+    assert process.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 4  # torch's own watchdog needs 5 seconds, where it notices at all
-    while set(forkservers()) - before and time.monotonic() < deadline:
+    while set(loader_processes(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not set(forkservers()) - before
+    assert not set(loader_processes(process.pid))
 
 
-def forkservers():
-    """Yield the ids of all processes that a fork server of loader processes has made, and of the servers."""
+def loader_processes(session):
+    """Yield the ids of the loader processes, and their fork server, that were started in a session."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"whisper_shard.stream.stages" in (process / "cmdline").read_bytes():
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and b"forkserver" in (process / "cmdline").read_bytes():
                 yield process.name
 
 
