@@ -1,6 +1,6 @@
 """Training speed against the well-known guide's recipe on current transformers, all in one run on one machine.
 
-    python -m benchmarks.bench_train --model ../shared/models/whisper-base --digits ../shared/data/spoken-digits
+    python -m benchmarks.bench_train --model whisper-base/ --digits spoken-digits/
 
 Measures seconds and CPU seconds an utterance for
 
@@ -60,7 +60,7 @@ def measured(into: dict[str, float], count: int) -> Iterator[None]:
 
 
 def time_ours(model: str, data: Dataset, *, window: str, steps: int, batch: int) -> dict[str, float]:
-    """Train some steps with our loop's optimizer step, bf16; the first step is not timed."""
+    """Train some steps with our loop's optimizer step, bf16; a small step before them is not timed."""
     loaded = load_whisper(model)
     config = TrainConfig(model=model, window=window, batch_size=batch, workers=0, precision="bf16")
     network = build_network(loaded, config, CPU)
@@ -129,15 +129,25 @@ def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -
 
 
 def time_guide(model: str, data: Dataset, *, steps: int, batch: int, micro: int, literal: bool) -> dict[str, float]:
-    """Train some optimizer steps with Seq2SeqTrainer."""
+    """Train some optimizer steps with Seq2SeqTrainer; a small step before them is not timed."""
     loaded = load_whisper(model)
     rows = guide_features(loaded, data, steps * batch)
     loaded.model.config.use_cache = False
+    arguments = {"gradient_checkpointing": literal, "bf16": not literal}
     with tempfile.TemporaryDirectory() as folder:
+        warm = make_trainer(
+            loaded,
+            rows[:4],
+            folder,
+            per_device_train_batch_size=4,
+            max_steps=1,
+            gradient_accumulation_steps=1,
+            **arguments,
+        )
+        warm.train()
         trainer = make_trainer(
             loaded, rows, folder, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=max(1, batch // micro), max_steps=steps, gradient_checkpointing=literal,
-            bf16=not literal,
+            gradient_accumulation_steps=max(1, batch // micro), max_steps=steps, **arguments,
         )  # fmt: skip
         found: dict[str, float] = {}
         with measured(found, steps * batch):
@@ -168,7 +178,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="optimizer steps timed")
     flags = parser.parse_args()
     keep_freed_memory()
-    result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "flags": vars(flags)}
+    result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    result["settings"] = {"model": Path(flags.model).name, "batch": flags.batch, "steps": flags.steps}
     count = 4 * flags.batch * flags.steps
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         "read speech of 7 to 8 s": lambda: speak_sentences(count, shortest=7, longest=8, seed=3),
