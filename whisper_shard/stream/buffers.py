@@ -1,12 +1,12 @@
 """Memory for waveforms that is used again and again, in one process or between two.
 
-Fresh memory costs more than filling it: the kernel clears each page, in shared memory some 0.4 ms a MB (measured:
-`benchmarks/bench_stream.py`). So a batch is laid out in a buffer that an earlier batch has left. A buffer is free
-again when the last tensor on it is gone, views included: `torch.from_numpy` keeps the array it was given alive, and
-a finalizer on that array gives the buffer back.
+Fresh memory costs more than filling it, as the kernel clears each page of it, most of all in shared memory. So a
+batch is laid out in a buffer that an earlier batch has left. A buffer is free again when the last tensor on it is
+gone, views included: `torch.from_numpy` keeps the array it was given alive, and a finalizer on that array gives the
+buffer back.
 
-A loader process lays its batches out in shared memory. Such a buffer is sent to the training process once; after
-that a batch is a small `Parcel` that names it.
+A loader process lays its batches out in shared memory. Such a buffer is sent to the training process once; after that
+a batch is a small `Parcel` that names it.
 """
 
 import weakref
