@@ -30,8 +30,10 @@ def test_version(capsys):
         (["prepare", "absent.csv", "out"], "absent.csv"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_1(argv, message, capsys):
+def test_mistakes_are_one_line_and_exit_code_1(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert run(argv) == 1
+    assert not list(tmp_path.iterdir()), "a command that cannot begin leaves nothing behind"
     shown = capsys.readouterr().err
     assert message in shown.replace("\n", " ") and shown.startswith("error: ")
     assert len(shown.strip().splitlines()) == 1

@@ -18,6 +18,7 @@ from whisper_shard.config import PrepareConfig
 from whisper_shard.flags import dump_config
 from whisper_shard.formats.codecs import ENCODERS
 from whisper_shard.formats.index import DATASET_NAME
+from whisper_shard.formats.manifest import inspect_manifest
 from whisper_shard.formats.storage import atomic_file, ignore_step
 from whisper_shard.prepare.board import Status
 from whisper_shard.prepare.engine import Workers, count_cores, open_workers
@@ -71,6 +72,8 @@ def prepare_corpus(
     started = time.monotonic()
     build_pipeline(config)
     corpora = _manifests(corpus, config)
+    for manifest in corpora.values():  # before anything is written: a misspelt path leaves no folder behind
+        inspect_manifest(manifest, audio_column=config.audio_column, text_column=config.text_column)
     with sole_writer(out) as state:
         if config.rebuild:
             forget(out, state)
