@@ -40,7 +40,7 @@ bench: setup  ## benchmarks on this machine; results go to benchmarks/results
 	$(BIN)/python benchmarks/bench_stream.py
 
 bench-peers: setup  ## the loader beside webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
-	bash benchmarks/peers.sh
+	sh benchmarks/peers.sh
 
 clean:  ## remove .venv and all caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo

@@ -159,7 +159,7 @@ def _show_training(progress: Progress, event: "training.Event") -> None:
             progress.say(f"going on from step {event.step}, {event.folder}")
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe.describe_steps(event))
-        case training.Evaluated():
+        case training.Evaluated(is_final=False):
             progress.say(describe.describe_evaluation(event))
         case training.Delivered():
             progress.say(describe.describe_delivery(event))
@@ -169,8 +169,8 @@ def _show_training(progress: Progress, event: "training.Event") -> None:
             )
         case training.Warned():
             say_warning(event.message)
-        case training.Saved():
-            pass  # a checkpoint every few minutes is not news; resuming names the one it goes on from
+        case _:  # checkpoints are not news, and what the run kept is in its report
+            pass
 
 
 def score(config: ScoreConfig, *, model: str, dataset: str) -> int:

@@ -86,6 +86,8 @@ class Evaluated:
     """Whether no earlier evaluation of this run had a lower WER."""
     seconds: float
     """Time it took."""
+    is_final: bool = False
+    """Whether these are the weights that the run kept; the report says the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

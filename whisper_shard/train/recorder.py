@@ -180,6 +180,7 @@ class Recorder:
                 cap_hits=evaluation.cap_hits,
                 is_best=is_best,
                 seconds=evaluation.seconds,
+                is_final=kind == "final",
             )
         )
 
