@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from tests.making import WORDS, make_dataset, make_waveform
 from tests.train.running import final_weights, make_task, tiny_config
 from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
+from whisper_shard.train import step as step_module
 from whisper_shard.train.checkpoint import list_checkpoints
 from whisper_shard.train.corpora import check_labels, open_corpora
 from whisper_shard.train.events import Delivered, Evaluated, Resumed, Saved, Skipped, Started, Stepped, Warned
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.metrics import MetricsLog, read_metrics
 from whisper_shard.train.runstate import Ledger, digest_ids
+from whisper_shard.train.step import Stepper
 from whisper_shard.train.tiny import make_tiny_whisper
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -196,6 +198,37 @@ def test_skipped_steps_do_not_move_the_schedule(task, tmp_path):
     rates = [event.lr for event in of_kind(events, Stepped)]
     assert len(of_kind(events, Skipped)) == 3
     assert rates[1] == rates[2] == rates[3] < rates[0], "one update was made, the other three steps were skipped"
+
+
+class Arrived:
+    """Stands for the event that tells when numbers have come from a GPU."""
+
+    def synchronize(self):
+        pass
+
+
+def rates_of_a_run(monkeypatch, task, run, *, deferred, **changes):
+    """The learning rate of each step; deferred: outcomes are read one step later, as on a GPU."""
+    rates = []
+    take, send = Stepper.take, step_module._send_to_host
+
+    def take_and_note(self, batch, *, lr, **rest):
+        rates.append(lr)
+        return take(self, batch, lr=lr, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "take", take_and_note)
+        patch.setattr(step_module, "_send_to_host", lambda n: (n.clone(), Arrived()) if deferred else send(n))
+        train_model(task, run, tiny_config(task, epochs=99, max_steps=7, eval_every=99, save_every=99, **changes))
+    return rates
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 99])
+def test_schedule_does_not_wait_for_numbers_from_the_device(monkeypatch, task, tmp_path, log_every):
+    at_once = rates_of_a_run(monkeypatch, task, tmp_path / "cpu", deferred=False, log_every=1)
+    later = rates_of_a_run(monkeypatch, task, tmp_path / "gpu", deferred=True, log_every=log_every)
+    assert later == at_once
+    assert len(set(at_once)) == 7
 
 
 def test_low_rank_updates_train_and_are_merged(task, tmp_path):

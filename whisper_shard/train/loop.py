@@ -194,11 +194,13 @@ class Trainer:
     def _learn(self, batch: Batch) -> None:
         """Make one optimizer step.
 
-        On a GPU the numbers of a step are read while the next one runs, so that nothing waits; on a CPU at once.
+        On a GPU the numbers of a step are read while the next one runs, so that nothing waits; on a CPU at once. The
+        place in the schedule takes a step whose numbers are not read yet for an update.
         """
         began = time.perf_counter()
+        place = self.state.updates + (self._pending is not None)
         self._lr = self.config.lr * cosine_factor(
-            self.state.updates,
+            place,
             warmup_steps=self._warmup_steps,
             total_steps=self.total_steps,
             min_factor=self.config.min_lr_factor,
