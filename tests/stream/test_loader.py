@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -328,6 +329,20 @@ def test_errors_of_a_users_stage_keep_their_kind(dataset):
 def stumble(records):
     for record in records:
         yield record["nothing"]
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, ConnectionResetError, EOFError, RuntimeError, OSError])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_users_stage_is_not_the_death_of_its_process(dataset, kind, workers):
+    config = dataclasses.replace(CONFIG, workers=workers)
+    with pytest.raises(kind, match=r"my own stage: no such lexicon"):
+        list(open_loader(dataset, config, stages=[functools.partial(complain, kind)]))
+
+
+def complain(kind, records):
+    for _ in records:
+        raise kind("my own stage: no such lexicon")
+        yield
 
 
 def test_refusals(dataset, tmp_path):

@@ -135,8 +135,7 @@ class Loader:
                 batch = receiver.receive(item)
                 yield batch.pin_memory() if self._pin_memory else batch
         except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
-            # A process that dies while it hands over a buffer shows as a broken connection.
-            if not workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            if not workers or not _is_death(error):
                 raise
             first_line = str(error).partition("\n")[0]
             raise EnvironmentFault(
@@ -266,6 +265,15 @@ def first_state(timetable: Timetable) -> PlanState:
         pack_gap_seconds=config.pack_gap_seconds,
         steps_per_epoch=timetable.steps,
     )
+
+
+def _is_death(error: Exception) -> bool:
+    """Tell the death of a loader process from an error inside it, which torch raises again as "Caught X in ..."."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return text.startswith("DataLoader worker (pid")
+    # A process that dies while it hands over a buffer shows as a broken connection.
+    return not text.startswith("Caught ")
 
 
 def _begin_worker(_worker: int) -> None:
