@@ -52,7 +52,7 @@ def test_other_commands_tables_do_not_matter(tmp_path):
     ("content", "message"),
     [
         ("[prepare]\nmin_secnds = 1", r"\[prepare\] has no knob 'min_secnds'; did you mean 'min_seconds'\?"),
-        ("[prepar]\nx = 1", r"unknown table \[prepar\]; did you mean 'prepare'\?"),
+        ("[prepar]\nx = 1", r"unknown table \[prepar\]; did you mean 'prepare'\?; there are prepare, "),
         ("[prepare\n", r"recipe.toml: not valid TOML"),
         ("[prepare]\nfilters = 3", r"filters must be a list of tables"),
         ("[prepare.jobs]\nx = 1", r"jobs must be a plain value"),
@@ -90,6 +90,7 @@ def test_mistakes_on_the_command_line_are_named(argv, message):
         (PrepareConfig, {"min_seconds": 0.25, "filters": ({"kind": "x", "y": [1, 2.5, "z"]},), "eval_corpus": 'a "b"'}),
         (TrainConfig, {"augment": (), "margin_seconds": (0.0, 3.0), "lr": 1e-7, "resume": False}),
         (BenchConfig, {"augment": GUIDE_AUGMENT}),
+        (TrainConfig, {"augment": ({"kind": "OneOf", "transforms": [{"kind": "Gain", "p": 1.0}], "p": 0.5},)}),
     ],
 )
 def test_a_dumped_configuration_reads_back_the_same(tmp_path, kind, changes):

@@ -34,6 +34,11 @@ def test_shown_commands_parse(line):
         load_config(command.config, command=name, argv=argv, positionals=command.positionals)
 
 
+def test_no_blank_is_left_to_fill_in():
+    for document in DOCUMENTS:
+        assert "@@" not in document.read_text(), document
+
+
 def test_shown_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), flags=re.MULTILINE))
     for document in DOCUMENTS:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,8 +23,9 @@ from whisper_shard.config import (
     VerifyConfig,
 )
 from whisper_shard.console import say, say_error
-from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
+from whisper_shard.errors import EXIT_AGAIN, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
 from whisper_shard.flags import load_config
+from whisper_shard.formats.storage import is_environment_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +76,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, partial(_terminate, argv))
     try:
         return _dispatch(argv)
     except WhisperShardError as error:
         say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        say_error("interrupted; the same command again goes on where this one stopped")
+        say_error(f"interrupted; {_how_to_go_on(argv)}")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nobody is left to tell
-        return 0
+    except OSError as error:
+        if not is_environment_error(error) and not isinstance(error, BrokenPipeError):
+            raise
+        say_error(
+            f"{error.filename or 'this machine'}: {error.strerror or error}; mend it, then run the same command again"
+        )
+        return EXIT_ENVIRONMENT
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -98,7 +104,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         raise ConfigError(
-            f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))} Try whisper-shard --help"
+            f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))}; see whisper-shard --help"
         )
     command = COMMANDS[name]
     config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals)
@@ -113,7 +119,15 @@ def _print_help() -> None:
     say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can stand in a TOML file: --config FILE.toml.")
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _how_to_go_on(argv: Sequence[str]) -> str:
+    if "--rebuild" in argv:
+        return "the same command without --rebuild goes on where this one stopped"
+    if argv[:1] in (["prepare"], ["train"]):
+        return "the same command again goes on where this one stopped"
+    return "the same command again begins anew"
+
+
+def _terminate(argv: Sequence[str], _signal: int, _frame: FrameType | None) -> NoReturn:
     """Leave by an exception, so that locks are released and children are ended; the state on disk is always whole."""
-    say_error("terminated; the same command again goes on where this one stopped")
+    say_error(f"terminated; {_how_to_go_on(argv)}")
     sys.exit(EXIT_AGAIN)

@@ -1,10 +1,12 @@
 """The commands: each calls its room and shows what comes back. One function a command; each returns an exit code."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,9 @@ from whisper_shard.flags import dump_config
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
     from whisper_shard.train import scorecard
+
+GOOD_DEMO_WER = 0.20
+"""A demo that ends with more has not learned, and says so."""
 
 
 def prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
@@ -138,22 +143,23 @@ def train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or go on with it; then say what came of it."""
     from whisper_shard.train.loop import train_model
 
+    settings = partial(_write_settings, Path(run) / "train.toml", dump_config(config, "train"))
     with Progress("training") as progress:
-        report = train_model(Path(dataset), Path(run), config, partial(_show_training, progress))
+        report = train_model(Path(dataset), Path(run), config, partial(_show_training, progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: the first rank speaks for all
         return 0
-    (Path(run) / "train.toml").write_text(dump_config(config, "train"))
     for line in describe.describe_run(report):
         say(line)
     say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'} and {Path(run) / 'tensorboard'}")
     return 0
 
 
-def _show_training(progress: Progress, event: "training.Event") -> None:
+def _show_training(progress: Progress, write_settings: Callable[[], None], event: "training.Event") -> None:
     from whisper_shard.train import events as training
 
     match event:
         case training.Started():
+            write_settings()
             progress.say(describe.describe_start(event))
         case training.Resumed():
             progress.say(f"going on from step {event.step}, {event.folder}")
@@ -171,6 +177,13 @@ def _show_training(progress: Progress, event: "training.Event") -> None:
             say_warning(event.message)
         case _:  # checkpoints are not news, and what the run kept is in its report
             pass
+
+
+def _write_settings(path: Path, text: str) -> None:
+    from whisper_shard.formats.storage import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def score(config: ScoreConfig, *, model: str, dataset: str) -> int:
@@ -226,6 +239,11 @@ def demo(config: DemoConfig, *, out: str) -> int:
     tiny = _make_tiny_model(folder / "tiny-whisper", data / "train")
     _run("train", data, folder / "run", *flags, "--model", tiny)
     _run("score", model, data / "eval", *flags)
+    scored = json.loads((model / "score-eval" / "score.json").read_text())
+    wer = scored["windows"]["full"]["scores"][scored["form"]]["wer"]
+    if wer > GOOD_DEMO_WER:
+        say_error(f"the small Whisper ends with a WER of {wer:.1%}; {GOOD_DEMO_WER:.0%} was expected: try --steps 800")
+        return EXIT_ERROR
     say(f"\nThe whole way took {time.monotonic() - start:.0f} s. Look at")
     for what, path in {
         "the model": model,

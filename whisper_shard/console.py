@@ -1,14 +1,12 @@
-"""What a person sees: progress that suits the place it is shown in, tables, and one line an error."""
+"""What a person sees: progress that suits the place it is shown in, and one line an error."""
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
 
 PLAIN_SECONDS = 30.0
 """Away from a terminal, progress is one line in so many seconds."""
@@ -50,6 +48,8 @@ class Progress:
     ) -> None:
         if self._live:
             self._bar.stop()
+        elif kind is None and self._line:
+            self.say(self._line)
 
     def update(self, done: int, total: int | None, note: str = "") -> None:
         """Show that ``done`` of ``total`` are done; ``note`` holds whatever else is worth knowing."""
@@ -83,16 +83,6 @@ def say_error(text: str) -> None:
 def say_warning(text: str) -> None:
     """Print one line about what a user should know, on stderr."""
     errors.print(f"[yellow]warning:[/] {_escape(text)}")
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """Print rows under column heads; every column but the first is aligned to the right."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_escape, row))
-    console.print(table)
 
 
 def _escape(text: str) -> str:

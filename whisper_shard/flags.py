@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar, cast
 from whisper_shard.config import Steps
 from whisper_shard.errors import ConfigError, suggest
 
-TABLES = ("prepare", "train", "score", "bench", "demo")
-"""Tables that a TOML file can have: the commands with knobs."""
+TABLES = ("prepare", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
+"""Tables that a TOML file can have: the commands."""
 
 Config = TypeVar("Config")
 
@@ -37,8 +37,9 @@ def load_config(
         The configuration, and the positional arguments by name.
 
     Raises:
-        ConfigError: Unknown flag or TOML key (with the nearest that exists), wrong type, impossible value.
-        SystemExit: After ``--help`` (0), or where positionals are missing (2).
+        ConfigError: Unknown flag or TOML key (with the nearest that exists), wrong type, impossible value, or a
+            required argument that is missing.
+        SystemExit: After ``--help``, with code 0.
     """
     import tyro
 
@@ -103,14 +104,14 @@ def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:
 
 def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
     try:
-        content = tomllib.loads(file.read_text())
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     for name, table in content.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)} Tables are {', '.join(TABLES)}")
+            raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)}; there are {', '.join(TABLES)}")
     table = content.get(command, {})
     known = [field.name for field in dataclasses.fields(kind)]
     for name, value in table.items():
@@ -167,6 +168,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml_value(item)}" for name, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml_value, value))}]"
     return repr(value)
