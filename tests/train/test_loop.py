@@ -122,6 +122,17 @@ def test_speed_knobs_may_change_others_may_not(finished, task):
         train_model(task, run, dataclasses.replace(config, resume=False))
 
 
+def test_finished_run_without_checkpoints_is_still_that_run(finished, task, tmp_path):
+    run, config, _, report = finished
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "snapshots"))
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; go on with the same"):
+        train_model(task, tmp_path / "run", dataclasses.replace(config, lr=0.1))
+    with pytest.raises(StateError, match=r"holds a run already; choose a new folder, or leave --no-resume out"):
+        train_model(task, tmp_path / "run", dataclasses.replace(config, resume=False))
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["settings"]["lr"] == 0.003
+    assert train_model(task, tmp_path / "run", config) == report
+
+
 def test_other_data_in_the_same_run_is_refused(finished, task, tmp_path):
     run, config, _, _ = finished
     make_dataset(tmp_path / "train", [1.0] * 12, seed=77)

@@ -109,10 +109,10 @@ def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write
         write: Whether to write train.json; one rank does.
 
     Raises:
-        StateError: The folder holds checkpoints of a run with other settings or data, or --no-resume was given.
+        StateError: The folder holds a run, in hand or over, with other settings or data, or --no-resume was given.
     """
     ours = describe_run(config, corpora)
-    if list_checkpoints(folder.checkpoints):
+    if list_checkpoints(folder.checkpoints) or folder.report.is_file():
         if not config.resume:
             raise StateError(f"{folder.path}: holds a run already; choose a new folder, or leave --no-resume out")
         check_same_run(folder, ours)
