@@ -114,6 +114,52 @@ def test_damaged_files_have_a_reason(tmp_path, content, reason, message):
     assert caught.value.reason == reason
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("suffix", "reason", "message"),
+    [
+        ("wav", "truncated", r"cut off: the header promises \d+ bytes, \d+ are there"),
+        ("aiff", "truncated", r"cut off: the header promises \d+ bytes"),
+        ("au", "truncated", r"cut off: the header promises \d+ bytes"),
+        ("mp3", "truncated", r"cut off: the header promises 64000 samples, 3[01]\d+ are there"),
+        ("flac", "decode_failed", "."),
+    ],
+)
+def test_half_a_recording_is_refused(tmp_path, suffix, reason, message, channels):
+    waveform = np.random.default_rng(0).normal(0, 0.1, (64_000, channels)).astype(np.float32)
+    soundfile.write(tmp_path / f"a.{suffix}", waveform, 16_000)
+    content = (tmp_path / f"a.{suffix}").read_bytes()
+    assert len(read(tmp_path / f"a.{suffix}").waveform) == 64_000
+    (tmp_path / f"a.{suffix}").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=message) as caught:
+        read(tmp_path / f"a.{suffix}")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("promised", [0x7FFF_F000, 2**31, 2**32 - 1])
+def test_lengths_that_a_stream_could_not_fill_in_are_no_promise(tmp_path, promised):
+    soundfile.write(tmp_path / "a.wav", make_waveform(0.5), 16_000)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[:40] + promised.to_bytes(4, "little") + content[44:])
+    assert len(read(tmp_path / "a.wav").waveform) == 8_000
+
+
+def test_mp3_without_a_frame_count_is_not_held_to_a_guess(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.2, 160_000)
+    with soundfile.SoundFile(
+        tmp_path / "a.mp3", "w", 16_000, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.3
+    ) as sound:
+        sound.write(np.concatenate([np.zeros(80_000), noise]))
+    content = (tmp_path / "a.mp3").read_bytes()
+    second_frame = content.index(content[:2], content.index(b"Xing"))
+    (tmp_path / "a.mp3").write_bytes(content[second_frame:])
+    assert len(read(tmp_path / "a.mp3").waveform) == pytest.approx(240_000, abs=2_500)
+    tag = b"ID3\x03\0\0" + bytes([0, 0, 16, 0]) + bytes(2048)
+    (tmp_path / "a.mp3").write_bytes(tag + content[: len(content) // 2])
+    with pytest.raises(AudioError, match="cut off: the header promises 240000 samples"):
+        read(tmp_path / "a.mp3")
+
+
 def test_what_is_no_file_has_a_reason(tmp_path):
     import os
 

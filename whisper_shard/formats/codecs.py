@@ -11,6 +11,7 @@ ENCODERS.
 
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ SAMPLE_RATES = (1_000, 768_000)
 """Lowest and highest sampling rate, in Hz, that is believed."""
 LIBSNDFILE_VERSION: str = soundfile.__libsndfile_version__
 _BLOCK_VALUES = 1 << 20
+_CUT_OFF = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_BYTES = 0x7FFF_F000  # this and more is what writers leave that could not go back to fill in the length
+_SLACK_BYTES = 64  # some writers count the header itself
+_MIN_FRAME_SHARE = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,8 @@ class Decoder(Protocol):
         """Decode an open file.
 
         Raises:
-            AudioError: It is damaged, or longer than ``max_seconds``.
+            AudioError: It is damaged, cut off, or longer than ``max_seconds``. Only the reason ``decode_failed`` lets
+                the next decoder try.
         """
         ...
 
@@ -78,8 +84,11 @@ class SoundfileDecoder:
                 if sound.frames > limit and sound.frames < 2**62:
                     raise _too_long(sound.frames / rate, max_seconds)
                 if sound.channels == 1 and sound.frames <= limit:
-                    return Recording(waveform=sound.read(dtype="float32"), sample_rate=rate)
-                return Recording(waveform=_read_mixed(sound, limit, max_seconds), sample_rate=rate)
+                    waveform = sound.read(dtype="float32")
+                else:
+                    waveform = _read_mixed(sound, limit, max_seconds)
+                _check_whole(sound, len(waveform), file)
+                return Recording(waveform=waveform, sample_rate=rate)
         except soundfile.SoundFileError as error:
             raise AudioError(_one_line(error)) from error
 
@@ -138,7 +147,7 @@ def decode_recording(file: BinaryIO, *, suffix: str, decoders: Sequence[Decoder]
         max_seconds: Longer recordings are refused, if possible before they are decoded.
 
     Raises:
-        AudioError: No decoder can read it (the first one's words), it is too long, or it has no sample.
+        AudioError: No decoder can read it (the first one's words), it is cut off or too long, or it has no sample.
         OSError: The disk cannot give its bytes.
     """
     head = file.read(HEAD_BYTES)
@@ -150,6 +159,8 @@ def decode_recording(file: BinaryIO, *, suffix: str, decoders: Sequence[Decoder]
         try:
             recording = decoder.decode(file, max_seconds=max_seconds)
         except AudioError as error:
+            if error.reason == "truncated":
+                _read_through(file)  # a failing disk looks the same to libsndfile
             if error.reason != "decode_failed":
                 raise
             first_error = first_error or error
@@ -232,6 +243,30 @@ def _read_mixed(sound: soundfile.SoundFile, limit: int, max_seconds: float) -> W
         if num_samples > limit:
             raise _too_long(num_samples / sound.samplerate, max_seconds)
     return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def _check_whole(sound: soundfile.SoundFile, num_frames: int, file: BinaryIO) -> None:
+    """Compare what was read with what the header promises, since libsndfile is content with less."""
+    if found := _CUT_OFF.search(sound.extra_info):
+        promised, present = int(found[1]), int(found[2])
+        if present + _SLACK_BYTES < promised < _UNKNOWN_BYTES:
+            raise AudioError(f"cut off: the header promises {promised} bytes, {present} are there", reason="truncated")
+    if num_frames < _MIN_FRAME_SHARE * sound.frames < 2**62 and (sound.format != "MP3" or _counts_frames(file)):
+        raise AudioError(
+            f"cut off: the header promises {sound.frames} samples, {num_frames} are there", reason="truncated"
+        )
+
+
+def _counts_frames(file: BinaryIO) -> bool:
+    """Tell whether an mp3 file begins with a Xing or LAME header; without, its length is only a guess."""
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] == b"ID3" and len(head) == 10:
+        file.seek(10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True)))
+    else:
+        file.seek(0)
+    frame = file.read(_BLOCK_VALUES >> 10)
+    return b"Xing" in frame or b"Info" in frame
 
 
 def _decode_av(av, container, max_seconds: float) -> Recording:  # type: ignore[no-untyped-def]
