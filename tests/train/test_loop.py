@@ -76,12 +76,20 @@ def test_metrics_hold_the_same_numbers(finished):
     assert {line["window"] for line in lines if line["kind"] == "final"} == {"full", "short"}
 
 
+def test_evaluations_tell_how_sure_their_wer_is(finished):
+    run, _, _, report = finished
+    evaluations = [line for line in read_metrics(run) if line["kind"] in ("eval", "final")]
+    assert all(0 <= line["wer_low"] <= line["wer"] <= line["wer_high"] for line in evaluations)
+    full = next(line for line in evaluations if line["kind"] == "final" and line["window"] == "full")
+    assert (full["wer_low"], full["wer_high"]) == report.wer_interval
+
+
 def test_tensorboard_has_the_curves(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(finished[0] / "tensorboard"))
     board.Reload()
-    assert {"train/loss", "train/lr", "eval/wer", "epoch/utterances"} <= set(board.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "eval/wer", "eval/wer_low", "epoch/utterances"} <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
@@ -324,6 +332,17 @@ def test_interrupted_lines_are_cut_off(tmp_path):
         (2, 1 / 3),
         (3, 0.5),
     ]
+
+
+def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):
+    run, config = tmp_path / "run", tiny_config(task, lr=0.0, max_steps=2)
+    train_model(task, run, config)
+    before = [(line["kind"], line["step"]) for line in read_metrics(run)]
+    (run / "report.json").unlink()
+    train_model(task, run, config)
+    after = [(line["kind"], line["step"]) for line in read_metrics(run) if line["kind"] != "resume"]
+    assert after == before
+    assert {"warning", "final"} <= {kind for kind, _ in after}
 
 
 def test_ledger_tells_sets_apart_but_not_orders():

@@ -1,7 +1,8 @@
 """The record of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
 
-A line has ``kind`` (train, eval, progress, epoch, skip, resume, final) and ``step``. All but the fields of TIMING are
-functions of data, settings and seed: a run that was killed and resumed ends with the lines of one that was not.
+A line has ``kind`` (train, eval, progress, epoch, skip, resume, warning, final) and ``step``. All but the fields of
+TIMING are functions of data, settings and seed: a run that was killed and resumed ends with the lines of one that was
+not.
 """
 
 import json
@@ -16,6 +17,7 @@ TIMING = frozenset(
     {"seconds", "utterances_per_second", "audio_seconds_per_second", "padded_seconds_per_second", "data_wait_share"}
 )
 """Fields that differ from run to run."""
+_OF_THE_END = frozenset({"warning", "final"})  # kinds written after the last checkpoint, with its step
 
 
 class MetricsLog:
@@ -74,9 +76,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def cut_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of later steps, and a last line that was not written to its end."""
+    """Remove the lines of later steps and of the end, and a last line that was not written to its end.
+
+    A run that is opened again comes to its end again, and writes the lines of the end once more.
+    """
     lines = read_metrics(path.parent)
     with atomic_file(path) as file:
         for line in lines:
-            if line["step"] <= step:
+            if line["step"] <= step and line["kind"] not in _OF_THE_END:
                 file.write(json.dumps(line).encode() + b"\n")

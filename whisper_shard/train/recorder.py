@@ -153,13 +153,15 @@ class Recorder:
         self.state.ledger = Ledger()
 
     def evaluated(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval") -> None:
-        """Write down an evaluation."""
+        """Write down an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval."""
         score = evaluation.score
         self._log.write(
             kind,
             self.state.step,
             window=evaluation.window,
             wer=score.wer,
+            wer_low=score.interval[0],
+            wer_high=score.interval[1],
             cer=score.cer,
             loss=evaluation.loss,
             substitutions=score.substitutions,
