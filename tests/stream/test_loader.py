@@ -370,6 +370,27 @@ def test_loader_processes_end_with_the_loader(dataset):
     assert not [p for p in multiprocessing.active_children() if p.is_alive()]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_that_another_has_ended_leaves_the_other_alone(dataset, workers):
+    loader = open_loader(dataset, dataclasses.replace(CONFIG, workers=workers), epochs=1)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    begun = [digest(next(second))]
+    first.close()
+    assert begun + [digest(batch) for batch in second] == digests(open_loader(dataset, CONFIG, epochs=1))
+    assert loader.ledger_line(0).is_complete
+
+
+def test_an_iteration_that_another_has_ended_says_so(dataset):
+    loader = open_loader(dataset, CONFIG, epochs=1)
+    first = iter(loader)
+    next(first)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match=r"another iteration over this loader has begun and ended this one"):
+        next(first)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_pinned_memory(dataset):

@@ -98,14 +98,15 @@ class Loader:
         return self._ledger.line(epoch, first_step=first_step, planned=planned)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches in order, from the start, on every call.
+        """Yield batches in order, from the start, on every call; that ends an iteration begun before.
 
         Raises:
             WhisperShardError: A damaged utterance, too many of them, or a loader process that died.
+            RuntimeError: Another iteration has ended this one.
         """
         self.close()
         config = self._timetable.config
-        self._ledger = Ledger()
+        ledger = self._ledger = Ledger()
         num_bad = 0
         for batch in self._batches():
             for fault in batch.faults:
@@ -115,8 +116,10 @@ class Loader:
                 raise DatasetError(
                     f"{num_bad} damaged utterances, --max-bad is {config.max_bad}; the last: {batch.faults[-1].message}"
                 )
-            self._ledger.add(batch)
+            ledger.add(batch)
             yield batch
+        if self._ledger is not ledger:
+            raise RuntimeError("another iteration over this loader has begun and ended this one; open two loaders")
 
     def close(self) -> None:
         """Stop the loader processes."""
@@ -127,9 +130,9 @@ class Loader:
     def _batches(self) -> Iterator[Batch]:
         workers = self._timetable.config.workers
         receiver = Receiver()
-        self._running = iter(self.pipeline) if workers == 0 else iter(self._web_loader(workers))
+        running = self._running = iter(self.pipeline) if workers == 0 else iter(self._web_loader(workers))
         try:
-            for item in self._running:
+            for item in running:
                 if isinstance(item, Failure):
                     raise item.error
                 batch = receiver.receive(item)
@@ -142,7 +145,9 @@ class Loader:
                 f"a loader process died ({first_line}); if memory ran out, lower --workers; then run again"
             ) from error
         finally:
-            self.close()
+            running.close()
+            if self._running is running:
+                self._running = None
 
     def _web_loader(self, workers: int) -> wds.WebLoader:
         context = multiprocessing.get_context(START_METHOD)
