@@ -87,6 +87,40 @@ def test_unusable_manifests_say_what_is_wrong(tmp_path, content, message):
         list(read_manifest(write(tmp_path / "c.csv", content)))
 
 
+STRAY_QUOTES = [("a.wav", '"Hello there'), ("b.wav", "world one"), ("c.wav", 'say "yes" now'), ("d.wav", "last")]
+
+
+def test_quotes_between_tabs_are_letters(tmp_path):
+    lines = ["\t".join(pair) for pair in [("audios", "transcription"), *STRAY_QUOTES]]
+    rows = list(read_manifest(write(tmp_path / "c.tsv", "\n".join(lines) + "\n")))
+    assert [(row.source, row.transcript) for row in rows] == STRAY_QUOTES
+
+
+def test_quotes_between_tabs_enclose_where_the_header_is_quoted(tmp_path):
+    (row,) = read_manifest(write(tmp_path / "c.tsv", '"audios"\t"transcription"\n"a.wav"\t"Hello\tyou"\n'))
+    assert (row.source, row.transcript) == ("a.wav", "Hello\tyou")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_stray_quote_loses_no_row_in_silence(tmp_path, delimiter, order):
+    pairs = [("audios", "transcription"), ("z.wav", "first"), *STRAY_QUOTES]
+    lines = [delimiter.join(pair[::order]) for pair in pairs]
+    with pytest.raises(ManifestError, match=r"row 1: a quote opens at line 3 and closes \d lines later, .*close it or"):
+        list(read_manifest(write(tmp_path / "c.csv", "\n".join(lines) + "\n")))
+
+
+def test_a_stray_quote_in_front_of_the_path_loses_no_row(tmp_path):
+    path = write(tmp_path / "c.csv", 'transcription,audios\n"Hello,a.wav\nsay yes",b.wav\n')
+    with pytest.raises(ManifestError, match=r"row 0: a quote opens at line 2 and closes 1 lines later"):
+        list(read_manifest(path))
+
+
+def test_texts_may_go_on_over_lines_with_the_delimiter_in_them(tmp_path):
+    path = write(tmp_path / "c.csv", 'audios,transcription\na.wav,"Hello, you.\nHow are you, friend?"\nb.wav,Fine\n')
+    assert [row.transcript for row in read_manifest(path)] == ["Hello, you.\nHow are you, friend?", "Fine"]
+
+
 def test_missing_manifest_and_folder(tmp_path):
     with pytest.raises(ManifestError, match=r"none.csv: no such file; give the path of the corpus CSV"):
         list(read_manifest(tmp_path / "none.csv"))

@@ -10,6 +10,7 @@ Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spil
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +30,7 @@ KNOWN_COLUMNS = ("language", "speaker", "task")
 """Columns with a meaning of their own; all others are extra."""
 DELIMITERS = ",\t;|"
 BATCH_ROWS = 50_000
+_FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -56,6 +58,8 @@ class ManifestFormat:
     """Which of them has the audio path."""
     text_column: str
     """Which of them has the transcript."""
+    is_quoted: bool
+    """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is a letter like any other."""
 
 
 def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> ManifestFormat:
@@ -85,7 +89,13 @@ def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "
         if audio is not None and text is not None:
             if len(set(names)) < len(names):
                 raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
-            return ManifestFormat(delimiter=delimiter, names=names, audio_column=audio, text_column=text)
+            return ManifestFormat(
+                delimiter=delimiter,
+                names=names,
+                audio_column=audio,
+                text_column=text,
+                is_quoted=delimiter != "\t" or '"' in first_line,
+            )
     raise _missing_column(path, max(headers.values(), key=len), audio_names, text_names)
 
 
@@ -93,11 +103,11 @@ def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_
     """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are no rows.
 
     Raises:
-        ManifestError: Not UTF-8, or a quote that never closes; names the row.
+        ManifestError: Not UTF-8, or a quote that never closes or only around other rows; names the row.
     """
     num_rows = 0
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = _numbered_fields(path, file, layout.delimiter)
+        lines = _numbered_fields(path, file, layout)
         while batch := list(islice(lines, batch_rows)):
             yield _as_table(batch, layout, first_row=num_rows)
             num_rows += len(batch)
@@ -153,15 +163,23 @@ def _read_head(path: Path) -> str:
     return text
 
 
-def _numbered_fields(path: Path, file: TextIO, delimiter: str) -> Iterator[list[str]]:
+def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterator[list[str]]:
     """Yield the fields of each line after the header, skipping empty lines, and name the row of any trouble."""
-    reader = csv.reader(file, delimiter=delimiter)
-    row = -2
+    reader = csv.reader(
+        file, delimiter=layout.delimiter, quoting=csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
+    )
+    row, last_line = -2, 0
     try:
         for fields in reader:
+            num_lines, last_line = reader.line_num - last_line, reader.line_num
             if not fields:
                 continue
             row += 1
+            if num_lines > 1 and _holds_a_row(fields, layout.delimiter):
+                raise ManifestError(
+                    f"{path}: row {row}: a quote opens at line {last_line - num_lines + 1} and closes "
+                    f"{num_lines - 1} lines later, with other rows in between; close it or double it"
+                )
             if row >= 0:
                 yield fields
     except UnicodeDecodeError as error:
@@ -170,6 +188,19 @@ def _numbered_fields(path: Path, file: TextIO, delimiter: str) -> Iterator[list[
         raise ManifestError(
             f"{path}: row {row + 1} (line {reader.line_num}): {error}; does a quote open there that never closes?"
         ) from error
+
+
+def _holds_a_row(fields: Sequence[str], delimiter: str) -> bool:
+    """Tell whether a field of several lines has swallowed a row: a line of it has a field that names a file."""
+    fields_of_lines = [re.split(r"\r\n|\n|\r", field) for field in fields]
+    return any(
+        _FILE_NAME.search(piece.strip(' "'))
+        for lines in fields_of_lines
+        if len(lines) > 1
+        for line in lines
+        if delimiter in line
+        for piece in line.split(delimiter)
+    )
 
 
 def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: int) -> pa.Table:
