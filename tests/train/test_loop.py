@@ -16,7 +16,7 @@ from tests.making import WORDS, make_dataset, make_waveform
 from tests.train.running import final_weights, make_task, tiny_config
 from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
 from whisper_shard.train import step as step_module
-from whisper_shard.train.checkpoint import list_checkpoints
+from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from whisper_shard.train.corpora import check_labels, open_corpora
 from whisper_shard.train.events import Delivered, Evaluated, Resumed, Saved, Skipped, Started, Stepped, Warned
 from whisper_shard.train.loop import train_model
@@ -188,6 +188,21 @@ def test_evaluates_and_saves_when_asked(task, tmp_path):
     assert [event.step for event in evaluated if event.window == "full"] == [0, 3, 6, 7, 7]
     assert [event.step for event in evaluated if event.window == "short"] == [2, 4, 6, 7]
     assert [event.step for event in of_kind(events, Saved)] == [0, 4, 7]
+
+
+def test_each_checkpoint_has_the_best_weights_it_names(task, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    kept = []
+
+    def look(event):
+        if isinstance(event, Saved):
+            steps = list_checkpoints(folder)
+            best = [load_checkpoint(checkpoint_path(folder, step)).state["run"]["best_step"] for step in steps[-2:]]
+            assert set(best) <= set(steps), f"checkpoints {steps} name {best} as best"
+            kept.append(steps)
+
+    train_model(task, tmp_path / "run", tiny_config(task, eval_every=3, save_every=1, max_steps=5), look)
+    assert kept == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [3, 4], [3, 4, 5]]
 
 
 def test_saves_by_the_clock(task, tmp_path):

@@ -48,13 +48,15 @@ class Keeper:
     """Rank 0 writes; all ranks read."""
 
     def save(self, state: RunState, plan: PlanState) -> Path:
-        """Write a checkpoint; keep the last two and the best. All ranks must call it together.
+        """Write a checkpoint; keep the last two and what is best for either. All ranks must call it together.
 
         Raises:
             EnvironmentFault: The disk is full or cannot be written.
             TrainingError: Another rank is gone.
         """
         state.ledger.gather(self.machine.ranks)
+        best_steps = [state.best_step, state.saved_best_step]
+        state.saved_best_step = state.best_step
         model, optimizer = self.stepper.network.model, self.stepper.optimizer
         random_tensors, random_numbers = capture_random()
         if self.machine.ranks.is_first:
@@ -74,7 +76,7 @@ class Keeper:
                     "pass_limit": asdict(self.stepper.limit),
                     "versions": library_versions(),
                 },
-                keep=[state.best_step],
+                keep=best_steps,
             )
         return self.folder.checkpoints / f"step-{state.step:08d}"
 

@@ -82,6 +82,8 @@ class RunState:
     """Loss of the same evaluation: of equal WERs the one with less loss is better."""
     best_step: int = 0
     """Step at which it was measured."""
+    saved_best_step: int = 0
+    """The ``best_step`` of the last checkpoint: who falls back to the one before it needs that one's best weights."""
     worse_evaluations: int = 0
     """Evaluations since then."""
     evaluated_steps: list[int] = field(default_factory=list)
