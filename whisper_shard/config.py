@@ -4,6 +4,7 @@ A TOML file and flags set them: see flags.py. Lists of steps (``[[prepare.filter
 TOML only; each step has a ``kind`` and its parameters.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,9 @@ GUIDE_AUGMENT: Steps = (
     {"kind": "Gain", "min_gain_db": -2.0, "max_gain_db": 2.0, "p": 0.2},
 )
 """What the well-known fine-tuning guide does to training audio."""
+
+_MANY = 1_000_000_000  # more than any run needs
+_MAX_NEW_TOKENS = 447  # Whisper's decoder has 448 positions, and at least one token goes before the text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,16 @@ class StreamConfig:
     sample_format: Literal["float32", "int16"] = "float32"
     """Samples of a batch: float32 in [-1, 1]; or int16, half the bytes between processes and to the GPU."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_range("--batch-size", self.batch_size, 1, 1_000_000)
+        _check_range("--batch-seconds", self.batch_seconds, 0.0, 1e7)
+        _check_range("--length-buckets", self.length_buckets, 1, 256)
+        _check_range("--workers", self.workers, 0, 1024)
+        _check_range("--prefetch", self.prefetch, 1, 1000)
+        _check_range("--max-bad", self.max_bad, 0, _MANY)
+        _check_order("--pack-gap-seconds", self.pack_gap_seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchConfig(StreamConfig):
@@ -145,6 +159,12 @@ class BenchConfig(StreamConfig):
     """Time of one training step in milliseconds, for the headroom; 0: unknown."""
     model: str = ""
     """Measure the training step of this model folder instead of giving step_ms."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        StreamConfig.__post_init__(self)  # by its name: super() does not work in a class with slots=True
+        _check_range("--max-workers", self.max_workers, -1, 1024)
+        _check_range("--step-ms", self.step_ms, 0.0, 1e7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +194,7 @@ class TrainConfig(StreamConfig):
     weight_decay: float = 0.01
     """AdamW decay; norms, biases and embeddings of positions are exempt."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this norm; 0: they are not."""
     label_smoothing: float = 0.0
     """0 to 0.3."""
     micro_batch: int = 0
@@ -239,7 +259,7 @@ class TrainConfig(StreamConfig):
     save_every: int = 0
     """Checkpoint every so many steps; 0: at each evaluation."""
     save_minutes: float = 15.0
-    """Checkpoint at least every so many minutes."""
+    """Checkpoint at least every so many minutes; 0: at every step."""
     resume: bool = True
     """Go on from the last checkpoint in RUN, if there is one."""
     log_every: int = 10
@@ -253,6 +273,14 @@ class TrainConfig(StreamConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        StreamConfig.__post_init__(self)
+        self._check_counts()
+        if not 0.0 < self.lr < math.inf:
+            raise ConfigError(f"--lr is {self.lr:g}; it must be above 0, and finite")
+        _check_range("--save-minutes", self.save_minutes, 0.0, _MANY)
+        _check_range("--max-grad-norm", self.max_grad_norm, 0.0, _MANY)
+        _check_range("--weight-decay", self.weight_decay, 0.0, 1.0)
+        _check_range("--min-lr-factor", self.min_lr_factor, 0.0, 1.0)
         _check_range("--warmup", self.warmup, 0.0, 1.0)
         _check_range("--full-share", self.full_share, 0.0, 1.0)
         _check_range("--full-final", self.full_final, 0.0, 1.0)
@@ -260,11 +288,27 @@ class TrainConfig(StreamConfig):
         _check_range("--timestamps", self.timestamps, 0.0, 1.0)
         _check_range("--dropout", self.dropout, 0.0, 0.9)
         _check_range("--stochastic-depth", self.stochastic_depth, 0.0, 0.9)
-        _check_range("--log-every", self.log_every, 1, 1_000_000)
         _check_range("--max-padding", self.max_padding, 0.0, 1.0)
         _check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
-        if not 0.0 <= self.margin_seconds[0] <= self.margin_seconds[1] <= 30.0:
-            raise ConfigError(f"--margin-seconds {self.margin_seconds}: need 0 <= shortest <= longest <= 30")
+        _check_order("--margin-seconds", self.margin_seconds)
+
+    def _check_counts(self) -> None:
+        _check_range("--epochs", self.epochs, 1, _MANY)
+        _check_range("--max-steps", self.max_steps, 0, _MANY)
+        _check_range("--micro-batch", self.micro_batch, 0, _MANY)
+        _check_range("--freeze-layers", self.freeze_layers, 0, _MANY)
+        _check_range("--lora-rank", self.lora_rank, 0, _MANY)
+        _check_range("--eval-every", self.eval_every, 0, _MANY)
+        _check_range("--progress-every", self.progress_every, 0, _MANY)
+        _check_range("--eval-limit", self.eval_limit, 0, _MANY)
+        _check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
+        _check_range("--max-new-tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS)
+        _check_range("--patience", self.patience, 0, _MANY)
+        _check_range("--average", self.average, 0, _MANY)
+        _check_range("--save-every", self.save_every, 0, _MANY)
+        _check_range("--log-every", self.log_every, 1, 1_000_000)
+        _check_range("--max-nonfinite", self.max_nonfinite, 1, _MANY)
+        _check_range("--threads", self.threads, 0, 4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +336,13 @@ class ScoreConfig:
     """Number format of the forward passes."""
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        _check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
+        _check_range("--max-new-tokens", self.max_new_tokens, 1, _MAX_NEW_TOKENS)
+        _check_range("--limit", self.limit, 0, _MANY)
+        _check_range("--threads", self.threads, 0, 4096)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,3 +388,8 @@ class DoctorConfig:
 def _check_range(flag: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")
+
+
+def _check_order(flag: str, seconds: tuple[float, float]) -> None:
+    if not 0.0 <= seconds[0] <= seconds[1] <= 30.0:
+        raise ConfigError(f"{flag} {seconds}: need 0 <= shortest <= longest <= 30")

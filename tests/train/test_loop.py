@@ -176,13 +176,13 @@ def test_best_weights_come_back_when_training_does_harm(task, tmp_path):
 
 
 def test_stops_early_when_nothing_gets_better(task, tmp_path):
-    report = train_model(task, tmp_path / "run", tiny_config(task, lr=0.0, patience=2))
+    report = train_model(task, tmp_path / "run", tiny_config(task, lr=1e-30, patience=2))
     assert (report.stopped, report.steps) == ("early", 4)
 
 
 def test_evaluates_and_saves_when_asked(task, tmp_path):
     events = []
-    config = tiny_config(task, eval_every=3, save_every=4, progress_every=2, lr=0.0, max_steps=7)
+    config = tiny_config(task, eval_every=3, save_every=4, progress_every=2, lr=1e-30, max_steps=7)
     train_model(task, tmp_path / "run", config, events.append)
     evaluated = of_kind(events, Evaluated)
     assert [event.step for event in evaluated if event.window == "full"] == [0, 3, 6, 7, 7]
@@ -350,7 +350,7 @@ def test_interrupted_lines_are_cut_off(tmp_path):
 
 
 def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):
-    run, config = tmp_path / "run", tiny_config(task, lr=0.0, max_steps=2)
+    run, config = tmp_path / "run", tiny_config(task, lr=1e-30, max_steps=2)
     train_model(task, run, config)
     before = [(line["kind"], line["step"]) for line in read_metrics(run)]
     (run / "report.json").unlink()
