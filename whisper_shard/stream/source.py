@@ -15,12 +15,8 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
+from isal.isal_zlib import crc32  # the crc32 of zlib, many times as fast: 3 us instead of 47 an utterance
 from numpy.typing import NDArray
-
-try:
-    from isal.isal_zlib import crc32  # 15 times as fast as zlib's on x86: 3 us instead of 47 an utterance
-except ImportError:
-    from zlib import crc32
 
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.formats.codecs import decode_member
