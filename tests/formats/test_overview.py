@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 
 from tests.making import make_dataset
-from whisper_shard.errors import DatasetError
+from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.formats.overview import inspect_dataset, inspect_utterance, write_wav
 
 
@@ -35,3 +37,28 @@ def test_one_utterance_can_be_read_and_heard(dataset, tmp_path):
 def test_unknown_key_suggests_near_ones(dataset):
     with pytest.raises(DatasetError, match=r"no utterance has the key '00002'; perhaps utt00002"):
         inspect_utterance(dataset.folder, "00002")
+
+
+@pytest.mark.parametrize("kind", ["audio", "json"])
+def test_damaged_members_are_not_shown_as_sound(dataset, tmp_path, kind):
+    folder = shutil.copytree(dataset.folder, tmp_path / "copy")
+    columns = dataset.columns(f"{kind}_offset", f"{kind}_bytes")
+    content = bytearray((folder / "shards/000000.tar").read_bytes())
+    content[columns[f"{kind}_offset"][1] + columns[f"{kind}_bytes"][1] // 2] ^= 0xFF
+    (folder / "shards/000000.tar").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"000000.tar: utterance utt00001: {kind} member has crc32 .*; restore"):
+        inspect_utterance(folder, "utt00001")
+    assert inspect_utterance(folder, "utt00000").seconds == 1.5
+
+
+def test_missing_shard_is_named(dataset, tmp_path):
+    folder = shutil.copytree(dataset.folder, tmp_path / "copy")
+    (folder / "shards/000001.tar").unlink()
+    with pytest.raises(DatasetError, match=r"shards/000001.tar: utterance utt00002: the shard is missing; restore"):
+        inspect_utterance(folder, "utt00002")
+
+
+def test_wav_that_cannot_be_written_is_the_machines_fault(dataset, tmp_path):
+    view = inspect_utterance(dataset.folder, "utt00001")
+    with pytest.raises(EnvironmentFault, match=r"nowhere/a.wav: cannot write: No such file or directory"):
+        write_wav(view, tmp_path / "nowhere/a.wav")

@@ -93,6 +93,14 @@ def test_missing_swapped_and_foreign_files_are_found(dataset):
     ]
 
 
+def test_missing_folder_of_shards_is_a_fault_of_each(dataset):
+    shutil.rmtree(dataset.folder / "shards")
+    assert [(fault.file, fault.detail) for fault in faults(dataset.folder)] == [
+        ("shards/000000.tar", "is missing or empty"),
+        ("shards/000001.tar", "is missing or empty"),
+    ]
+
+
 def test_no_dataset(tmp_path):
     with pytest.raises(DatasetError, match="no finished dataset here"):
         list(verify_dataset(tmp_path))

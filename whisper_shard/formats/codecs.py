@@ -191,9 +191,11 @@ def encode_flac(samples: NDArray[np.int16]) -> bytes:
     return file.getvalue()
 
 
-def write_samples(path: Path, samples: NDArray[np.int16]) -> None:
-    """Write int16 samples at 16 kHz as a wav file, to be listened to."""
-    soundfile.write(path, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+def encode_wav(samples: NDArray[np.int16]) -> bytes:
+    """Return int16 samples at 16 kHz as a wav file, to be listened to."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def decode_flac(data: bytes | memoryview, *, num_samples: int) -> NDArray[np.int16]:

@@ -1,6 +1,7 @@
 """What is in a dataset, for a human: totals and histograms, or one utterance with its text, place and level."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from whisper_shard.errors import DatasetError
-from whisper_shard.formats.codecs import decode_member, write_samples
+from whisper_shard.formats.codecs import decode_member, encode_wav
 from whisper_shard.formats.index import INDEX_NAME, Dataset, open_dataset
+from whisper_shard.formats.storage import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
 FULL_SCALE = 32768.0
@@ -108,19 +110,21 @@ def inspect_utterance(folder: Path, key: str) -> UtteranceView:
     """Read one utterance out of its shard.
 
     Raises:
-        DatasetError: No such key, or its bytes are damaged.
+        DatasetError: No such key, or its bytes are missing or not those that the index promises.
     """
     dataset = open_dataset(folder)
     found = pq.read_table(folder / INDEX_NAME, filters=[("key", "=", key)]).to_pylist()
     if not found:
         raise DatasetError(f"{folder}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
     row = found[0]
-    with dataset.shard_path(row["shard"]).open("rb") as file:
-        file.seek(row["audio_offset"])
-        audio = file.read(row["audio_bytes"])
-        file.seek(row["json_offset"])
-        record = json.loads(file.read(row["json_bytes"]))
-    samples = decode_member(audio, suffix=dataset.meta.get("codec", "npy"), num_samples=row["num_samples"])
+    try:
+        record, samples = _read_members(dataset, row)
+    except (FileNotFoundError, ValueError, DatasetError) as error:
+        words = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
+        shard = dataset.shards[row["shard"]].name
+        raise DatasetError(
+            f"{folder / shard}: utterance {key}: {words}; restore the file or prepare the dataset again"
+        ) from error
     scaled = samples.astype(np.float64) / FULL_SCALE
     return UtteranceView(
         key=key,
@@ -137,8 +141,27 @@ def inspect_utterance(folder: Path, key: str) -> UtteranceView:
 
 
 def write_wav(view: UtteranceView, path: Path) -> None:
-    """Write an utterance as a 16-bit wav file, to be listened to."""
-    write_samples(path, view.samples)
+    """Write an utterance as a 16-bit wav file, to be listened to.
+
+    Raises:
+        EnvironmentFault: It cannot be written there.
+    """
+    with atomic_file(path) as file:
+        file.write(encode_wav(view.samples))
+
+
+def _read_members(dataset: Dataset, row: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[np.int16]]:
+    """Return the json member and the samples of an utterance, both compared with the index."""
+    bodies = {}
+    with dataset.shard_path(row["shard"]).open("rb") as file:
+        for kind in ("audio", "json"):
+            file.seek(row[f"{kind}_offset"])
+            bodies[kind] = file.read(row[f"{kind}_bytes"])
+            if (found := zlib.crc32(bodies[kind])) != row[f"{kind}_crc32"]:
+                expected = row[f"{kind}_crc32"]
+                raise DatasetError(f"{kind} member has crc32 {found:08x}, {INDEX_NAME} says {expected:08x}")
+    samples = decode_member(bodies["audio"], suffix=dataset.meta.get("codec", "npy"), num_samples=row["num_samples"])
+    return json.loads(bodies["json"]), samples
 
 
 def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:
