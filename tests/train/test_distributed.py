@@ -79,7 +79,7 @@ def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alon
 
 def test_all_ranks_agree_to_stop_early_and_on_a_signal(task, tmp_path):
     run = tmp_path / "early"
-    ends = launch(task, run, steady_config(task, lr=0.0, patience=1), world=2)
+    ends = launch(task, run, steady_config(task, lr=1e-30, patience=1), world=2)
     assert [end.exit_code for end in ends] == [0, 0]
     assert (report_of(run).stopped, report_of(run).steps) == ("early", 2)
     ends = launch(task, tmp_path / "signal", steady_config(task), world=2, kill=Kill(step=2, signal=signal.SIGTERM))

@@ -16,7 +16,7 @@ from tests.making import WORDS, make_dataset, make_waveform
 from tests.train.running import final_weights, make_task, tiny_config
 from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
 from whisper_shard.train import step as step_module
-from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
 from whisper_shard.train.corpora import check_labels, open_corpora
 from whisper_shard.train.events import Delivered, Evaluated, Resumed, Saved, Skipped, Started, Stepped, Warned
 from whisper_shard.train.loop import train_model
@@ -203,6 +203,36 @@ def test_each_checkpoint_has_the_best_weights_it_names(task, tmp_path):
 
     train_model(task, tmp_path / "run", tiny_config(task, eval_every=3, save_every=1, max_steps=5), look)
     assert kept == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [3, 4], [3, 4, 5]]
+
+
+def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
+    """Memory runs out at the first pass of the first call only; the second call never tries that much again."""
+    sizes, fail = [], [True]
+    real = Stepper._pass
+
+    def pass_or_run_out(self, share, micro_batch, number):
+        sizes.append(len(micro_batch.rows))
+        if fail:
+            fail.pop()
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, share, micro_batch, number)
+
+    monkeypatch.setattr(Stepper, "_pass", pass_or_run_out)
+    config = tiny_config(task, window="full", max_steps=4)
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StopRequested, match="stopped by SIGTERM after step"):
+        train_model(task, tmp_path / "run", config, stop)
+    assert sizes[0] == 6
+    assert set(sizes[1:]) == {3}
+    state = load_latest(tmp_path / "run" / "checkpoints", warn=[].append).state
+    assert state["pass_limit"] == {"device": "cpu", "utterances": 32, "seconds": 90.0}
+    sizes.clear()
+    train_model(task, tmp_path / "run", config)
+    assert set(sizes) == {3}
 
 
 def test_saves_by_the_clock(task, tmp_path):

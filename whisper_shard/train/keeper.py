@@ -1,8 +1,10 @@
 """The keeper: turns a live run into checkpoints and back."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from whisper_shard.train.runfolder import RunFolder, library_versions
 from whisper_shard.train.runstate import Ledger, RunState, run_state_from_json
 from whisper_shard.train.setup import Machine
 from whisper_shard.train.step import Stepper
+from whisper_shard.train.windows import PassLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Keeper:
                     "plan": plan.to_json(),
                     "random": random_numbers,
                     "scaler": self.stepper.scaler.state_dict(),
-                    "pass_limit": asdict(self.stepper.limit),
+                    "pass_limit": self._limit_to_json(),
                     "versions": library_versions(),
                 },
                 keep=best_steps,
@@ -115,10 +118,23 @@ class Keeper:
         restore_random(checkpoint.tensors["random"], checkpoint.state["random"])
         if self.stepper.scaler.is_enabled():
             self.stepper.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
+        self._restore_limit(checkpoint.state["pass_limit"])
         state = run_state_from_json(checkpoint.state["run"])
         if not self.machine.ranks.is_first:
             state.ledger = Ledger()
         return Restored(state=state, plan=plan_state_from_json(checkpoint.state["plan"]), folder=checkpoint.folder)
+
+    def _limit_to_json(self) -> dict[str, Any]:
+        limit = self.stepper.limit
+        seconds = limit.seconds if math.isfinite(limit.seconds) else None  # JSON has no infinity
+        return {"device": self.machine.device.type, "utterances": limit.utterances, "seconds": seconds}
+
+    def _restore_limit(self, saved: Mapping[str, Any]) -> None:
+        """Go on with passes that are known to fit, unless their size was given or the device is of another kind."""
+        if self.stepper.config.micro_batch or saved.get("device") != self.machine.device.type:
+            return
+        seconds = math.inf if saved["seconds"] is None else float(saved["seconds"])
+        self.stepper.limit = PassLimit(utterances=int(saved["utterances"]), seconds=seconds)
 
 
 def make_scaler(machine: Machine) -> torch.amp.GradScaler:
