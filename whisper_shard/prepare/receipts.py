@@ -119,12 +119,19 @@ def find_staleness(
     num_bytes = tar.stat().st_size if tar.is_file() else 0
     if num_bytes != receipt.info.num_bytes:
         return f"{tar.name} has {num_bytes} bytes, the receipt says {receipt.info.num_bytes}"
-    rows = zip(receipt.rows["source"], receipt.rows["num_bytes"], receipt.rows["mtime_ns"], strict=True)
-    for position, (source, num_bytes, mtime_ns) in enumerate(rows):
+    return _find_changed_row(receipt, corpus)
+
+
+def _find_changed_row(receipt: Receipt, corpus: Path) -> str | None:
+    names = ("row", "source", "num_bytes", "mtime_ns", "reason")
+    for row, source, num_bytes, mtime_ns, reason in zip(*(receipt.rows[name] for name in names), strict=True):
         found = stat_source(corpus / source)
         if found != (num_bytes, mtime_ns):
             what = f"{num_bytes} bytes then, {found[0]} now" if found[0] != num_bytes else "another modification time"
-            return f"row {receipt.rows['row'][position]} ({source!r}) has changed: {what}"
+            return f"row {row} ({source!r}) has changed: {what}"
+        # A changed mode leaves size and time as they were.
+        if reason == "permission_denied" and os.access(corpus / source, os.R_OK):
+            return f"row {row} ({source!r}) can be read now"
     return None
 
 
