@@ -168,3 +168,21 @@ def test_broken_banks(sounds, tmp_path):
     (sounds / "bad.wav").write_bytes(b"RIFF nothing")
     with pytest.raises(ConfigError, match=r"bad\.wav: .*mend or remove the file"):
         bank_module.FolderBank(sounds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "low", "high", "least"),
+    [
+        ("noise", "amplitude", 0.003, 0.001, 0),
+        ("noise", "amplitude", -0.1, 0.1, 0),
+        ("gain", "gain_db", 2.0, -2.0, -200),
+        ("background_noise", "snr_db", 25.0, 5.0, -200),
+        ("trailing_silence", "seconds", 2.0, 1.0, 0),
+        ("trailing_silence", "seconds", -1.0, 1.0, 0),
+    ],
+)
+def test_ranges_that_cannot_be_drawn_are_refused(kind, name, low, high, least, sounds):
+    step = parameters_of(kind, sounds) | {f"min_{name}": low, f"max_{name}": high}
+    message = rf"augment: {kind} with min_{name} {low:g} and max_{name} {high:g}: need {least} <= min <= max"
+    with pytest.raises(ConfigError, match=message):
+        build_augmentations((step,))

@@ -7,6 +7,7 @@ or the order of reading.
 To add one, write a class here and name it in AUGMENTATIONS; or name yours in TOML: ``kind = "package.module:Class"``.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Noise:
     p: float = 0.5
     """Share of the utterances it is applied to, 0 to 1."""
 
+    def __post_init__(self) -> None:
+        """Refuse amplitudes that cannot be drawn."""
+        _check_order("noise", "amplitude", self.min_amplitude, self.max_amplitude, least=0.0)
+
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
         """Return waveform plus noise."""
         noise = _noise()
@@ -73,6 +78,10 @@ class Gain:
     p: float = 0.5
     """Share of the utterances it is applied to, 0 to 1."""
 
+    def __post_init__(self) -> None:
+        """Refuse gains that cannot be drawn."""
+        _check_order("gain", "gain_db", self.min_gain_db, self.max_gain_db, least=-200.0)
+
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
         """Return the waveform times the gain."""
         return waveform * np.float32(10.0 ** (rng.uniform(self.min_gain_db, self.max_gain_db) / 20.0))
@@ -92,7 +101,8 @@ class BackgroundNoise:
     """Share of the utterances it is applied to, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Open the bank, so that a wrong path is known at once."""
+        """Refuse ratios that cannot be drawn; open the bank, so that a wrong path is known at once."""
+        _check_order("background_noise", "snr_db", self.min_snr_db, self.max_snr_db, least=-200.0)
         open_bank(self.bank)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
@@ -174,6 +184,10 @@ class TrailingSilence:
     """Most silence; an utterance that would exceed 30 s is left as it is."""
     p: float = 0.5
     """Share of the utterances it is applied to, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse lengths that cannot be drawn."""
+        _check_order("trailing_silence", "seconds", self.min_seconds, self.max_seconds, least=0.0)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
         """Return the waveform with zeros behind."""
@@ -282,6 +296,13 @@ def _audiomentations() -> Mapping[str, Callable[..., Augmentation]]:
         if isinstance(value, type) and issubclass(value, BaseWaveformTransform)
     ]
     return {name: partial(_make_audiomentation, name) for name in [*names, *_COMPOSITIONS]}
+
+
+def _check_order(kind: str, name: str, low: float, high: float, *, least: float) -> None:
+    if not least <= low <= high < math.inf:
+        raise ConfigError(
+            f"augment: {kind} with min_{name} {low:g} and max_{name} {high:g}: need {least:g} <= min <= max"
+        )
 
 
 def _root_mean_square(waveform: Waveform) -> float:
