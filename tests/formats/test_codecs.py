@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -161,8 +162,6 @@ def test_mp3_without_a_frame_count_is_not_held_to_a_guess(tmp_path):
 
 
 def test_what_is_no_file_has_a_reason(tmp_path):
-    import os
-
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.wav")
@@ -178,6 +177,31 @@ def test_what_is_no_file_has_a_reason(tmp_path):
         assert caught.value.reason == reason
     with pytest.raises(AudioError, match="embedded null byte"):
         read(tmp_path / "a\0b.wav")
+
+
+@pytest.mark.parametrize(
+    "name", ["ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ENODEV", "ESTALE", "EIO", "EMFILE"]
+)
+def test_lost_mount_is_not_the_recordings_fault(tmp_path, monkeypatch, name):
+    number = getattr(errno, name)
+
+    def fail(path, _flags):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr("whisper_shard.formats.codecs.os.open", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        read(tmp_path / "a.wav")
+
+
+def test_paths_that_cannot_be_are_the_rows_own_fault(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("none.wav", "file/a.wav", "loop", "x" * 300):
+        with pytest.raises(
+            AudioError, match=r"cannot be opened: (No such|Not a dir|Too many levels|File name too)"
+        ) as caught:
+            read(tmp_path / name)
+        assert caught.value.reason == "missing_file"
 
 
 def test_zero_samples_are_refused(tmp_path):

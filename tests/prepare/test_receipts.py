@@ -1,5 +1,9 @@
+import errno
 import os
 
+import pytest
+
+from whisper_shard.errors import EnvironmentFault
 from whisper_shard.formats.index import ShardInfo
 from whisper_shard.formats.storage import ignore_step
 from whisper_shard.prepare.receipts import RowOutcome, find_staleness, read_receipt, stat_source, write_receipt
@@ -44,3 +48,18 @@ def test_row_that_is_still_denied_stays_rejected(tmp_path, monkeypatch):
 
 def deny(_path, _mode):
     return False
+
+
+def lose_mount(path, *_arguments):
+    raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+
+
+def test_lost_mount_does_not_make_receipts_stale(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(b"a recording")
+    receipt = make_receipt(tmp_path, reason="silent")
+    monkeypatch.setattr("whisper_shard.prepare.receipts.os.stat", lose_mount)
+    with pytest.raises(EnvironmentFault, match=r"a.wav: cannot be looked at: Transport endpoint is not connected; me"):
+        stat_source(tmp_path / "a.wav")
+    monkeypatch.undo()
+    assert staleness(tmp_path, receipt) is None
+    assert stat_source(tmp_path / "none.wav") == (-1, 0)

@@ -18,12 +18,8 @@ from typing import Any
 
 from whisper_shard.errors import EnvironmentFault
 
-_ENVIRONMENT_ERRNOS = {
-    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES,
-    errno.EPERM, errno.ESTALE,
-}  # fmt: skip
-
-
+_PATH_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO}
+"""What a path alone can be to blame for. Anything else (a lost mount, a full disk) is the machine's fault."""
 _WRITEBACK_BYTES = 4 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only; elsewhere fsync does it all
@@ -135,8 +131,10 @@ def sha256_of_file(path: Path) -> str:
 
 
 def is_environment_error(error: BaseException) -> bool:
-    """Tell faults of the machine (disk full, I/O error, out of memory) from faults of one input file."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRNOS)
+    """Tell faults of the machine (disk full, lost mount, out of memory) from faults of one input file."""
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _PATH_ERRNOS
+    return isinstance(error, MemoryError)
 
 
 def as_environment_fault(error: OSError, path: Path) -> EnvironmentFault:

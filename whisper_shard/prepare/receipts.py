@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from whisper_shard.errors import EnvironmentFault
 from whisper_shard.formats.index import ShardInfo
 from whisper_shard.formats.shard import IndexRow
-from whisper_shard.formats.storage import atomic_file
+from whisper_shard.formats.storage import atomic_file, is_environment_error
 from whisper_shard.prepare.events import StepObserver, named_steps
 
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
@@ -136,9 +137,19 @@ def _find_changed_row(receipt: Receipt, corpus: Path) -> str | None:
 
 
 def stat_source(path: Path | str) -> tuple[int, int]:
-    """Return size and modification time (ns) of a recording, or (-1, 0) where there is none."""
+    """Return size and modification time (ns) of a recording, or (-1, 0) where there is none.
+
+    Raises:
+        EnvironmentFault: The machine cannot tell, as with a lost mount.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path would cost three times as much, ten million times
-    except (OSError, ValueError):
+    except (PermissionError, ValueError):
+        return -1, 0
+    except OSError as error:
+        if is_environment_error(error):
+            raise EnvironmentFault(
+                f"{path}: cannot be looked at: {error.strerror}; mend it, then run the same command again"
+            ) from error
         return -1, 0
     return status.st_size, status.st_mtime_ns
