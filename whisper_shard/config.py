@@ -147,7 +147,10 @@ class StreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchConfig(StreamConfig):
-    """Measure loader throughput, stage by stage."""
+    """Measure loader throughput, stage by stage.
+
+    workers is not used here: loaders with 0, 1, 2, ... max_workers processes are tried.
+    """
 
     out: str = ""
     """Folder for bench.json and bench.html; empty: the dataset's own."""

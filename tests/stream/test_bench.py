@@ -9,7 +9,15 @@ import pytest
 from tests.making import make_dataset
 from whisper_shard.config import BenchConfig
 from whisper_shard.errors import ConfigError
-from whisper_shard.stream.bench import LoaderRate, StageTime, advise, bench_dataset, bounding_stage, recommend
+from whisper_shard.stream.bench import (
+    LoaderRate,
+    StageTime,
+    advise,
+    bench_dataset,
+    bounding_stage,
+    measure_rate,
+    recommend,
+)
 from whisper_shard.stream.bench_page import bench_page, write_bench_page
 
 
@@ -42,6 +50,14 @@ def test_measures_every_stage_and_setting(report):
     assert 0 <= report.padding_share < 0.6
     assert report.bounding_stage in names
     assert json.loads(json.dumps(report.to_json()))["machine"]["cores"] >= 1
+
+
+def test_counts_the_bytes_that_are_stored_whatever_becomes_of_them(tmp_path):
+    dataset = make_dataset(tmp_path / "set", [0.5] * 16)
+    faster = {"kind": "speed", "min_factor": 2.0, "max_factor": 2.0, "p": 1.0}
+    rate, _, _ = measure_rate(dataset, BenchConfig(seconds=0.05, batch_size=8, augment=(faster,)), 0)
+    stored = sum(column.sum() for column in dataset.columns("audio_bytes", "json_bytes").values()) / 16
+    assert rate.mb_per_second * 1e6 / rate.utterances_per_second == pytest.approx(stored, rel=0.01)
 
 
 def test_page_is_whole_and_names_the_advice(report, tmp_path):

@@ -63,7 +63,7 @@ class LoaderRate:
     audio_hours_per_second: float
     """Rate, padding not counted."""
     mb_per_second: float
-    """Bytes read, in 10^6."""
+    """Bytes of audio and JSON read from the shards, in 10^6."""
     first_batch_seconds: float
     """From opening the loader to its first batch."""
     wait_p50_seconds: float
@@ -185,8 +185,10 @@ def measure_stages(
 def measure_rate(dataset: Dataset, config: BenchConfig, workers: int) -> tuple[LoaderRate, float, float]:
     """Pull batches as fast as they come; return the rate, the share of padding and the utterances a batch."""
     loader = open_loader(dataset, replace(config, workers=workers))
+    columns = dataset.columns("audio_bytes", "json_bytes")
+    stored_bytes = columns["audio_bytes"].astype(np.int64) + columns["json_bytes"]
     waits: list[float] = []
-    counts = real = padded = 0
+    counts = real = padded = num_bytes = 0
     begun = time.perf_counter()
     batches = iter(loader)
     next(batches)
@@ -200,6 +202,7 @@ def measure_rate(dataset: Dataset, config: BenchConfig, workers: int) -> tuple[L
         waits.append(now - before)
         before = now
         counts += len(batch.ids)
+        num_bytes += int(stored_bytes[list(batch.ids)].sum())
         real += int(batch.num_samples.sum())
         padded += batch.waveforms.numel()
     loader.close()
@@ -209,7 +212,7 @@ def measure_rate(dataset: Dataset, config: BenchConfig, workers: int) -> tuple[L
         workers=workers,
         utterances_per_second=counts / elapsed,
         audio_hours_per_second=real / SAMPLE_RATE / 3600 / elapsed,
-        mb_per_second=2 * real / 1e6 / elapsed,
+        mb_per_second=num_bytes / 1e6 / elapsed,
         first_batch_seconds=first_batch_seconds,
         wait_p50_seconds=float(np.percentile(waits, 50)),
         wait_p99_seconds=float(np.percentile(waits, 99)),
