@@ -1,7 +1,8 @@
 """Small real things for tests: waveforms, datasets, models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,12 @@ def make_dataset(
     speakers: int = 2,
     prefix: str = "utt",
     text: str | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Write a dataset of made utterances through the package's own formats; texts are digit words."""
+    """Write a dataset of made utterances through the package's own formats.
+
+    Texts are digit words unless ``text`` is given; ``record`` adds to every record.
+    """
     rng = np.random.default_rng(seed)
     (folder / "shards").mkdir(parents=True)
     shards, tables = [], []
@@ -45,13 +50,13 @@ def make_dataset(
                 samples = to_int16(make_waveform(seconds[i], seed=seed * 100_003 + i))
                 words = text or " ".join(rng.choice(WORDS, size=max(1, round(seconds[i]))))
                 speaker = f"speaker{i % speakers}"
-                record = {"text": words, "seconds": seconds[i], "speaker": speaker, "source": f"audios/{i}.wav"}
+                fields = {"text": words, "seconds": seconds[i], "speaker": speaker, "source": f"audios/{i}.wav"}
                 writer.add(
                     key=f"{prefix}{i:05d}",
                     audio=encode_npy(samples),
                     suffix="npy",
                     num_samples=len(samples),
-                    record=record,
+                    record={**fields, **(record or {})},
                 )
             writer.close()
         tables.append(index_table(writer.rows))

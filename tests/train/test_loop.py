@@ -24,6 +24,7 @@ from whisper_shard.train.metrics import MetricsLog, read_metrics
 from whisper_shard.train.runstate import Ledger, digest_ids
 from whisper_shard.train.step import Stepper
 from whisper_shard.train.tiny import make_tiny_whisper
+from whisper_shard.train.tokens import Labeler
 from whisper_shard.utterance import SAMPLE_RATE
 
 
@@ -348,14 +349,40 @@ def test_evaluation_data_known_from_training_is_refused(task, tmp_path):
 
 
 def test_texts_too_long_for_the_decoder_are_named(tmp_path, tiny):
-    from whisper_shard.train.tokens import Labeler
-
     data = make_dataset(tmp_path / "long", [1.0] * 5, text="xyzzy! " * 150)
     with pytest.raises(
         TrainingError, match=r"5 utterances have texts of more than 448 tokens.*utt00000, utt00001, utt00002 \.\.\."
     ):
         check_labels(data, Labeler(tiny.tokenizer))
     check_labels(make_dataset(tmp_path / "fits", [1.0], text="zero " * 100), Labeler(tiny.tokenizer))
+
+
+def test_times_need_room_too(tmp_path, tiny):
+    labeler = Labeler(tiny.tokenizer)
+    text = "q" * 900
+    while len(labeler.prefix_ids()) + len(tiny.tokenizer.encode(f" {text}", add_special_tokens=False)) > 448:
+        text = text[:-1]
+    data = make_dataset(tmp_path / "data", [1.0], text=text)
+    check_labels(data, labeler)
+    with pytest.raises(TrainingError, match="1 utterances have texts of more than 448 tokens"):
+        check_labels(data, labeler, timestamps=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"language": "klingon"},
+            r"utterance utt00000: language 'klingon': the model has no token <\|klingon\|>",
+        ),
+        ({"task": "sing"}, r"utterance utt00000: task 'sing' is unknown; use transcribe or translate; it is the first"),
+    ],
+)
+def test_unknown_language_or_task_is_named_before_training(tmp_path, tiny, record, message):
+    data = make_dataset(tmp_path / "data", [1.0, 1.0], record=record)
+    with pytest.raises(TrainingError, match=message):
+        check_labels(data, Labeler(tiny.tokenizer))
+    check_labels(make_dataset(tmp_path / "german", [1.0], record={"language": "de-DE"}), Labeler(tiny.tokenizer))
 
 
 def test_float16_on_a_cpu_is_refused(task, tmp_path):

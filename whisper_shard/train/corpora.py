@@ -1,14 +1,17 @@
 """The two datasets of a run: found, opened, and checked before any time is spent on them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from whisper_shard.config import TrainConfig
-from whisper_shard.errors import DatasetError, TrainingError
+from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.formats.index import DATASET_NAME, Dataset, open_dataset
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.stream.batch import Segment
+from whisper_shard.train.tokens import Labeler, LabelRow
 
 _BYTES_PER_CHAR = 4  # UTF-8 has at most so many, and byte-level BPE never makes more tokens than bytes
 _PREFIX_TOKENS = 8  # room for start, language, task, time and end tokens and the space in front
@@ -72,12 +75,19 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
         )
 
 
-def check_labels(data: Dataset, labeler: Labeler) -> None:
-    """Refuse texts that do not fit into the decoder; only those long enough to be in doubt are tokenized.
+def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -> None:
+    """Refuse what no label can be made of; only texts long enough to be in doubt are tokenized.
+
+    Args:
+        data: Utterances with texts, languages and tasks.
+        labeler: Knows the model's tokens.
+        timestamps: Whether texts may get a time in front and behind.
 
     Raises:
-        TrainingError: Names how many utterances have too many tokens, and the first three.
+        TrainingError: Names a language or task unknown to the model with its first utterance, or says how many
+            utterances have too many tokens, and names the first three.
     """
+    _check_tags(data, labeler)
     columns = data.columns("num_chars")
     doubtful = np.flatnonzero(columns["num_chars"] * _BYTES_PER_CHAR + _PREFIX_TOKENS > labeler.max_tokens)
     if len(doubtful) == 0:
@@ -85,8 +95,10 @@ def check_labels(data: Dataset, labeler: Labeler) -> None:
     rows = data.columns("key", "text", "language", "task")
     too_long = []
     for i in doubtful.tolist():
-        key, text = rows["key"][i], rows["text"][i]
-        if len(text.encode()) + _PREFIX_TOKENS > labeler.max_tokens and not _fits(labeler, key, text):
+        key, text, language, task = (rows[name][i] for name in ("key", "text", "language", "task"))
+        label = partial(labeler.label, text, key=key, language=language, task=task)
+        times = (Segment(key=key, text=text, start_seconds=0.0, end_seconds=0.0),) if timestamps else None
+        if len(text.encode()) + _PREFIX_TOKENS > labeler.max_tokens and not _fits(partial(label, segments=times)):
             too_long.append(key)
     if too_long:
         raise TrainingError(
@@ -96,9 +108,30 @@ def check_labels(data: Dataset, labeler: Labeler) -> None:
         )
 
 
-def _fits(labeler: Labeler, key: str, text: str) -> bool:
+def _check_tags(data: Dataset, labeler: Labeler) -> None:
+    """Try each language and task once.
+
+    Raises:
+        TrainingError: The model does not know one; names its first utterance.
+    """
+    for name in ("language", "task"):
+        codes, first = np.unique(data.codes(name), return_index=True)
+        rows = first[codes >= 0]
+        values = data.columns(name)[name]
+        for row in sorted(rows.tolist()):
+            try:
+                labeler.prefix_ids(**{name: values[row]})
+            except ConfigError as error:
+                key = data.columns("key")["key"][row]
+                raise TrainingError(
+                    f"{data.folder}: utterance {key}: {error}; it is the first with this value of column {name}: "
+                    "correct the manifest and prepare the dataset again"
+                ) from error
+
+
+def _fits(make_label: Callable[[], LabelRow]) -> bool:
     try:
-        labeler.label(text, key=key)
+        make_label()
     except TrainingError:
         return False
     return True

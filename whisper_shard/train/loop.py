@@ -73,8 +73,8 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
             return report
         loaded = load_whisper(config.model, dropout=config.dropout)
         labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
-        for data in (corpora.train, corpora.eval):
-            check_labels(data, labeler)
+        check_labels(corpora.train, labeler, timestamps=config.timestamps > 0)
+        check_labels(corpora.eval, labeler)
         trainer = Trainer(
             folder=folder, corpora=corpora, config=config, machine=machine, request=request, progress=progress,
             loaded=loaded, labeler=labeler,
