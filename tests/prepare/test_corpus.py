@@ -36,6 +36,20 @@ def test_stored_samples_are_those_of_the_recording(tmp_path):
         np.testing.assert_array_equal(view.samples, np.rint(waveform * 32767).astype(np.int16))
 
 
+def test_columns_named_like_fields_of_a_record_are_kept_under_another_name(tmp_path):
+    soundfile.write(tmp_path / "a.wav", make_waveform(1.5), 16_000)
+    header = ("audios", "transcription", "source", "text", "transcript", "seconds", "row", "manifest_row", "id")
+    corpus = write_csv(tmp_path / "c.csv", [("a.wav", "Some spoken words", *"abcdefg")], header=header)
+    prepare(corpus, tmp_path / "out", jobs=1, eval_fraction=0.0)
+    (key,) = open_dataset(tmp_path / "out/train").columns("key")["key"]
+    record = inspect_utterance(tmp_path / "out/train", key).record
+    assert record == {
+        **{"text": "some spoken words", "transcript": "Some spoken words", "seconds": 1.5, "source": "a.wav", "row": 0},
+        **{"manifest_source": "a", "manifest_text": "b", "manifest_transcript": "c", "manifest_seconds": "d"},
+        **{"manifest_manifest_row": "e", "manifest_row": "f", "id": "g"},
+    }
+
+
 def test_prepared_config_is_written_beside_the_datasets(tmp_path):
     import tomllib
 

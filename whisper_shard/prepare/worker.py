@@ -213,16 +213,30 @@ def _decide(
 
 def _as_record(utterance: Utterance) -> dict[str, object]:
     row = utterance.row
-    known = {"language": row.language, "speaker": row.speaker, "task": row.task}
-    return {
-        **row.extra,
-        **{name: value for name, value in known.items() if value is not None},
+    own = {
         "text": utterance.text,
         "transcript": row.transcript,
         "seconds": utterance.seconds,
         "source": row.source,
         "row": row.row,
     }
+    known = {"language": row.language, "speaker": row.speaker, "task": row.task}
+    return {
+        **_rename_reserved(row.extra, {*own, *known}),
+        **{name: value for name, value in known.items() if value is not None},
+        **own,
+    }
+
+
+def _rename_reserved(extra: Mapping[str, object], reserved: set[str]) -> dict[str, object]:
+    """Put ``manifest_`` before the names of manifest columns that mean something else in a record."""
+    renamed = {}
+    for name, value in extra.items():
+        free = name
+        while free in reserved or (free != name and free in extra):
+            free = f"manifest_{free}"
+        renamed[free] = value
+    return renamed
 
 
 def _probe(row: ManifestRow, outcome: Utterance | Rejection) -> RowProbe:
