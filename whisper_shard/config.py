@@ -114,7 +114,8 @@ class StreamConfig:
     length_buckets: int = 32
     """Kinds of length that batches are made of, 1 to 256; more: less padding, 1: lengths are mixed at random."""
     weights: tuple[float, ...] = ()
-    """Several datasets: passes over each in an epoch (0.5: every utterance in every other epoch); empty: one each."""
+    """Several datasets: passes over each in an epoch (0.5: every utterance in every other epoch); empty: one each.
+    Mixing is done from Python, open_loader([a, b], config): the commands open one dataset."""
     pack_by: Literal["", "speaker", "source"] = ""
     """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
     pack_gap_seconds: tuple[float, float] = (0.1, 0.5)
