@@ -1,5 +1,7 @@
 import errno
+import json
 import os
+from importlib.metadata import version
 
 import pytest
 
@@ -63,3 +65,15 @@ def test_lost_mount_does_not_make_receipts_stale(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert staleness(tmp_path, receipt) is None
     assert stat_source(tmp_path / "none.wav") == (-1, 0)
+
+
+def test_other_libraries_make_a_receipt_stale_by_name(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"a recording")
+    receipt = make_receipt(tmp_path, reason="silent")
+    assert set(receipt.versions) == {"libsndfile", "av", "librosa", "soundfile", "soxr", "numpy"}
+    assert staleness(tmp_path, receipt) is None
+    content = json.loads((tmp_path / "000000.json").read_bytes())
+    content["versions"]["soxr"] = "0.0.1"
+    (tmp_path / "000000.json").write_text(json.dumps(content))
+    found = staleness(tmp_path, read_receipt(tmp_path / "000000.json"))
+    assert found == f"it was made with other libraries (soxr was 0.0.1, is {version('soxr')})"

@@ -1,17 +1,20 @@
 """A receipt says that a shard is done, what is in it, and what it was made of. Index and dataset.json follow from them.
 
 A receipt is one JSON file, written after its shard is safely on the disk. It counts only while everything it was
-made of is as it was: plan, tar, and the size and time of every recording.
+made of is as it was: plan, libraries, tar, and the size and time of every recording.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from whisper_shard.errors import EnvironmentFault
+from whisper_shard.formats.codecs import LIBSNDFILE_VERSION
 from whisper_shard.formats.index import ShardInfo
 from whisper_shard.formats.shard import IndexRow
 from whisper_shard.formats.storage import atomic_file, is_environment_error
@@ -47,6 +50,8 @@ class Receipt:
 
     plan: str
     """Fingerprint of the plan it belongs to."""
+    versions: Mapping[str, str]
+    """Of the libraries that decided its bytes."""
     info: ShardInfo
     """The tar; ``num_bytes`` 0 where no row was kept, and then there is no tar."""
     limits: Mapping[str, float]
@@ -55,6 +60,16 @@ class Receipt:
     """Columns of RowOutcome, one value a row."""
     index: Mapping[str, Sequence[Any]]
     """Columns of IndexRow, one value an utterance."""
+
+
+@cache
+def deciding_versions() -> Mapping[str, str]:
+    """Return the versions of the libraries that decide samples; of NumPy without the patch level."""
+    return {
+        "libsndfile": LIBSNDFILE_VERSION,
+        **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
+        "numpy": ".".join(version("numpy").split(".")[:2]),
+    }
 
 
 def write_receipt(
@@ -75,6 +90,7 @@ def write_receipt(
     is_limited = any(outcome.reason in LIMIT_REASONS for outcome in outcomes)
     content = {
         "plan": plan,
+        "versions": dict(deciding_versions()),
         "info": asdict(info),
         "limits": dict(limits) if is_limited else {},
         "rows": {name: [getattr(o, name) for o in outcomes] for name in RowOutcome.__slots__},
@@ -90,6 +106,7 @@ def read_receipt(path: Path) -> Receipt | None:
         content = json.loads(path.read_bytes())
         return Receipt(
             plan=content["plan"],
+            versions=content["versions"],
             info=ShardInfo(**content["info"]),
             limits=content["limits"],
             rows=content["rows"],
@@ -116,11 +133,21 @@ def find_staleness(
     if receipt.limits and dict(receipt.limits) != dict(limits):
         changes = [f"{name} was {receipt.limits.get(name):g}, is {value:g}" for name, value in limits.items()]
         return f"it has rejects made under other limits ({', '.join(changes)})"
+    if changes := _find_other_versions(receipt.versions):
+        return f"it was made with other libraries ({', '.join(changes)})"
     tar = split / receipt.info.name
     num_bytes = tar.stat().st_size if tar.is_file() else 0
     if num_bytes != receipt.info.num_bytes:
         return f"{tar.name} has {num_bytes} bytes, the receipt says {receipt.info.num_bytes}"
     return _find_changed_row(receipt, corpus)
+
+
+def _find_other_versions(then: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} was {then.get(name, 'absent')}, is {now}"
+        for name, now in deciding_versions().items()
+        if then.get(name) != now
+    ]
 
 
 def _find_changed_row(receipt: Receipt, corpus: Path) -> str | None:
