@@ -311,6 +311,21 @@ def test_packed_windows_train(task, tmp_path):
     assert sum(line["audio_seconds"] for line in lines) > 2 * 3.0, "rows hold several utterances"
 
 
+def test_packed_windows_with_too_much_text_are_left_out(task, tmp_path):
+    seconds = [1.0] * 8 + [20.0] * 2
+    make_dataset(tmp_path / "train", seconds, text="xyzzy! " * 20, seed=3)
+    events = []
+    config = tiny_config(task, window="packed", batch_size=1, max_steps=3, save_every=99, eval=str(task / "eval"))
+    report = train_model(tmp_path / "train", tmp_path / "run", config, events.append)
+    assert report.steps == 3
+    skipped = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "skip"]
+    assert skipped
+    assert {line["reason"] for line in skipped} == {"text too long"}
+    message = next(event.message for event in of_kind(events, Warned) if "packed" in event.message)
+    assert "1 packed windows have more text than the decoder has room for and were not learned from" in message
+    assert skipped[0]["keys"][0] in message
+
+
 def test_eval_data_is_found_beside_or_inside(task, tmp_path):
     for start in (task, task / "train"):
         corpora = open_corpora(start, tiny_config(task))

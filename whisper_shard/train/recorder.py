@@ -10,10 +10,10 @@ from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.distributed import Ranks, gather_texts
 from whisper_shard.train.evaluation import Evaluation
-from whisper_shard.train.events import Delivered, Evaluated, Event, Progress, Skipped, Stepped
+from whisper_shard.train.events import Delivered, Evaluated, Event, Progress, Skipped, Stepped, Warned
 from whisper_shard.train.metrics import MetricsLog
 from whisper_shard.train.runstate import Ledger, RunState, Window, digest_ids
-from whisper_shard.train.step import Outcome
+from whisper_shard.train.step import Outcome, Share
 from whisper_shard.utterance import SAMPLE_RATE
 
 _NAMED_KEYS = 8  # as many as fit into a line
@@ -76,6 +76,8 @@ class Recorder:
             window.utterances += share.num_utterances
             window.samples += share.num_samples
             window.padded_samples += share.padded_samples
+        if share.num_dropped:
+            self._tell_dropped(outcome.step + 1, share)
         if skipped:
             self._skip(outcome, loss, norm)
             return
@@ -189,6 +191,15 @@ class Recorder:
     def note(self, kind: str, **fields: Any) -> None:
         """Write a line of another kind at the present step."""
         self._log.write(kind, self.state.step, **fields)
+
+    def _tell_dropped(self, number: int, share: Share) -> None:
+        """Say which packed windows were not learned from; keys are those of the first rank."""
+        self._log.write("skip", number, reason="text too long", keys=list(share.dropped), windows=share.num_dropped)
+        message = (
+            f"step {number}: {share.num_dropped} packed windows have more text than the decoder has room for and were "
+            f"not learned from; they begin with {_name_some(list(share.dropped)) or 'utterances of other ranks'}"
+        )
+        self.tell(Warned(message=message))
 
     def _skip(self, outcome: Outcome, loss: float, norm: float) -> None:
         """Count a step that was not finite and say which utterances were in it.

@@ -26,6 +26,8 @@ from whisper_shard.train.tokens import Labeler, LabelRow
 from whisper_shard.train.windows import MicroBatch, PassLimit, assign_windows, cut_micro_batches
 from whisper_shard.utterance import HOP_LENGTH
 
+_NO_LABELS = LabelRow(decoder_input_ids=(), labels=())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
@@ -57,6 +59,10 @@ class Share:
     """Samples of the windows of all ranks."""
     flags: Flags
     """What any rank asked for."""
+    dropped: Sequence[str] = ()
+    """First keys of this rank's packed windows whose texts are too long for the decoder: not learned from."""
+    num_dropped: int = 0
+    """Such windows of all ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +171,15 @@ class Stepper:
 
     def _share(self, batch: Batch, step: int, flags: Flags) -> Share:
         """Make labels, tell the other ranks what this one has, and give every row its window."""
-        labels = [self._label(batch, row) for row in range(len(batch.keys))]
+        found = [self._label_or_drop(batch, row) for row in range(len(batch.keys))]
+        labels = [row or _NO_LABELS for row in found]
+        dropped = [key for key, row in zip(batch.keys, found, strict=True) if row is None]
         counts = [len(row.labels) - _num_ignored(row) for row in labels]
-        lengths = np.where(batch.weights.numpy() > 0, np.maximum(batch.num_samples.numpy(), 1), 0)
+        is_used = (batch.weights.numpy() > 0) & np.array([row is not None for row in found])
+        lengths = np.where(is_used, np.maximum(batch.num_samples.numpy(), 1), 0)
         names = [zlib.crc32(key.encode()) for key in batch.keys]
         rows = np.stack([lengths, np.array(names, np.int64), np.array(counts, np.int64)], axis=1)
-        parts = gather_rows(np.vstack([[flags.stop, int(flags.save), 0], rows]).astype(np.int64), self.ranks)
+        parts = gather_rows(np.vstack([[flags.stop, int(flags.save), len(dropped)], rows]).astype(np.int64), self.ranks)
         heads = np.stack([part[0] for part in parts])
         everything = np.vstack([part[1:] for part in parts])
         windows = self._windows(everything, batch.epoch, step)
@@ -185,6 +194,8 @@ class Stepper:
             num_samples=int(real[:, 0].sum()),
             padded_samples=int(windows.sum()),
             flags=Flags(stop=int(heads[:, 0].max()), save=bool(heads[0, 1])),
+            dropped=dropped,
+            num_dropped=int(heads[:, 2].sum()),
         )
 
     def _windows(self, rows: NDArray[np.int64], epoch: int, step: int) -> NDArray[np.int64]:
@@ -201,6 +212,21 @@ class Stepper:
             longest_window=self.longest_window,
         )
         return windows
+
+    def _label_or_drop(self, batch: Batch, row: int) -> LabelRow | None:
+        """Return the labels of a row; None for a packed window that has more text than the decoder has room for.
+
+        Which utterances share a window changes with each epoch, so this cannot be known before the run begins.
+
+        Raises:
+            TrainingError: The text of a single utterance is too long.
+        """
+        try:
+            return self._label(batch, row)
+        except TrainingError:
+            if len(batch.segments[row]) < 2:
+                raise
+            return None
 
     def _label(self, batch: Batch, row: int) -> LabelRow:
         key = batch.keys[row]
