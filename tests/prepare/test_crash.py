@@ -26,7 +26,7 @@ from tests.prepare.corpora import (
     write_csv,
 )
 from whisper_shard.config import PrepareConfig
-from whisper_shard.errors import EnvironmentFault, StateError
+from whisper_shard.errors import EnvironmentFault, ManifestError, StateError
 from whisper_shard.formats.verify import Fault, verify_dataset
 from whisper_shard.prepare.board import in_flight, read_board
 from whisper_shard.prepare.corpus import prepare_corpus
@@ -281,6 +281,23 @@ def test_changed_configuration_names_the_knobs(tmp_path):
     prepare(corpus, tmp_path / "fresh", min_seconds=0.5, peak=0.9, jobs=1)
     assert totals_of(rebuilt)
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"audios,transcription\n", "has a header but no row"),
+        (b"audios,transcription\na.wav,fine\nb.wav,\xff\n", "is not UTF-8"),
+    ],
+)
+def test_rebuild_removes_nothing_for_a_manifest_that_cannot_be_used(tmp_path, content, message):
+    corpus = make_corpus(tmp_path / "corpus", 3)
+    prepare(corpus, tmp_path / "out", jobs=1)
+    before = fingerprint(tmp_path / "out")
+    corpus.write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        prepare(corpus, tmp_path / "out", jobs=1, rebuild=True)
+    assert fingerprint(tmp_path / "out") == before
 
 
 def test_reordered_manifest_is_noticed(tmp_path):

@@ -31,6 +31,7 @@ from whisper_shard.prepare.plan import (
     ROW_OVERHEAD_BYTES,
     Plan,
     SplitPlan,
+    check_manifest,
     choose_shard_rows,
     first_rows,
     open_plan,
@@ -74,6 +75,8 @@ def prepare_corpus(
     corpora = _manifests(corpus, config)
     for manifest in corpora.values():  # before anything is written: a misspelt path leaves no folder behind
         inspect_manifest(manifest, audio_column=config.audio_column, text_column=config.text_column)
+        if config.rebuild:  # before anything is removed, it must be certain that there is something to put in its place
+            check_manifest(manifest, config)
     with sole_writer(out) as state:
         if config.rebuild:
             forget(out, state)

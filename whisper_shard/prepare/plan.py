@@ -90,6 +90,17 @@ class Plan:
         return sum(split.num_rows for split in self.splits)
 
 
+def check_manifest(path: Path, config: PrepareConfig) -> None:
+    """Read a manifest to its end and keep nothing.
+
+    Raises:
+        ManifestError: Missing, not text, without the columns, with a stray quote, or without a single row.
+    """
+    layout = inspect_manifest(path, audio_column=config.audio_column, text_column=config.text_column)
+    if not sum(len(table) for table in read_batches(path, layout)):
+        raise _no_row(path)
+
+
 def spool_manifest(path: Path, spool: Path, config: PrepareConfig) -> Spool:
     """Read a manifest once, into an Arrow stream on the disk.
 
@@ -108,7 +119,7 @@ def spool_manifest(path: Path, spool: Path, config: PrepareConfig) -> Spool:
     except OSError as error:
         raise as_environment_fault(error, spool) from error
     if not num_rows:
-        raise ManifestError(f"{path}: has a header but no row")
+        raise _no_row(path)
     return Spool(path=spool, num_rows=num_rows, num_bytes=num_bytes, sha256=sha256_of_file(path), corpus=path.parent)
 
 
@@ -267,6 +278,10 @@ def _as_plan(folder: Path, content: Mapping[str, Any], corpora: Mapping[str, Pat
     )
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return Plan(fingerprint=fingerprint, splits=splits)
+
+
+def _no_row(path: Path) -> ManifestError:
+    return ManifestError(f"{path}: has a header but no row")
 
 
 def _rows_path(folder: Path, name: str) -> Path:
