@@ -36,8 +36,8 @@ check: setup  ## lint, format, types, floors
 	$(BIN)/lint-imports
 
 bench: setup  ## benchmarks on this machine; results go to benchmarks/results
-	$(BIN)/python benchmarks/bench_prepare.py
-	$(BIN)/python benchmarks/bench_stream.py
+	$(BIN)/python -m benchmarks.bench_prepare
+	$(BIN)/python -m benchmarks.bench_stream
 
 bench-peers: setup  ## the loader beside webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
 	sh benchmarks/peers.sh

@@ -1,6 +1,6 @@
 """Evaluation (loss and greedy WER) against `Seq2SeqTrainer.evaluate` with `predict_with_generate`, on one model.
 
-    python benchmarks/bench_eval.py --model whisper-base/ --digits spoken-digits/test.csv
+    python -m benchmarks.bench_eval --model whisper-base/ --digits spoken-digits/test.csv
 
 Both sides evaluate the same recordings with the same model, batch and cap, in 30 s windows, and their texts are
 compared; ours also in short windows, as training does for progress. The spectrograms of the Trainer are computed before
@@ -12,7 +12,6 @@ Sides take turns, and the best of the turns counts.
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from benchmarks.machine import describe_machine
 from benchmarks.speech import Spoken, read_digits, speak_sentences
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.evaluation import Window, evaluate_model
@@ -68,7 +67,7 @@ def main() -> None:
         "read": list(speak_sentences(args.utterances, shortest=3.0, longest=12.0, seed=1)),
     }
     results = {name: compare(args, corpus) for name, corpus in corpora.items()}
-    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe_machine(), "arguments": shown(args)}
+    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "arguments": shown(args)}
     path = RESULTS / f"{report['date']}-{args.name}.json"
     path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     print(f"wrote {path}")
@@ -250,23 +249,9 @@ def wall(run: Run) -> float:
     return run.wall_seconds
 
 
-def describe_machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return {
-        "cpu": next(
-            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-        ),
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "bf16_products": next(
-            (flag for line in lines for flag in ("amx_bf16", "avx512_bf16") if flag in line), "emulated"
-        ),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+def machine() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return describe_machine("torch", "transformers", threads=torch.get_num_threads(), gpu=gpu)
 
 
 if __name__ == "__main__":

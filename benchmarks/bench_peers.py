@@ -26,8 +26,8 @@ import torch
 
 from benchmarks.bench_stream import BATCH, ours, pad_samples, plain_webdataset
 from benchmarks.corpus import make_corpus
+from benchmarks.machine import describe_machine
 from whisper_shard.formats.index import Dataset
-from whisper_shard.stream.bench import describe_machine
 from whisper_shard.stream.source import LocalSource, RecordReader, decode_audio, decode_json
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -198,7 +198,7 @@ def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
     reference = rates["whisper-shard"]
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
+        "machine": describe_machine("numpy", "torch", "webdataset", "audiomentations"),
         "corpus": {"utterances": num_utterances, "mean_seconds": dataset.num_samples / SAMPLE_RATE / num_utterances},
         "versions": {name: version(package) for name, (package, *_) in PEERS.items()},
         "utterances_per_second": {name: statistics.median(r) for name, r in rates.items() if r},

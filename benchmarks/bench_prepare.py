@@ -1,7 +1,7 @@
 """Prepare against its floor, against two jobs, against the guide's recipe, and in memory.
 
-    python benchmarks/bench_prepare.py                      speed: a few minutes
-    python benchmarks/bench_prepare.py --manifest-rows 10000000 --only rows      memory of the main process
+    python -m benchmarks.bench_prepare                      speed: a few minutes
+    python -m benchmarks.bench_prepare --manifest-rows 10000000 --only rows      memory of the main process
 
 The floor is what soundfile's decoding and soxr's HQ resampling cost for the same files, one after the other in one
 process; both sides have one core, take turns, and the best of their turns counts. The speed of prepare is taken between
@@ -20,7 +20,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import re
 import shutil
 import tempfile
@@ -35,6 +34,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from benchmarks.machine import describe_machine
 from benchmarks.speech_like import FORMATS, make_recordings
 from whisper_shard.config import PrepareConfig
 from whisper_shard.prepare.corpus import prepare_corpus
@@ -64,7 +64,7 @@ def main() -> None:
         if args.manifest_rows:
             results["rows"] = measure_rows(Path(folder), args.manifest_rows)
     name = f"{datetime.now(UTC):%Y-%m-%d}-prepare{'-rows' if args.only == 'rows' else ''}.json"
-    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": describe_machine(), "arguments": vars(args)}
+    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "arguments": vars(args)}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / name).write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     print_table(results)
@@ -287,16 +287,8 @@ def wall_of(run: dict[str, float]) -> float:
     return run["wall_seconds"]
 
 
-def describe_machine() -> dict[str, Any]:
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    return {
-        "cpu": model.split(":")[1].strip(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "libsndfile": soundfile.__libsndfile_version__,
-        "soxr": soxr.__version__,
-    }
+def machine() -> dict[str, Any]:
+    return describe_machine("numpy", "soundfile", "soxr", libsndfile=soundfile.__libsndfile_version__)
 
 
 def print_table(results: dict[str, Any]) -> None:

@@ -22,9 +22,9 @@ import torch
 import webdataset as wds
 
 from benchmarks.corpus import draw_seconds, make_corpus
+from benchmarks.machine import describe_machine
 from whisper_shard.config import GUIDE_AUGMENT, StreamConfig
 from whisper_shard.formats.index import Dataset
-from whisper_shard.stream.bench import describe_machine
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.stream.plan import BatchRule, Plan, Units
 from whisper_shard.utterance import SAMPLE_RATE
@@ -144,7 +144,7 @@ def run(folder: Path, rounds: int) -> dict[str, Any]:
     }
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": describe_machine(),
+        "machine": describe_machine("numpy", "torch", "webdataset", "audiomentations"),
         "corpus": {"utterances": NUM_UTTERANCES, "mean_seconds": dataset.num_samples / SAMPLE_RATE / NUM_UTTERANCES},
         "batch": BATCH,
         "rounds": rounds,

@@ -15,7 +15,6 @@ to evaluate is measured by bench_eval.py.
 
 import argparse
 import json
-import platform
 import resource
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config import TrainConfig
 from whisper_shard.formats.index import Dataset
@@ -162,13 +162,6 @@ def ratios(train: dict[str, Any]) -> dict[str, float]:
     return {f"{theirs} / {ours}": round(train[theirs][cpu] / train[ours][cpu], 2) for theirs, ours in pairs}
 
 
-def machine() -> dict[str, Any]:
-    """Describe where this runs."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"cores": torch.get_num_threads(), "cpu": model, "versions": library_versions()}
-
-
 def main() -> None:
     """Make the two corpora, time all ways on both, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -178,7 +171,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="optimizer steps timed")
     flags = parser.parse_args()
     keep_freed_memory()
-    result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    machine = describe_machine(threads=torch.get_num_threads(), versions=library_versions())
+    result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
     result["settings"] = {"model": Path(flags.model).name, "batch": flags.batch, "steps": flags.steps}
     count = 4 * flags.batch * flags.steps
     sources: dict[str, Callable[[], Iterator[Any]]] = {
@@ -198,7 +192,7 @@ def main() -> None:
             result[name] = {"train": train, "ratios": ratios(train)}
             print_table(name, result[name])
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"train-{result['date']}.json"
+    path = RESULTS / f"{result['date']}-train.json"
     path.write_text(json.dumps(result, indent=1, default=str) + "\n")
     print(f"written to {path}")
 

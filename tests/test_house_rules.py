@@ -1,6 +1,7 @@
 """What the project promises of itself: homes of libraries, module sizes, a light import."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,15 @@ def test_modules_stay_readable(path):
     source = path.read_text()
     assert len(source.splitlines()) <= 440, f"{path} is too long to read in one sitting"
     assert source.isascii(), f"{path} holds characters outside ASCII"
+
+
+def test_results_of_benchmarks_are_named_by_date_and_say_where_they_were_measured():
+    results = sorted(Path("benchmarks/results").glob("*.json"))
+    assert results
+    for path in results:
+        content = json.loads(path.read_text())
+        assert path.name.startswith(f"{content['date']}-"), f"{path}: name it {content['date']}-<name>.json"
+        assert content["machine"]["cores"] >= 1
 
 
 def test_importing_the_package_is_light():
