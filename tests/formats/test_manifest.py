@@ -3,12 +3,18 @@ import csv
 import pytest
 
 from whisper_shard.errors import ManifestError
-from whisper_shard.formats.manifest import MANIFEST_SCHEMA, as_rows, inspect_manifest, read_batches, read_manifest
+from whisper_shard.formats.manifest import MANIFEST_SCHEMA, as_rows, inspect_manifest, read_batches
 
 
 def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def read_manifest(path, **columns):
+    """Yield every line that can be a row."""
+    for table in read_batches(path, inspect_manifest(path, **columns)):
+        yield from (row for row, fault in as_rows(table, folder=path.parent) if fault is None)
 
 
 def test_rows_have_paths_relative_to_the_manifest(tmp_path):

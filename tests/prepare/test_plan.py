@@ -20,7 +20,7 @@ def lay_out(tmp_path, count, *, shard_rows=32, **knobs):
 
 
 def rows_in(split):
-    shards = [plans.read_shard_rows(split, shard).column("row").to_pylist() for shard in range(split.num_shards)]
+    shards = [plans.read_shard_rows(split.rows, shard).column("row").to_pylist() for shard in range(split.num_shards)]
     return shards, [row for shard in shards for row in shard]
 
 

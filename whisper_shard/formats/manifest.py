@@ -113,19 +113,13 @@ def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_
             num_rows += len(batch)
 
 
-def read_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> Iterator[ManifestRow]:
-    """Yield every line that can be a row, in order, paths resolved against the folder of the manifest.
-
-    Raises:
-        ManifestError: As `inspect_manifest` and `read_batches` do.
-    """
-    layout = inspect_manifest(path, audio_column=audio_column, text_column=text_column)
-    for table in read_batches(path, layout):
-        yield from (row for row, fault in as_rows(table, folder=path.parent) if fault is None)
-
-
 def as_rows(table: pa.Table, *, folder: Path) -> Iterator[tuple[ManifestRow, str | None]]:
-    """Yield each row of a table in MANIFEST_SCHEMA with its fault, or None where it has none."""
+    """Yield each row of a table in MANIFEST_SCHEMA with its fault, or None where it has none.
+
+    Args:
+        table: Some rows.
+        folder: Against which audio paths are resolved: that of the manifest.
+    """
     for line in table.to_pylist():
         yield (
             ManifestRow(

@@ -259,9 +259,9 @@ def deciding_knobs(config: PrepareConfig) -> dict[str, Any]:
     return known
 
 
-def read_shard_rows(split: SplitPlan, shard: int) -> pa.Table:
-    """Return the manifest rows of one shard."""
-    with pa.ipc.open_file(str(split.rows)) as reader:
+def read_shard_rows(rows: Path, shard: int) -> pa.Table:
+    """Return the manifest rows of one shard, from the Arrow file of a split's plan."""
+    with pa.ipc.open_file(str(rows)) as reader:
         return pa.Table.from_batches([reader.get_batch(shard)])
 
 

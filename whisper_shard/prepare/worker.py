@@ -18,6 +18,7 @@ from whisper_shard.formats.storage import atomic_file, ignore_step
 from whisper_shard.prepare.board import Marker, open_marker
 from whisper_shard.prepare.events import StepObserver, named_steps
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row, reject
+from whisper_shard.prepare.plan import read_shard_rows
 from whisper_shard.prepare.receipts import RowOutcome, stat_source, write_receipt
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
@@ -252,8 +253,7 @@ def rows_of(task: Task) -> pa.Table:
     """Return the manifest rows a task is about."""
     if isinstance(task.rows, pa.Table):
         return task.rows
-    with pa.ipc.open_file(str(task.rows)) as reader:
-        return pa.Table.from_batches([reader.get_batch(task.shard)])
+    return read_shard_rows(task.rows, task.shard)
 
 
 def _summarize(number: int, outcomes: list[RowOutcome], writer: ShardWriter) -> ShardResult:
