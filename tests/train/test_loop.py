@@ -13,12 +13,22 @@ import torch
 from safetensors.torch import load_file
 
 from tests.making import WORDS, make_dataset, make_waveform
-from tests.train.running import final_weights, make_task, tiny_config
+from tests.train.running import final_weights, lasting_metrics, make_task, tiny_config
 from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
 from whisper_shard.train import step as step_module
 from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
 from whisper_shard.train.corpora import check_labels, open_corpora
-from whisper_shard.train.events import Delivered, Evaluated, Resumed, Saved, Skipped, Started, Stepped, Warned
+from whisper_shard.train.events import (
+    Delivered,
+    Evaluated,
+    Examining,
+    Resumed,
+    Saved,
+    Skipped,
+    Started,
+    Stepped,
+    Warned,
+)
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.metrics import MetricsLog, read_metrics
 from whisper_shard.train.runstate import Ledger, digest_ids
@@ -225,7 +235,7 @@ def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
         if isinstance(event, Stepped) and event.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(StopRequested, match="stopped by SIGTERM after step"):
+    with pytest.raises(StopRequested, match="stopped by SIGTERM"):
         train_model(task, tmp_path / "run", config, stop)
     assert sizes[0] == 6
     assert set(sizes[1:]) == {3}
@@ -448,7 +458,7 @@ def test_resumed_run_tells_so(task, tmp_path):
         if isinstance(event, Stepped) and event.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(StopRequested, match=r"stopped by SIGTERM after step [23] of 6") as stopped:
+    with pytest.raises(StopRequested, match=r"stopped by SIGTERM .*, all is saved; the same command again") as stopped:
         train_model(task, tmp_path / "run", tiny_config(task), stop)
     assert stopped.value.exit_code == 75
     at = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
@@ -456,3 +466,26 @@ def test_resumed_run_tells_so(task, tmp_path):
     train_model(task, tmp_path / "run", tiny_config(task), events.append)
     assert of_kind(events, Resumed)[0].step == at
     assert math.isfinite(of_kind(events, Stepped)[-1].loss)
+
+
+@pytest.mark.parametrize("nth", [0, 1, 4, 6, 9])
+def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, tmp_path, nth):
+    """The runs have 2 batches an evaluation: before, after steps 2 and 4, and twice at the end."""
+    seen = []
+
+    def stop(event):
+        if isinstance(event, Examining):
+            seen.append(event)
+            if len(seen) == nth + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny_config(task, max_steps=4, interpolate=True)
+    with pytest.raises(StopRequested, match=r"run: stopped by SIGTERM while evaluating, all is saved; the same"):
+        train_model(task, tmp_path / "run", config, stop)
+    assert len(seen) == nth + 1
+    assert (seen[0].num_done, seen[0].num_utterances, seen[0].window) == (3, 4, "full")
+    train_model(task, tmp_path / "run", config)
+    train_model(task, tmp_path / "other", config)
+    assert lasting_metrics(tmp_path / "run") == lasting_metrics(tmp_path / "other")
+    ours, theirs = final_weights(tmp_path / "run"), final_weights(tmp_path / "other")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -67,6 +67,18 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Examining:
+    """An evaluation is under way."""
+
+    num_done: int
+    """Utterances scored so far, on all ranks."""
+    num_utterances: int
+    """Utterances to score."""
+    window: str
+    """full: in 30 s windows; short: in windows as long as the audio."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
     """The evaluation set was scored."""
 
@@ -138,7 +150,7 @@ class Warned:
     """One line."""
 
 
-Event = Started | Resumed | Stepped | Evaluated | Saved | Delivered | Skipped | Warned
+Event = Started | Resumed | Stepped | Examining | Evaluated | Saved | Delivered | Skipped | Warned
 """All there are."""
 Progress = Callable[[Event], None]
 """Receives each event as it happens, on rank 0 only."""

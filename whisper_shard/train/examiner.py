@@ -1,12 +1,19 @@
 """The examiner: scores the model on the evaluation set, each rank its share, all with the same result."""
 
 import json
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
 
 from whisper_shard.config import TrainConfig
 from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.distributed import gather_texts
+from whisper_shard.train.distributed import gather_texts, sum_over_ranks
 from whisper_shard.train.evaluation import (
     EvaluatedUtterance,
     Evaluation,
@@ -15,8 +22,9 @@ from whisper_shard.train.evaluation import (
     evaluate_part,
     finish_evaluation,
 )
+from whisper_shard.train.events import Examining, Progress
 from whisper_shard.train.model import LoadedWhisper
-from whisper_shard.train.setup import Machine
+from whisper_shard.train.setup import Machine, StopRequest, stopped_by
 from whisper_shard.train.tokens import Labeler
 
 
@@ -34,15 +42,22 @@ class Examiner:
     """Batch, limit and longest hypothesis."""
     machine: Machine
     """Where, and with whom."""
+    run: Path
+    """The run folder, for messages."""
+    request: StopRequest
+    """Tells when a signal asks to stop."""
+    progress: Progress
+    """Told of every batch, on rank 0."""
 
     def examine(self, window: Window = "full") -> Evaluation:
         """Return loss and WER of the model as it is now, over the utterances of all ranks.
 
         Raises:
             TrainingError: Another rank is gone.
+            StopRequested: SIGTERM or Ctrl-C, on any rank.
         """
         ranks = self.machine.ranks
-        batches = open_evaluation(
+        loader = open_evaluation(
             self.dataset,
             batch_size=self.config.eval_batch,
             rank=ranks.rank,
@@ -50,19 +65,42 @@ class Examiner:
             limit=self.config.eval_limit,
             workers=self.config.workers if self.machine.device.type == "cuda" else 0,
         )
-        part = evaluate_part(
-            self.loaded,
-            batches,
-            self.labeler,
-            window=window,
-            max_new_tokens=self.config.max_new_tokens,
-            precision=self.config.precision,
-            device=self.machine.device,
-        )
+        with closing(loader):
+            part = evaluate_part(
+                self.loaded,
+                self._watch(loader, window),
+                self.labeler,
+                window=window,
+                max_new_tokens=self.config.max_new_tokens,
+                precision=self.config.precision,
+                device=self.machine.device,
+            )
         parts = [part]
         if ranks.world > 1:
             parts = [_part_from_text(text) for text in gather_texts([json.dumps(asdict(part))], ranks)]
         return finish_evaluation(parts, window=window)
+
+    def _watch(self, batches: Iterable[Batch], window: Window) -> Iterator[Batch]:
+        """Yield batches, of which all ranks have the same number; tell of each and stop between them when asked.
+
+        Raises:
+            StopRequested: A signal has come, on any rank.
+        """
+        ranks = self.machine.ranks
+        total = min(self.dataset.num_utterances, self.config.eval_limit or self.dataset.num_utterances)
+        for number, batch in enumerate(batches, start=1):
+            self._stop_if_asked()
+            yield batch
+            if ranks.is_first:
+                done = min(total, number * self.config.eval_batch * ranks.world)
+                self.progress(Examining(num_done=done, num_utterances=total, window=window))
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        asked = torch.tensor([self.request.signal == number for number in (signal.SIGINT, signal.SIGTERM)])
+        interrupted, ended = sum_over_ranks(asked.long(), self.machine.ranks).tolist()
+        if interrupted or ended:
+            raise stopped_by(signal.SIGINT if interrupted else signal.SIGTERM, self.run, "while evaluating")
 
 
 def _part_from_text(text: str) -> EvaluationPart:

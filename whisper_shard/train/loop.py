@@ -8,13 +8,12 @@ What a run learns is a function of data, settings and seed: order, windows, drop
 in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
 """
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from whisper_shard.config import TrainConfig
-from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
+from whisper_shard.errors import StopRequested
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.state import PlanState
@@ -39,6 +38,7 @@ from whisper_shard.train.setup import (
     open_machine,
     quiet_garbage_collector,
     resolve_config,
+    stopped_by,
 )
 from whisper_shard.train.step import Flags, Outcome, Stepper
 from whisper_shard.train.tokens import Labeler
@@ -130,7 +130,10 @@ class Trainer:
             dtype=machine.dtype,
             total_steps=self.total_steps,
         )
-        self.examiner = Examiner(loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine)
+        self.examiner = Examiner(
+            loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine, run=folder.path,
+            request=request, progress=progress,
+        )  # fmt: skip
         self.keeper = Keeper(folder=folder, stepper=self.stepper, machine=machine)
         warnings: list[str] = []
         self._restored = self.keeper.restore(warnings.append)
@@ -167,6 +170,8 @@ class Trainer:
         if self._restored is None:
             self._evaluate()
             self._save(loader, None)
+        elif self.state.owes_evaluation:
+            self._judge(loader, None)
         for batch in self._batches(loader):
             self._learn(batch)
             is_saved = self._look_after(batch, loader)
@@ -219,20 +224,32 @@ class Trainer:
     def _look_after(self, batch: Batch, loader: Loader) -> bool:
         """Log, close epochs, evaluate and save where it is time; return whether this step was saved."""
         step, config = self.state.step, self.config
-        is_last = step >= self.total_steps
-        ends_epoch = batch.step + 1 == self._steps_per_epoch
-        if is_last or step % config.log_every == 0:
+        if step >= self.total_steps or step % config.log_every == 0:
             self._settle()
             self.recorder.finish_window(self._lr)
-        if ends_epoch:
+        if step % self._steps_per_epoch == 0:
             self.recorder.finish_epoch(batch.epoch, self.corpora.train)
         if config.progress_every and step % config.progress_every == 0:
             self._settle()
             self.recorder.evaluated(self.examiner.examine("short"), is_best=False, kind="progress")
-        is_best = False
+        return self._judge(loader, batch)
+
+    def _judge(self, loader: Loader, batch: Batch | None) -> bool:
+        """Evaluate and save where it is time; return whether this step was saved.
+
+        Raises:
+            StopRequested: A signal came; the step is saved, and the evaluation is begun anew by who goes on.
+        """
+        step, config = self.state.step, self.config
+        is_last, ends_epoch = step >= self.total_steps, step % self._steps_per_epoch == 0
         is_evaluation = is_last or (step % config.eval_every == 0 if config.eval_every else ends_epoch)
-        if is_evaluation:
-            is_best = self._evaluate()
+        try:
+            is_best = is_evaluation and self._evaluate()
+        except StopRequested:
+            self.state.owes_evaluation = True
+            self._save(loader, batch)
+            raise
+        self.state.owes_evaluation = False
         is_due = step % config.save_every == 0 if config.save_every else is_evaluation
         if is_due or is_best or is_last or self._agreed.save:
             self._save(loader, batch)
@@ -268,12 +285,8 @@ class Trainer:
         """
         if not is_saved:
             self._save(loader, batch)
-        name = signal.Signals(self._agreed.stop).name
-        raise StopRequested(
-            f"{self.keeper.folder.path}: stopped by {name} after step {self.state.step} of {self.total_steps}, all is "
-            "saved; the same command again goes on from there",
-            exit_code=EXIT_INTERRUPTED if self._agreed.stop == signal.SIGINT else EXIT_AGAIN,
-        )
+        when = f"after step {self.state.step} of {self.total_steps}"
+        raise stopped_by(self._agreed.stop, self.keeper.folder.path, when)
 
     def _settle(self) -> None:
         if self._pending is not None:

@@ -86,6 +86,8 @@ class RunState:
     """The ``best_step`` of the last checkpoint: who falls back to the one before it needs that one's best weights."""
     worse_evaluations: int = 0
     """Evaluations since then."""
+    owes_evaluation: bool = False
+    """Whether a signal came before the evaluation due at this step was over: a resumed run begins with it."""
     evaluated_steps: list[int] = field(default_factory=list)
     """Steps whose weights are kept for averaging."""
     window: Window = field(default_factory=Window)

@@ -6,12 +6,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import nn
 
 from whisper_shard.config import TrainConfig
+from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 from whisper_shard.train.adapt import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.train.device import choose_device, choose_precision, set_threads
 from whisper_shard.train.distributed import Ranks, join_ranks, leave_ranks
@@ -129,6 +131,21 @@ class StopRequest:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
+
+
+def stopped_by(number: int, run: Path, when: str) -> StopRequested:
+    """Return the error that ends a run by a signal.
+
+    Args:
+        number: Of the signal.
+        run: The run folder.
+        when: Where the run stood.
+    """
+    return StopRequested(
+        f"{run}: stopped by {signal.Signals(number).name} {when}, all is saved; the same command again goes on from "
+        "there",
+        exit_code=EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_AGAIN,
+    )
 
 
 @contextmanager
