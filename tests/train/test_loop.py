@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.making import WORDS, make_dataset, make_waveform
 from tests.train.running import final_weights, lasting_metrics, make_task, tiny_config
-from whisper_shard.errors import ConfigError, DatasetError, StateError, StopRequested, TrainingError
+from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault, StateError, StopRequested, TrainingError
 from whisper_shard.train import step as step_module
 from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
 from whisper_shard.train.corpora import check_labels, open_corpora
@@ -429,6 +430,18 @@ def test_interrupted_lines_are_cut_off(tmp_path):
         (2, 1 / 3),
         (3, 0.5),
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_is_the_machines_fault(tmp_path):
+    message = r"metrics\.jsonl: cannot write: No space left on device; free some space, then run the same command"
+    with (
+        pytest.raises(EnvironmentFault, match=message),
+        MetricsLog(tmp_path, step=-1, tensorboard=False) as log,
+        open("/dev/full", "a") as full,
+    ):
+        os.dup2(full.fileno(), log._file.fileno())
+        log.write("train", 1, loss=1.0)
 
 
 def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):

@@ -6,11 +6,13 @@ not.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from whisper_shard.formats.storage import atomic_file
+from whisper_shard.formats.storage import as_environment_fault, atomic_file
 
 METRICS_NAME = "metrics.jsonl"
 TIMING = frozenset(
@@ -28,20 +30,25 @@ class MetricsLog:
         step: Steps made when the run begins or goes on; later lines of an interrupted run are cut off.
         is_first: Whether this rank writes; the others do nothing.
         tensorboard: Whether to write for TensorBoard as well.
+
+    Raises:
+        EnvironmentFault: The disk is full or cannot be written.
     """
 
     def __init__(self, run: Path, *, step: int, is_first: bool = True, tensorboard: bool = True) -> None:
         self._file = None
         self._board: Any = None
+        self._path = run / METRICS_NAME
         if not is_first:
             return
-        path = run / METRICS_NAME
+        path = self._path
         cut_lines_after(path, step)
-        self._file = path.open("a")
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        with _explain_faults(path):
+            self._file = path.open("a")
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+                self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
 
     def __enter__(self) -> "MetricsLog":
         """Return self."""
@@ -51,21 +58,27 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close both files."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        with _explain_faults(self._path):
+            if self._file is not None:
+                self._file.close()
+            if self._board is not None:
+                self._board.close()
 
     def write(self, kind: str, step: int, **fields: Any) -> None:
-        """Append one line; numbers also become the TensorBoard scalars ``<kind>/<field>``."""
+        """Append one line; numbers also become the TensorBoard scalars ``<kind>/<field>``.
+
+        Raises:
+            EnvironmentFault: The disk is full or cannot be written.
+        """
         if self._file is None:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **fields}) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in fields.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        with _explain_faults(self._path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **fields}) + "\n")
+            self._file.flush()
+            if self._board is not None:
+                for name, value in fields.items():
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -85,3 +98,16 @@ def cut_lines_after(path: Path, step: int) -> None:
         for line in lines:
             if line["step"] <= step and line["kind"] not in _OF_THE_END:
                 file.write(json.dumps(line).encode() + b"\n")
+
+
+@contextmanager
+def _explain_faults(path: Path) -> Iterator[None]:
+    """Say in one line what the machine refused.
+
+    Raises:
+        EnvironmentFault: The disk is full or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise as_environment_fault(error, path) from error
