@@ -165,6 +165,8 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
             progress.say(f"going on from step {event.step}, {event.folder}")
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe.describe_steps(event))
+        case training.Examining():
+            progress.update(event.num_done, event.num_utterances, f"utterances scored, {event.window} windows")
         case training.Evaluated(is_final=False):
             progress.say(describe.describe_evaluation(event))
         case training.Delivered():
