@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.making import WORDS, make_dataset, make_waveform
 from tests.train.running import final_weights, lasting_metrics, make_task, tiny_config
 from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault, StateError, StopRequested, TrainingError
+from whisper_shard.train import loop
 from whisper_shard.train import step as step_module
 from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
 from whisper_shard.train.corpora import check_labels, open_corpora
@@ -265,6 +266,20 @@ def test_losses_that_are_not_finite_are_named_and_end_the_run(task, tmp_path):
     assert next(line["keys"] for line in read_metrics(tmp_path / "run") if line["kind"] == "skip") == list(
         skipped[0].keys
     )
+
+
+def test_gradients_that_no_scale_makes_finite_end_the_run(monkeypatch, task, tmp_path):
+    def spoil(parameters, _ranks):
+        parameters[0].grad.fill_(math.nan)
+
+    monkeypatch.setattr(step_module, "sum_gradients", spoil)
+    monkeypatch.setattr(loop, "make_scaler", lambda _machine: torch.amp.GradScaler("cpu", init_scale=4.0))
+    events = []
+    config = tiny_config(task, max_steps=6, max_nonfinite=2, eval_every=99)
+    with pytest.raises(TrainingError, match=r"step 4: the gradient is nan with utterances utt\d+, .*that is the 2\."):
+        train_model(task, tmp_path / "run", config, events.append)
+    reasons = [event.reason for event in of_kind(events, Skipped)]
+    assert reasons == ["fp16 overflow", "fp16 overflow", "gradient", "gradient"], "the scale goes 2, 1, 0.5, 0.25"
 
 
 def test_skipped_steps_do_not_move_the_schedule(task, tmp_path):

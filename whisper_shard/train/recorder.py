@@ -209,7 +209,7 @@ class Recorder:
         """
         number = outcome.step + 1
         loss_is_finite = bool(np.isfinite(loss))
-        if loss_is_finite and outcome.is_scaled:
+        if loss_is_finite and outcome.is_overflow():
             self._log.write("skip", number, reason="fp16 overflow")
             self.tell(Skipped(step=number, keys=(), reason="fp16 overflow"))
             return

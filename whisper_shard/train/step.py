@@ -79,8 +79,8 @@ class Outcome:
     """Each pass of this rank with its sum of token losses."""
     numbers: Tensor
     """(3,) mean token loss, norm of the gradient, 1 if the update was skipped; on the host once `ready`."""
-    is_scaled: bool
-    """Whether the gradient was scaled for float16, so that an overflow now and then is normal."""
+    scaler: torch.amp.GradScaler
+    """What scaled the gradient for float16, or did nothing."""
     ready: torch.cuda.Event | None
     """Tells when ``numbers`` have arrived; None: they have."""
 
@@ -90,6 +90,13 @@ class Outcome:
             self.ready.synchronize()
         loss, norm, skipped = self.numbers.tolist()
         return loss, norm, bool(skipped)
+
+    def is_overflow(self) -> bool:
+        """Tell whether a gradient that is not finite may come of scaling for float16 alone, which is normal.
+
+        The scale falls at each overflow. Below 1 it makes gradients smaller than they are, so the fault is theirs.
+        """
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
 
     def faulty_keys(self) -> list[str]:
         """Return the utterances of this rank's passes whose loss is not finite."""
@@ -165,7 +172,7 @@ class Stepper:
             share=share,
             passes=passes,
             numbers=numbers,
-            is_scaled=self.scaler.is_enabled(),
+            scaler=self.scaler,
             ready=ready,
         )
 
