@@ -86,7 +86,7 @@ def explain_broken_install() -> Iterator[None]:
             raise
         raise EnvironmentFault(
             f"torchaudio was built for CUDA and cannot load {missing} beside torch {torch.__version__}; "
-            "run `whisper-shard doctor --fix`, which removes its CUDA-only extension files"
+            "run `whisper-shard doctor --fix`, which puts its CUDA-only extension files aside"
         ) from error
 
 

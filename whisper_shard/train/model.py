@@ -208,7 +208,7 @@ def decode_teacher_forced(model: Any, encoder_hidden: Tensor, decoder_input_ids:
 class SpeechLoss(nn.Module):
     """Waveforms and labels to summed loss: log-mel, encoder, decoder and objective as one module.
 
-    One module, so that DistributedDataParallel and torch.compile see a whole forward pass.
+    Its only weights are the model's. Gradients are summed over ranks in `step`, and layers compiled in `adapt`.
 
     Args:
         model: WhisperForConditionalGeneration.
