@@ -1,9 +1,8 @@
 import pytest
 import torch
-from torch import nn
 
 from whisper_shard.errors import ConfigError, StateError
-from whisper_shard.train.averaging import MovingAverage, average_states, interpolate_states
+from whisper_shard.train.averaging import average_states, interpolate_states
 
 
 def make_state(value):
@@ -44,41 +43,3 @@ def test_states_of_different_models_are_refused():
         average_states([make_state(1), {**make_state(1), "bias": torch.zeros(1)}])
     with pytest.raises(StateError, match=r"weights weight have shapes \(2, 3\) and \(3, 2\)"):
         interpolate_states(make_state(1), {**make_state(1), "weight": torch.zeros(3, 2)}, 0.5)
-
-
-def test_moving_average_follows_the_trained_weights():
-    model = nn.Linear(2, 1)
-    model.bias.requires_grad_(False)
-    nn.init.zeros_(model.weight)
-    average = MovingAverage(model, decay=0.9)
-    assert list(average.weights) == ["weight"]
-    expected = 0.0
-    for step in range(1, 40):
-        nn.init.constant_(model.weight, float(step))
-        average.update(model)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-    torch.testing.assert_close(average.weights["weight"], torch.full((1, 2), expected))
-
-
-def test_moving_average_resumes_to_the_bit():
-    model = nn.Linear(2, 1)
-    whole, first = MovingAverage(model), MovingAverage(model)
-    for step in range(6):
-        nn.init.constant_(model.weight, step)
-        whole.update(model)
-        if step < 3:
-            first.update(model)
-        else:
-            if step == 3:
-                second = MovingAverage(model)
-                second.load_state_dict(first.state_dict())
-            second.update(model)
-    assert torch.equal(second.weights["weight"], whole.weights["weight"])
-    with pytest.raises(StateError, match="these are different models"):
-        second.load_state_dict({"other": torch.zeros(1), "num_updates": torch.tensor(1)})
-
-
-def test_decay_outside_is_refused():
-    with pytest.raises(ConfigError, match="decay of the moving average is 1; it must lie between 0 and 1"):
-        MovingAverage(nn.Linear(1, 1), decay=1.0)

@@ -97,9 +97,8 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_folder):
         torch.testing.assert_close(grad, grads[1][name], msg=name)
 
 
-@pytest.mark.parametrize("kwargs", [{"dropout": 0.3}, {"attention_dropout": 0.3}, {"activation_dropout": 0.3}])
-def test_dropout_acts_in_training_only(tiny_folder, kwargs):
-    loaded = load_whisper(str(tiny_folder), **kwargs)
+def test_dropout_acts_in_training_only(tiny_folder):
+    loaded = load_whisper(str(tiny_folder), dropout=0.3)
     waveforms, num_samples, labels = make_batch(loaded)
     loss = SpeechLoss(loaded.model)
     inputs = (waveforms, labels.decoder_input_ids, labels.labels, num_samples)
@@ -107,14 +106,12 @@ def test_dropout_acts_in_training_only(tiny_folder, kwargs):
     assert loss.eval()(*inputs)[0] == loss(*inputs)[0]
 
 
-def test_layerdrop_and_stochastic_depth_act_in_training_only(tiny_folder):
-    loaded = load_whisper(str(tiny_folder), layerdrop=0.5)
+def test_stochastic_depth_acts_in_training_only(tiny_folder):
+    loaded = load_whisper(str(tiny_folder))
     waveforms, _, _ = make_batch(loaded)
     log_mel = LogMel()(waveforms)
     torch.manual_seed(0)
     loaded.model.train()
-    assert len({float(encode(loaded.model, log_mel).detach().abs().sum()) for _ in range(12)}) > 1
-    loaded.model.model.encoder.layerdrop = 0.0
     deep = {float(encode(loaded.model, log_mel, stochastic_depth=0.5).detach().abs().sum()) for _ in range(12)}
     assert len(deep) > 1
     loaded.model.eval()
@@ -158,13 +155,6 @@ def test_saved_folder_loads_here_and_in_a_pipeline(tiny, tmp_path):
     recognizer = pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
     sound = {"raw": make_waveform(1.0), "sampling_rate": 16000}
     assert isinstance(recognizer(sound, generate_kwargs={"max_new_tokens": 4})["text"], str)
-
-
-def test_given_weights_are_written_instead(tiny, tmp_path):
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in tiny.model.state_dict().items()}
-    save_model_folder(tiny, tmp_path / "zeros", state_dict=zeros)
-    assert all((p == 0).all() for p in load_whisper(str(tmp_path / "zeros")).model.parameters())
-    assert any((p != 0).any() for p in tiny.model.parameters())
 
 
 def test_a_folder_that_cannot_be_written_is_the_machines_fault(tiny, tmp_path):

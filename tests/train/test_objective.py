@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from whisper_shard.train import objective
 from whisper_shard.train.objective import IGNORE_INDEX, token_loss
 
 
@@ -22,16 +23,15 @@ def gradients(loss, *tensors):
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk_tokens", [4, 1000])
 @pytest.mark.parametrize("with_kept", [False, True])
-def test_same_as_cross_entropy_on_all_logits(label_smoothing, chunk_tokens, with_kept):
+def test_same_as_cross_entropy_on_all_logits(monkeypatch, label_smoothing, chunk_tokens, with_kept):
+    monkeypatch.setattr(objective, "CHUNK_TOKENS", chunk_tokens)
     hidden, head, labels = make_case()
     logits = functional.linear(hidden, head).flatten(0, 1)
     expected = functional.cross_entropy(
         logits, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
     )
     kept = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0] if with_kept else None
-    loss, num_tokens = token_loss(
-        hidden, head, labels, label_smoothing=label_smoothing, kept=kept, chunk_tokens=chunk_tokens
-    )
+    loss, num_tokens = token_loss(hidden, head, labels, label_smoothing=label_smoothing, kept=kept)
     torch.testing.assert_close(loss, expected)
     assert num_tokens == 15
     for ours, theirs in zip(gradients(loss, hidden, head), gradients(expected, hidden, head), strict=True):

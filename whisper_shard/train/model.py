@@ -23,7 +23,7 @@ from whisper_shard.formats.storage import as_environment_fault, sync_folder
 from whisper_shard.train.adapt import plain_state_dict
 from whisper_shard.train.device import explain_broken_install
 from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
-from whisper_shard.train.objective import CHUNK_TOKENS, token_loss
+from whisper_shard.train.objective import token_loss
 from whisper_shard.train.tokens import whisper_language
 from whisper_shard.utterance import HOP_LENGTH
 
@@ -49,22 +49,12 @@ class LoadedWhisper:
     """Folder or name it was loaded from."""
 
 
-def load_whisper(
-    model: str,
-    *,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-    activation_dropout: float = 0.0,
-    layerdrop: float = 0.0,
-) -> LoadedWhisper:
+def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
     """Load a Whisper model, its tokenizer and its generation settings; parameters become float32.
 
     Args:
         model: Folder in Hugging Face form, or a name on the model hub.
         dropout: Probability behind attention and feed-forward blocks, when training.
-        attention_dropout: Probability on attention weights, when training.
-        activation_dropout: Probability inside feed-forward blocks, when training.
-        layerdrop: Probability that an encoder layer is skipped in a forward pass, when training.
 
     Raises:
         ModelError: No such folder, no processor in it, not a Whisper, damaged, or the hub cannot be reached.
@@ -77,8 +67,8 @@ def load_whisper(
         config = AutoConfig.from_pretrained(model)
         if config.model_type != "whisper":
             raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
-        config.dropout, config.attention_dropout = dropout, attention_dropout
-        config.activation_dropout, config.encoder_layerdrop = activation_dropout, layerdrop
+        config.dropout = dropout
+        config.attention_dropout = config.activation_dropout = config.encoder_layerdrop = 0.0
         network = WhisperForConditionalGeneration.from_pretrained(
             model, config=config, dtype=torch.float32, attn_implementation="sdpa"
         )
@@ -150,7 +140,7 @@ def quiet_bars() -> Iterator[None]:
 def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0) -> Tensor:
     """Return encoder states of windows of any length up to 30 s, (B, T // 2, D).
 
-    Dropout and layerdrop work as in Hugging Face's encoder when the model trains.
+    Dropout works as in Hugging Face's encoder when the model trains.
 
     Args:
         model: WhisperForConditionalGeneration.
@@ -170,8 +160,6 @@ def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0) -> Ten
     hidden = hidden + encoder.embed_positions.weight[: num_frames // 2]
     hidden = functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
     for layer in encoder.layers:
-        if encoder.training and encoder.layerdrop > 0.0 and torch.rand([]) < encoder.layerdrop:
-            continue
         hidden = _maybe_skip(hidden, layer(hidden, None), stochastic_depth if encoder.training else 0.0)
     normed: Tensor = encoder.layer_norm(hidden)
     return normed
@@ -215,7 +203,6 @@ class SpeechLoss(nn.Module):
         label_smoothing: See `objective.token_loss`.
         stochastic_depth: See `encode`.
         spec_augment: Keywords of `features.spec_augment`; None: no masks.
-        chunk_tokens: See `objective.token_loss`.
     """
 
     def __init__(
@@ -225,7 +212,6 @@ class SpeechLoss(nn.Module):
         label_smoothing: float = 0.0,
         stochastic_depth: float = 0.0,
         spec_augment: Mapping[str, Any] | None = None,
-        chunk_tokens: int = CHUNK_TOKENS,
     ) -> None:
         super().__init__()
         self.model = model
@@ -233,7 +219,6 @@ class SpeechLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.stochastic_depth = stochastic_depth
         self.spec_augment = dict(spec_augment) if spec_augment is not None else None
-        self.chunk_tokens = chunk_tokens
 
     def forward(
         self,
@@ -269,7 +254,6 @@ class SpeechLoss(nn.Module):
             labels,
             label_smoothing=self.label_smoothing,
             kept=kept,
-            chunk_tokens=self.chunk_tokens,
         )
 
 
@@ -277,7 +261,6 @@ def save_model_folder(
     loaded: LoadedWhisper,
     folder: Path,
     *,
-    state_dict: Mapping[str, Tensor] | None = None,
     language: str | None = None,
     task: str | None = None,
 ) -> None:
@@ -289,14 +272,12 @@ def save_model_folder(
     Args:
         loaded: The model and what belongs to it.
         folder: Where to write.
-        state_dict: Weights to write instead of the model's own, by their Hugging Face names.
         language: BCP-47 tag that generation takes by default; None: as before.
         task: transcribe or translate by default; None: as before.
 
     Raises:
         EnvironmentFault: The disk is full or does not let us write.
     """
-    weights = dict(state_dict) if state_dict is not None else plain_state_dict(loaded.model)
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     try:
@@ -304,7 +285,7 @@ def save_model_folder(
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         with quiet_bars():
-            loaded.model.save_pretrained(partial, state_dict=weights)
+            loaded.model.save_pretrained(partial, state_dict=plain_state_dict(loaded.model))
         _generation_settings(loaded, language, task).save_pretrained(partial)
         loaded.processor.save_pretrained(partial)
         for file in partial.iterdir():

@@ -22,7 +22,6 @@ def token_loss(
     *,
     label_smoothing: float = 0.0,
     kept: Tensor | None = None,
-    chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of token losses, number of tokens), both float32 scalars on the device.
 
@@ -33,15 +32,14 @@ def token_loss(
         label_smoothing: Share of the probability spread over the whole vocabulary, 0 to 1.
         kept: (N,) positions in the flattened labels that count, if known: without it, rows that do not count
             are dropped on a CPU and kept on a GPU, where finding them would wait for the device.
-        chunk_tokens: Rows of logits held at once.
     """
     rows, targets = _select_rows(hidden.flatten(0, 1), labels.flatten(), kept)
     num_tokens = (targets != IGNORE_INDEX).sum().float()
-    if len(rows) <= chunk_tokens:
+    if len(rows) <= CHUNK_TOKENS:
         return _chunk_loss(rows, head, targets, label_smoothing), num_tokens
     losses = [
         checkpoint(_chunk_loss, part, head, target, label_smoothing, use_reentrant=False)
-        for part, target in zip(torch.split(rows, chunk_tokens), torch.split(targets, chunk_tokens), strict=True)
+        for part, target in zip(torch.split(rows, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True)
     ]
     return torch.stack(losses).sum(), num_tokens
 
