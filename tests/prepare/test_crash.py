@@ -134,7 +134,7 @@ def test_hostile_recordings_are_rejected_and_all_else_is_kept(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 40, extra=evil)
     # The same corpus with files that are merely broken: all else must be the same.
     tame = make_corpus(tmp_path / "tame", 40, extra=[(name, b"no audio") for name, _ in evil])
-    knobs = {"decoders": HOSTILE, "decode_timeout_seconds": 1.5, "worker_memory_mb": 1500, "eval_fraction": 0.0}
+    knobs = {"decoders": HOSTILE, "decode_timeout_seconds": 4.0, "worker_memory_mb": 1500, "eval_fraction": 0.0}
     events = prepare(corpus, tmp_path / "out", **knobs)
     prepare(tame, tmp_path / "tame_out", **knobs)
     assert totals_of(events)["train"].rejects == {
