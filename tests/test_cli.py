@@ -1,5 +1,6 @@
 """The program as a user meets it: exit codes and one-line errors."""
 
+import os
 import subprocess
 import sys
 
@@ -43,3 +44,30 @@ def test_both_launchers_run():
     for launcher in ([sys.executable, "-m", "whisper_shard"], ["bash", "bin/whisper-shard"]):
         ran = subprocess.run([*launcher, "--version"], capture_output=True, text=True, check=True)
         assert ran.stdout.startswith("whisper-shard")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["doctor"], ["verify", "nowhere"]])
+def test_a_closed_pipe_ends_every_command_quietly(argv, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = "stderr" if argv[0] == "verify" else "stdout"
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    command = [sys.executable, "-m", "whisper_shard", *argv]
+    ran = subprocess.run(command, **{stream: writing, other: subprocess.PIPE}, text=True, check=False, cwd=tmp_path)
+    os.close(writing)
+    assert (ran.returncode, getattr(ran, other)) == (141, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_still_the_machines_fault():
+    script = (
+        "import dataclasses, os\n"
+        "from whisper_shard.cli import COMMANDS, main\n"
+        "def write_to_the_dead(config):\n"
+        "    reading, writing = os.pipe()\n"
+        "    os.close(reading)\n"
+        "    os.write(writing, b'x')\n"
+        "COMMANDS['doctor'] = dataclasses.replace(COMMANDS['doctor'], run=write_to_the_dead)\n"
+        "main(['doctor'])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr[:32]) == (3, "error: this machine: Broken pipe")

@@ -22,7 +22,7 @@ from whisper_shard.config import (
     TrainConfig,
     VerifyConfig,
 )
-from whisper_shard.console import say, say_error
+from whisper_shard.console import is_unread, leave_unread, say, say_error
 from whisper_shard.errors import EXIT_AGAIN, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
 from whisper_shard.flags import load_config
 from whisper_shard.formats.storage import is_environment_error
@@ -70,7 +70,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault, 75 run again, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; the rest is in errors.py."""
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -78,7 +78,10 @@ def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     signal.signal(signal.SIGTERM, partial(_terminate, argv))
     try:
-        return _dispatch(argv)
+        try:
+            return _dispatch(argv)
+        finally:
+            sys.stdout.flush()
     except WhisperShardError as error:
         say_error(str(error))
         return error.exit_code
@@ -86,7 +89,9 @@ def run(argv: Sequence[str]) -> int:
         say_error(f"interrupted; {_how_to_go_on(argv)}")
         return EXIT_INTERRUPTED
     except OSError as error:
-        if not is_environment_error(error) and not isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) and is_unread():
+            leave_unread()
+        if not is_environment_error(error):
             raise
         say_error(
             f"{error.filename or 'this machine'}: {error.strerror or error}; mend it, then run the same command again"

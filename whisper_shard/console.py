@@ -1,18 +1,32 @@
 """What a person sees: progress that suits the place it is shown in, and one line an error."""
 
+import os
+import select
 import sys
 import time
 from types import TracebackType
+from typing import IO, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from whisper_shard.errors import EXIT_UNREAD
+
 PLAIN_SECONDS = 30.0
 """Away from a terminal, progress is one line in so many seconds."""
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Terminal(Console):
+    """Where lines go: to stdout, or to stderr."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Leave without a word: nobody would read it."""
+        leave_unread()
+
+
+console = _Terminal(highlight=False, soft_wrap=True)
+errors = _Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Progress:
@@ -66,8 +80,6 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar where there is one."""
         console.print(text, markup=False)
-        if not self._live:
-            sys.stdout.flush()
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
@@ -83,6 +95,26 @@ def say_error(text: str) -> None:
 def say_warning(text: str) -> None:
     """Print one line about what a user should know, on stderr."""
     errors.print(f"[yellow]warning:[/] {_escape(text)}")
+
+
+def is_unread() -> bool:
+    """Tell whether stdout or stderr is a pipe whose reader is gone."""
+    poll = select.poll()
+    for stream in _open_streams():
+        poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def leave_unread() -> NoReturn:
+    """Exit as a program does that a closed pipe has ended; what is still buffered goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in _open_streams():
+        os.dup2(nowhere, stream.fileno())
+    sys.exit(EXIT_UNREAD)
+
+
+def _open_streams() -> list[IO[str]]:
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed]
 
 
 def _escape(text: str) -> str:

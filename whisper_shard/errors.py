@@ -20,6 +20,8 @@ EXIT_ENVIRONMENT = 3
 EXIT_AGAIN = 75
 """Stopped on request with all state saved: run the same command again. Source: EX_TEMPFAIL of sysexits.h."""
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
+"""Nobody reads the output any more, as after ``| head``: what a shell says of a program that SIGPIPE ended."""
 
 
 class WhisperShardError(Exception):
