@@ -4,13 +4,15 @@
 
 Measures seconds and CPU seconds an utterance for
 
-- ``literal``: Seq2SeqTrainer as in the guide: batch 4 x 16, gradient checkpointing (fp16 does not run on a CPU: fp32);
-- ``tuned``: as a competent user would set it: batch 16 x 4, bf16, no checkpointing;
+- ``literal``: Seq2SeqTrainer as in the guide: batch 4 x 16, gradient checkpointing, fp16 (which does not run on a CPU:
+  fp32 there);
+- ``tuned``: as a competent user would set it: 16 a pass (64 on a GPU), bf16, no checkpointing;
 - ``full``: our loop with every utterance in a 30 s window;
 - ``auto``: our loop with its default windows.
 
 Features of the recipe are computed before its clock starts, as the guide does; ours are computed inside. What it takes
-to evaluate is measured by bench_eval.py.
+to evaluate is measured by bench_eval.py, how many steps it takes by bench_windows.py. On a GPU (``--device cuda``) the
+memory at its peak is reported too, and with ``--peak-tflops`` the share of that peak that real audio used (MFU).
 """
 
 import argparse
@@ -27,12 +29,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.flops import count_training_flops
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config import TrainConfig
 from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.loader import open_evaluation, open_loader
-from whisper_shard.train.device import DTYPES
+from whisper_shard.train.device import DTYPES, set_threads
 from whisper_shard.train.distributed import Ranks
 from whisper_shard.train.model import load_whisper
 from whisper_shard.train.runfolder import library_versions
@@ -42,14 +45,20 @@ from whisper_shard.train.tokens import Labeler
 from whisper_shard.utterance import SAMPLE_RATE
 
 RESULTS = Path(__file__).parent / "results"
-CPU = torch.device("cpu")
 
 
 @contextmanager
-def measured(into: dict[str, float], count: int) -> Iterator[None]:
-    """Write wall and CPU seconds for each of ``count`` utterances into a dict."""
+def measured(into: dict[str, float], count: int, device: torch.device) -> Iterator[None]:
+    """Write wall and CPU seconds for each of ``count`` utterances into a dict, on a GPU also the memory at its peak."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     yield
+    if on_gpu:
+        torch.cuda.synchronize(device)
+        into["peak_gpu_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     into |= {
@@ -59,32 +68,57 @@ def measured(into: dict[str, float], count: int) -> Iterator[None]:
     }
 
 
-def time_ours(model: str, data: Dataset, *, window: str, steps: int, batch: int) -> dict[str, float]:
-    """Train some steps with our loop's optimizer step, bf16; a small step before them is not timed."""
-    loaded = load_whisper(model)
-    config = TrainConfig(model=model, window=window, batch_size=batch, workers=0, precision="bf16")
-    network = build_network(loaded, config, CPU)
+def time_ours(
+    args: argparse.Namespace, data: Dataset, *, window: str, steps: int, batch: int, warm_steps: int
+) -> dict[str, float]:
+    """Train some steps with our loop's optimizer step, bf16; steps before them are not timed."""
+    device = torch.device(args.device)
+    loaded = load_whisper(args.model)
+    config = TrainConfig(
+        model=args.model, window=window, batch_size=batch, workers=args.workers, precision="bf16",
+        sample_format="int16" if device.type == "cuda" else "float32",
+    )  # fmt: skip
+    network = build_network(loaded, config, device)
     stepper = Stepper(
         network,
         build_optimizer(network.model, config),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        scaler=torch.amp.GradScaler(device.type, enabled=False),
         labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
         config=config,
         ranks=Ranks(),
         dtype=DTYPES["bf16"],
         total_steps=1000,
     )
-    batches = iter(open_loader(data, config))
-    warm = next(iter(open_loader(data, replace(config, batch_size=4, window="auto"))))
-    stepper.take(warm, step=0, lr=0.0, flags=Flags())
+    loader = open_loader(data, config, pin_memory=device.type == "cuda")
+    batches = iter(loader)
+    small = next(iter(open_loader(data, replace(config, batch_size=4, workers=0))))
+    stepper.take(small, step=0, lr=0.0, flags=Flags()).read()
+    for step in range(warm_steps):
+        stepper.take(next(batches), step=step, lr=0.0, flags=Flags()).read()
     found: dict[str, float] = {}
-    windows = 0
-    with measured(found, steps * batch):
+    windows = real = tokens = waited = 0.0
+    with measured(found, steps * batch, device):
         for step in range(steps):
-            outcome = stepper.take(next(batches), step=step + 1, lr=1e-5, flags=Flags())
-            outcome.read()
+            began = time.perf_counter()
+            learned = next(batches)
+            waited += time.perf_counter() - began
+            outcome = stepper.take(learned, step=step + 1, lr=1e-5, flags=Flags())
             windows += outcome.share.padded_samples
-    return {**found, "window_seconds": windows / SAMPLE_RATE / (steps * batch)}
+            real += outcome.share.num_samples
+            tokens += outcome.share.num_tokens
+        outcome.read()
+    loader.close()
+    count = steps * batch
+    found |= {
+        "window_seconds": windows / SAMPLE_RATE / count,
+        "audio_seconds": real / SAMPLE_RATE / count,
+        "tokens": tokens / count,
+        "data_wait_share": waited / count / found["wall_seconds_per_utterance"],
+    }
+    if args.peak_tflops:
+        flops = count_training_flops(loaded.model.config, seconds=found["audio_seconds"], tokens=found["tokens"])
+        found["mfu"] = flops / found["wall_seconds_per_utterance"] / (args.peak_tflops * 1e12)
+    return found
 
 
 def guide_features(loaded: Any, data: Dataset, count: int) -> list[dict[str, Any]]:
@@ -123,43 +157,44 @@ def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -
     settings = Seq2SeqTrainingArguments(
         output_dir=folder, learning_rate=1e-5, warmup_steps=0.05, lr_scheduler_type="cosine", weight_decay=0.01,
         save_strategy="no", eval_strategy="no", report_to=[],
-        logging_steps=50, seed=42, use_cpu=True, disable_tqdm=True, remove_unused_columns=False, **arguments,
+        logging_steps=50, seed=42, disable_tqdm=True, remove_unused_columns=False, **arguments,
     )  # fmt: skip
     return Seq2SeqTrainer(model=loaded.model, args=settings, train_dataset=train, data_collator=Collator(loaded))
 
 
-def time_guide(model: str, data: Dataset, *, steps: int, batch: int, micro: int, literal: bool) -> dict[str, float]:
+def time_guide(
+    args: argparse.Namespace, data: Dataset, *, steps: int, batch: int, micro: int, literal: bool
+) -> dict[str, float]:
     """Train some optimizer steps with Seq2SeqTrainer; a small step before them is not timed."""
-    loaded = load_whisper(model)
+    device = torch.device(args.device)
+    loaded = load_whisper(args.model)
     rows = guide_features(loaded, data, steps * batch)
     loaded.model.config.use_cache = False
-    arguments = {"gradient_checkpointing": literal, "bf16": not literal}
+    arguments: dict[str, Any] = {
+        "gradient_checkpointing": literal,
+        "bf16": not literal,
+        "fp16": literal and device.type == "cuda",
+        "use_cpu": device.type == "cpu",
+        "per_device_train_batch_size": micro,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        warm = make_trainer(
-            loaded,
-            rows[:4],
-            folder,
-            per_device_train_batch_size=4,
-            max_steps=1,
-            gradient_accumulation_steps=1,
-            **arguments,
-        )
+        warm = make_trainer(loaded, rows[:micro], folder, max_steps=1, gradient_accumulation_steps=1, **arguments)
         warm.train()
+        accumulation = max(1, batch // micro)
         trainer = make_trainer(
-            loaded, rows, folder, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=max(1, batch // micro), max_steps=steps, **arguments,
-        )  # fmt: skip
+            loaded, rows, folder, gradient_accumulation_steps=accumulation, max_steps=steps, **arguments
+        )
         found: dict[str, float] = {}
-        with measured(found, steps * batch):
+        with measured(found, steps * batch, device):
             trainer.train()
     return found
 
 
-def ratios(train: dict[str, Any]) -> dict[str, float]:
-    """Say how many times less CPU our ways take than the guide's."""
-    cpu = "cpu_seconds_per_utterance"
+def ratios(train: dict[str, Any], device: str) -> dict[str, float]:
+    """Say how many times less time our ways take than the guide's: CPU time, or on a GPU wall time."""
+    measure = "cpu_seconds_per_utterance" if device == "cpu" else "wall_seconds_per_utterance"
     pairs = [(theirs, ours) for theirs in ("literal", "tuned") for ours in ("full", "auto")]
-    return {f"{theirs} / {ours}": round(train[theirs][cpu] / train[ours][cpu], 2) for theirs, ours in pairs}
+    return {f"{theirs} / {ours}": round(train[theirs][measure] / train[ours][measure], 2) for theirs, ours in pairs}
 
 
 def main() -> None:
@@ -168,31 +203,40 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of whisper-base")
     parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits, with train.csv")
     parser.add_argument("--batch", type=int, default=16, help="utterances an optimizer step; the guide's is 64")
-    parser.add_argument("--steps", type=int, default=1, help="optimizer steps timed")
-    flags = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps timed")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes of ours")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="peak of the device in bf16, for MFU")
+    parser.add_argument("--name", default="train", help="of the file in benchmarks/results")
+    args = parser.parse_args()
+    set_threads(args.threads)
     keep_freed_memory()
-    machine = describe_machine(threads=torch.get_num_threads(), versions=library_versions())
+    machine = describe_machine(threads=torch.get_num_threads(), versions=library_versions(), device=args.device)
     result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
-    result["settings"] = {"model": Path(flags.model).name, "batch": flags.batch, "steps": flags.steps}
-    count = 4 * flags.batch * flags.steps
+    result["settings"] = {**vars(args), "model": Path(args.model).name, "digits": args.digits.name}
+    ours = {"steps": 4 * args.steps, "batch": args.batch, "warm_steps": 4 if args.device == "cuda" else 0}
+    theirs = {"steps": args.steps, "batch": args.batch}
+    count = args.batch * (ours["steps"] + ours["warm_steps"] + 1)
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         "read speech of 7 to 8 s": lambda: speak_sentences(count, shortest=7, longest=8, seed=3),
-        "spoken digits": lambda: read_digits(flags.digits / "train.csv", count),
+        "spoken digits": lambda: read_digits(args.digits / "train.csv", count),
     }
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, make) in enumerate(sources.items()):
             data = write_speech(Path(folder) / str(number), make())
-            run = {"steps": flags.steps, "batch": flags.batch}
             train = {
-                "literal": time_guide(flags.model, data, micro=4, literal=True, **run),
-                "tuned": time_guide(flags.model, data, micro=min(16, flags.batch), literal=False, **run),
-                "full": time_ours(flags.model, data, window="full", **run),
-                "auto": time_ours(flags.model, data, window="auto", steps=4 * flags.steps, batch=flags.batch),
+                "literal": time_guide(args, data, micro=4, literal=True, **theirs),
+                "tuned": time_guide(
+                    args, data, micro=min(args.batch, 16 if args.device == "cpu" else 64), literal=False, **theirs
+                ),
+                "full": time_ours(args, data, window="full", **{**ours, "steps": args.steps}),
+                "auto": time_ours(args, data, window="auto", **ours),
             }
-            result[name] = {"train": train, "ratios": ratios(train)}
+            result[name] = {"train": train, "ratios": ratios(train, args.device)}
             print_table(name, result[name])
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{result['date']}-train.json"
+    path = RESULTS / f"{result['date']}-{args.name}.json"
     path.write_text(json.dumps(result, indent=1, default=str) + "\n")
     print(f"written to {path}")
 
@@ -202,7 +246,10 @@ def print_table(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}")
     for way, numbers in found["train"].items():
         wall, cpu = numbers["wall_seconds_per_utterance"], numbers["cpu_seconds_per_utterance"]
-        print(f"  {way:<18}{cpu:7.2f} CPU s and {wall:6.2f} s an utterance")
+        more = "".join(
+            f"  {key} {numbers[key]:.3g}" for key in ("mfu", "peak_gpu_gb", "data_wait_share") if key in numbers
+        )
+        print(f"  {way:<18}{cpu:7.2f} CPU s and {wall:6.2f} s an utterance{more}")
     for pair, ratio in found["ratios"].items():
         print(f"  {pair:<18}{ratio:7.2f}")
 
