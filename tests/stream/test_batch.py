@@ -1,6 +1,10 @@
 """Batches: zeros behind every row, rows sorted, whatever stages did to lengths; buffers used again only when free."""
 
 import gc
+import os
+import pickle
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +115,8 @@ def test_local_buffers_come_back_only_when_no_view_is_left():
 def send_batch(shared, receiver, value, *, samples=1000):
     builder = BatchBuilder(rows=1, epoch=0, step=0, dtype="float32", new_buffer=shared.take)
     builder.add(record_of(0, np.full(samples, value, np.float32), width=samples))
-    return receiver.receive(shared.send(builder.finish()))
+    parcel = ForkingPickler.dumps(shared.send(builder.finish()))
+    return receiver.receive(pickle.loads(parcel))
 
 
 def test_shared_buffers_are_not_overwritten_while_a_view_is_left():
@@ -128,12 +133,22 @@ def test_shared_buffers_are_not_overwritten_while_a_view_is_left():
     assert len(shared._buffers) == 5
 
 
-def test_a_shared_buffer_that_is_too_small_is_replaced():
+def test_a_shared_buffer_that_is_too_small_is_replaced(monkeypatch):
+    monkeypatch.setattr(buffers_module, "_LEAST_SHARED_BYTES", 1)
     shared, receiver = SharedBuffers(0), Receiver()
     for samples in (10, 100_000, 20, 3_000_000):
         assert send_batch(shared, receiver, 0.5, samples=samples).waveforms.shape == (1, samples)
         gc.collect()
     assert len(shared._buffers) == 1
+
+
+def test_a_shared_buffer_takes_up_memory_only_where_it_is_written():
+    shared, receiver = SharedBuffers(0), Receiver()
+    before = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[2])
+    batch = send_batch(shared, receiver, 1.0, samples=100_000)
+    after = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[2])
+    assert batch.waveforms.nbytes == 400_000 and 400_000 <= after - before < 4_000_000
+    assert len(shared._buffers[0]) >= 2**28
 
 
 def test_too_many_batches_under_way(monkeypatch):

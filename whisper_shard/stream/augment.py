@@ -237,7 +237,9 @@ def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
     Raises:
         ConfigError: Unknown kinds, wrong parameters, or a transform that cuts off speech.
     """
-    built = build_steps(steps, {**_audiomentations(), **AUGMENTATIONS}, where="augment")
+    # Its import takes longer than opening the loader: only where one of its classes, or none of ours, is asked for.
+    is_ours = all(step.get("kind") in AUGMENTATIONS for step in steps)
+    built = build_steps(steps, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
     for position, (step, augmentation) in enumerate(zip(steps, built, strict=True)):
         if not 0.0 <= augmentation.p <= 1.0:
             raise ConfigError(f"augment[{position}]: p of {step['kind']} is {augmentation.p}; it is a share, 0 to 1")
