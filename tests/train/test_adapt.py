@@ -39,6 +39,7 @@ def test_first_layers_can_be_frozen(tiny):
 
 
 def test_lora_trains_updates_only_and_is_merged_on_export(tiny, tmp_path):
+    torch.manual_seed(0)
     before = loss_of(tiny).item()
     names = set(tiny.model.state_dict())
     add_lora(tiny.model, 4)

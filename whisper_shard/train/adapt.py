@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from whisper_shard.errors import ConfigError
-from whisper_shard.train.decoder import effective_weight
+from whisper_shard.train.matrices import effective_weight
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Linear layers that get low-rank updates: all of attention and feed-forward."""

@@ -1,7 +1,7 @@
 """Whisper's decoder for evaluation: weights prepared once, caches of fixed size, rows at different places.
 
-The same layers as Hugging Face's, written out over plain matrices. What that buys: keys and values of the encoder
-states are computed once and serve loss and decoding; a step touches no cache objects and builds no masks but one; and
+The same layers as Hugging Face's, written out over plain matrices. What that buys: encoder states serve loss and
+decoding in the form that costs least (`listening`); a step touches no cache objects and builds no masks but one; and
 each row of a batch may stand at its own position, which lets finished rows leave and drafts be kept to where they fit.
 """
 
@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Affine = tuple[Tensor, Tensor | None]
-"""Weight and bias."""
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (B, heads, positions, head width)."""
+from whisper_shard.train.listening import KeysValues, Listening, listen
+from whisper_shard.train.matrices import Affine, affine, join_heads, split_heads, stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWeights:
+class DecoderLayer:
     """One decoder layer as matrices in the compute format; norms stay float32."""
 
     self_norm: Affine
@@ -32,7 +30,7 @@ class LayerWeights:
     """Before cross-attention."""
     cross_query: Affine
     """Queries of cross-attention."""
-    cross_in: Affine
+    cross_in: tuple[Tensor, Tensor]
     """Keys and values of cross-attention in one matrix, (2 D, D)."""
     cross_out: Affine
     """Behind cross-attention."""
@@ -46,18 +44,17 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """What a batch keeps between steps, one entry a layer."""
+    """What a batch keeps between steps."""
 
     own: list[KeysValues]
-    """Of the tokens so far, (B, heads, room, head width); positions not yet reached hold garbage."""
-    cross: list[KeysValues]
-    """Of the encoder states, (B, heads, T // 2, head width)."""
+    """Of the tokens so far, layer by layer, (B, heads, room, head width); positions not yet reached hold garbage."""
+    cross: Listening
+    """What it listens to."""
 
     def select(self, rows: Tensor) -> "Caches":
         """Return the caches of some rows only."""
         return Caches(
-            [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.own],
-            [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.cross],
+            [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.own], self.cross.select(rows)
         )
 
 
@@ -77,8 +74,8 @@ class InferenceDecoder:
         self._activation = decoder.layers[0].activation_fn
         self._tokens: Tensor = decoder.embed_tokens.weight.detach()
         self._positions: Tensor = decoder.embed_positions.weight.detach()
-        self._layers = [_layer_weights(layer, dtype) for layer in decoder.layers]
-        self._norm = _affine(decoder.layer_norm, torch.float32)
+        self._layers = [_matrices(layer, dtype) for layer in decoder.layers]
+        self._norm = affine(decoder.layer_norm, torch.float32)
         self._head = model.proj_out.weight.detach().to(dtype)
 
     def begin(self, encoder_hidden: Tensor, room: int) -> Caches:
@@ -89,11 +86,10 @@ class InferenceDecoder:
             room: Positions to reserve for tokens.
         """
         states = encoder_hidden.to(self.dtype)
-        cross = [self._split_heads(functional.linear(states, *layer.cross_in), 2) for layer in self._layers]
         batch, _, dim = states.shape
         shape = (batch, self.num_heads, room, dim // self.num_heads)
         own = [(states.new_zeros(shape), states.new_zeros(shape)) for _ in self._layers]
-        return Caches(own, [(keys, values) for keys, values in cross])
+        return Caches(own, listen(states, [layer.cross_in for layer in self._layers], self.num_heads))
 
     def read(self, tokens: Tensor, caches: Caches) -> Tensor:
         """Read the first tokens of every row and fill the caches; return states, (B, L, D) float32.
@@ -104,11 +100,11 @@ class InferenceDecoder:
         """
         length = tokens.shape[1]
         hidden = self._embed(tokens, self._positions[:length])
-        for layer, own, cross in zip(self._layers, caches.own, caches.cross, strict=True):
+        for number, (layer, own) in enumerate(zip(self._layers, caches.own, strict=True)):
             queries, keys, values = self._own_projections(hidden, layer)
             own[0][:, :, :length], own[1][:, :, :length] = keys, values
             mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=length > 1)
-            hidden = self._rest_of_layer(hidden, mixed, layer, cross)
+            hidden = self._rest_of_layer(hidden, mixed, number, caches.cross)
         return functional.layer_norm(hidden, hidden.shape[-1:], *self._norm)
 
     def step(self, tokens: Tensor, positions: Tensor, caches: Caches, reach: int) -> Tensor:
@@ -123,13 +119,13 @@ class InferenceDecoder:
         rows = torch.arange(len(tokens), device=tokens.device)
         visible = (torch.arange(reach, device=tokens.device) <= positions[:, None])[:, None, None]
         hidden = self._embed(tokens, self._positions[positions])[:, None]
-        for layer, own, cross in zip(self._layers, caches.own, caches.cross, strict=True):
+        for number, (layer, own) in enumerate(zip(self._layers, caches.own, strict=True)):
             queries, keys, values = self._own_projections(hidden, layer)
             own[0][rows, :, positions], own[1][rows, :, positions] = keys[:, :, 0], values[:, :, 0]
             mixed = functional.scaled_dot_product_attention(
                 queries, own[0][:, :, :reach], own[1][:, :, :reach], attn_mask=visible
             )
-            hidden = self._rest_of_layer(hidden, mixed, layer, cross)
+            hidden = self._rest_of_layer(hidden, mixed, number, caches.cross)
         return functional.layer_norm(hidden[:, 0], hidden.shape[-1:], *self._norm)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -139,64 +135,32 @@ class InferenceDecoder:
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         return functional.embedding(tokens, self._tokens) + positions
 
-    def _own_projections(self, hidden: Tensor, layer: LayerWeights) -> tuple[Tensor, ...]:
+    def _own_projections(self, hidden: Tensor, layer: DecoderLayer) -> list[Tensor]:
         normed = functional.layer_norm(hidden, hidden.shape[-1:], *layer.self_norm).to(self.dtype)
-        return self._split_heads(functional.linear(normed, *layer.self_in), 3)
+        return split_heads(functional.linear(normed, *layer.self_in), self.num_heads, parts=3)
 
-    def _rest_of_layer(self, hidden: Tensor, mixed: Tensor, layer: LayerWeights, cross: KeysValues) -> Tensor:
-        size = hidden.shape[-1:]
-        hidden = hidden + functional.linear(self._join_heads(mixed), *layer.self_out)
+    def _rest_of_layer(self, hidden: Tensor, mixed: Tensor, number: int, cross: Listening) -> Tensor:
+        layer, size = self._layers[number], hidden.shape[-1:]
+        hidden = hidden + functional.linear(join_heads(mixed), *layer.self_out)
         normed = functional.layer_norm(hidden, size, *layer.cross_norm).to(self.dtype)
-        (queries,) = self._split_heads(functional.linear(normed, *layer.cross_query), 1)
-        mixed = functional.scaled_dot_product_attention(queries, *cross)
-        hidden = hidden + functional.linear(self._join_heads(mixed), *layer.cross_out)
+        (queries,) = split_heads(functional.linear(normed, *layer.cross_query), self.num_heads)
+        hidden = hidden + functional.linear(cross.attend(number, queries), *layer.cross_out)
         normed = functional.layer_norm(hidden, size, *layer.final_norm).to(self.dtype)
         widened = self._activation(functional.linear(normed, *layer.widen))
         return hidden + functional.linear(widened, *layer.narrow)
 
-    def _split_heads(self, states: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, L, parts * D) becomes that many (B, heads, L, head width)."""
-        split = states.view(*states.shape[:-1], parts, self.num_heads, -1)
-        return tuple(split[:, :, part].transpose(1, 2) for part in range(parts))
 
-    def _join_heads(self, states: Tensor) -> Tensor:
-        return states.transpose(1, 2).flatten(2)
-
-
-def effective_weight(linear: Any) -> Tensor:
-    """Return the weight a linear layer acts with, low-rank updates of peft included."""
-    if not hasattr(linear, "get_delta_weight"):
-        weight: Tensor = linear.weight.detach()
-        return weight
-    weight = linear.base_layer.weight.detach()
-    for adapter in linear.active_adapters:
-        weight = weight + linear.get_delta_weight(adapter).detach()
-    return weight
-
-
-def _affine(module: Any, dtype: torch.dtype) -> Affine:
-    base = getattr(module, "base_layer", module)
-    bias = None if base.bias is None else base.bias.detach().to(dtype)
-    return effective_weight(module).to(dtype), bias
-
-
-def _stack(modules: list[Any], dtype: torch.dtype) -> Affine:
-    parts = [_affine(module, dtype) for module in modules]
-    biases = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in parts]
-    return torch.cat([weight for weight, _ in parts]), torch.cat(biases)
-
-
-def _layer_weights(layer: Any, dtype: torch.dtype) -> LayerWeights:
+def _matrices(layer: Any, dtype: torch.dtype) -> DecoderLayer:
     own, cross = layer.self_attn, layer.encoder_attn
-    return LayerWeights(
-        self_norm=_affine(layer.self_attn_layer_norm, torch.float32),
-        self_in=_stack([own.q_proj, own.k_proj, own.v_proj], dtype),
-        self_out=_affine(own.out_proj, dtype),
-        cross_norm=_affine(layer.encoder_attn_layer_norm, torch.float32),
-        cross_query=_affine(cross.q_proj, dtype),
-        cross_in=_stack([cross.k_proj, cross.v_proj], dtype),
-        cross_out=_affine(cross.out_proj, dtype),
-        final_norm=_affine(layer.final_layer_norm, torch.float32),
-        widen=_affine(layer.fc1, dtype),
-        narrow=_affine(layer.fc2, dtype),
+    return DecoderLayer(
+        self_norm=affine(layer.self_attn_layer_norm, torch.float32),
+        self_in=stack([own.q_proj, own.k_proj, own.v_proj], dtype),
+        self_out=affine(own.out_proj, dtype),
+        cross_norm=affine(layer.encoder_attn_layer_norm, torch.float32),
+        cross_query=affine(cross.q_proj, dtype),
+        cross_in=stack([cross.k_proj, cross.v_proj], dtype),
+        cross_out=affine(cross.out_proj, dtype),
+        final_norm=affine(layer.final_layer_norm, torch.float32),
+        widen=affine(layer.fc1, dtype),
+        narrow=affine(layer.fc2, dtype),
     )

@@ -18,9 +18,10 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.decoder import InferenceDecoder
 from whisper_shard.train.decoding import GreedyDecoder, SuppressRules, end_token
-from whisper_shard.train.device import autocast, choose_precision
+from whisper_shard.train.device import choose_precision
+from whisper_shard.train.encoder import InferenceEncoder
 from whisper_shard.train.features import LogMel
-from whisper_shard.train.model import LoadedWhisper, encode
+from whisper_shard.train.model import LoadedWhisper
 from whisper_shard.train.scoring import Score, TextForm, score_texts
 from whisper_shard.train.tokens import Labeler
 from whisper_shard.utterance import HOP_LENGTH, SAMPLE_RATE
@@ -219,14 +220,13 @@ class BatchEvaluator:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._model = loaded.model
         self._labeler = labeler
         self._window = window
         self._max_samples = loaded.model.config.max_source_positions * POSITION_SAMPLES
         self._max_new_tokens = max_new_tokens
-        self._dtype = dtype
         self._device = device
         self._log_mel = LogMel(loaded.n_mels).to(device)
+        self._encoder = InferenceEncoder(loaded.model, dtype)
         decoder = InferenceDecoder(loaded.model, dtype)
         self._greedy = GreedyDecoder(decoder, end_id=end_token(loaded.model), rules=SuppressRules.of(loaded.model))
 
@@ -268,8 +268,7 @@ class BatchEvaluator:
         if self._window == "short":
             size = min(short_window(int(num_samples.max())), size)
         fitted = fit_window(waveforms.to(self._device, non_blocking=True), size)
-        with autocast(self._device, self._dtype):
-            return encode(self._model, self._log_mel(fitted))
+        return self._encoder.encode(self._log_mel(fitted))
 
 
 def short_window(
