@@ -1,14 +1,17 @@
 """Prepare against its floor, against two jobs, against the guide's recipe, and in memory.
 
-    python -m benchmarks.bench_prepare                      speed: a few minutes
-    python -m benchmarks.bench_prepare --manifest-rows 10000000 --only rows      memory of the main process
+    python -m benchmarks.bench_prepare                                          speed: about ten minutes
+    python -m benchmarks.bench_prepare --parts rows --manifest-rows 10000000    memory of the main process
+
+Each part is a run of its own, with its own machine and arguments in the result; no ratio mixes two parts. A part that
+is measured again on the same day replaces its earlier figures.
 
 The floor is what soundfile's decoding and soxr's HQ resampling cost for the same files, one after the other in one
-process; both sides have one core, take turns, and the best of their turns counts. The speed of prepare is taken between
-the plan and the last committed shard, so process starts (given apart) are not in it, and everything else is: reading,
-decoding, resampling, trimming, levelling, text, filters, hashing, writing, fsync, receipts. The recordings are
-speech-like sounds made on the spot, repeated in the manifest to fill the hours asked for; both sides read them from the
-page cache.
+process. Both sides have one core and take turns, in changing order; figures are medians over the turns, ratios are
+medians of the ratios within each turn. The speed of prepare is taken between the plan and the last committed shard, so
+process starts (given apart) are not in it, and everything else is: reading, decoding, resampling, trimming, levelling,
+text, filters, hashing, writing, fsync, receipts. The recordings are speech-like sounds made on the spot, repeated in
+the manifest to fill the hours asked for; both sides read them from the page cache.
 
 The guide's recipe is its steps 2 to 12: a filter and a map of Hugging Face datasets over decoded audio, librosa's trim,
 WhisperFeatureExtractor. Audio is decoded with soundfile and resampled with soxr inside filter and map, which is what
@@ -24,10 +27,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -46,57 +50,86 @@ TEXT = "the text of this utterance has about sixty characters in all"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["formats", "jobs", "guide"])
     parser.add_argument("--minutes", type=float, default=6.0, help="of different recordings, for each format")
-    parser.add_argument("--hours", type=float, default=3.0, help="of rows in the manifest, for each format")
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--guide-utterances", type=int, default=60)
-    parser.add_argument("--manifest-rows", type=int, default=0, help="rows for the memory of the main process; 0: skip")
-    parser.add_argument("--only", choices=("all", "rows"), default="all")
+    parser.add_argument("--hours", type=float, default=2.0, help="of rows in the manifest, for each format")
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--guide-utterances", type=int, default=46)
     parser.add_argument(
         "--tokenizer", default="", help="Whisper folder whose tokenizer the guide's recipe uses; empty: none"
     )
+    parser.add_argument("--manifest-rows", type=int, default=1_000_000, help="of made-up rows, for the part `rows`")
     args = parser.parse_args()
-    results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-prepare-") as folder:
-        if args.only == "all":
-            results |= measure_speed(Path(folder), args)
-        if args.manifest_rows:
-            results["rows"] = measure_rows(Path(folder), args.manifest_rows)
-    name = f"{datetime.now(UTC):%Y-%m-%d}-prepare{'-rows' if args.only == 'rows' else ''}.json"
-    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "arguments": vars(args)}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
-    print_table(results)
-    print(f"wrote benchmarks/results/{name}")
+    path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-prepare.json"
+    for part in args.parts:
+        before = machine()
+        with tempfile.TemporaryDirectory(prefix="bench-prepare-") as folder:
+            results = PARTS[part](Path(folder), args)
+        report = json.loads(path.read_text()) if path.exists() else {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        report.setdefault("parts", {})[part] = {"machine": before, "arguments": vars(args), "results": results}
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print_part(part, results)
+    print(f"wrote benchmarks/results/{path.name}")
 
 
-def measure_speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    results: dict[str, Any] = {"formats": {}}
+def measure_formats(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare prepare with the floor, in turns, for each format."""
+    results: dict[str, Any] = {}
     for suffix in args.formats:
-        paths = make_recordings(folder / suffix, suffix, args.minutes)
-        repeats = max(1, round(args.hours * 60 / args.minutes))
-        corpus = write_manifest(folder / f"{suffix}.csv", paths * repeats)
-        turns = [(measure_floor(paths * repeats), measure_prepare(corpus, folder, jobs=1)) for _ in range(args.turns)]
-        floor = min((floor for floor, _ in turns), key=wall_of)
-        ours = min((ours for _, ours in turns), key=wall_of)
-        results["formats"][suffix] = {
-            "floor": floor,
-            "prepare": ours,
-            "ratio_wall": floor["wall_seconds"] / ours["wall_seconds"],
-            "ratio_cpu": floor["cpu_seconds"] / ours["cpu_seconds"],
-            "audio_seconds_per_second": floor["audio_seconds"] / ours["wall_seconds"],
+        paths, corpus = make_corpus(folder, suffix, args)
+        floors, runs = [], []
+        for turn in range(args.turns):
+            if turn % 2:
+                runs.append(measure_prepare(corpus, folder, jobs=1))
+                floors.append(measure_floor(paths))
+            else:
+                floors.append(measure_floor(paths))
+                runs.append(measure_prepare(corpus, folder, jobs=1))
+        ratios = {
+            clock: [
+                floor[f"{clock}_seconds"] / ours[f"{clock}_seconds"] for floor, ours in zip(floors, runs, strict=True)
+            ]
+            for clock in ("wall", "cpu")
         }
-    if "mp3" in args.formats:
-        results["jobs"] = measure_jobs(folder, args.turns)
-        paths = sorted((folder / "mp3").iterdir())[: args.guide_utterances]
-        guide = measure_guide(paths, args.tokenizer)
-        ours, audio = results["formats"]["mp3"]["prepare"], results["formats"]["mp3"]["floor"]["audio_seconds"]
-        for clock in ("wall", "cpu"):
-            per_second = guide[f"{clock}_seconds"] / guide["audio_seconds"]
-            guide[f"prepare_is_faster_by_{clock}"] = per_second / (ours[f"{clock}_seconds"] / audio)
-        results["guide"] = guide
+        results[suffix] = {
+            "floor": medians(floors),
+            "prepare": medians(runs),
+            "ratio_wall": median(ratios["wall"]),
+            "ratio_cpu": median(ratios["cpu"]),
+            "ratios_of_turns": ratios,
+            "audio_seconds_per_second": medians(floors)["audio_seconds"] / medians(runs)["wall_seconds"],
+        }
     return results
+
+
+def measure_jobs(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare two jobs with one, in turns."""
+    _, corpus = make_corpus(folder, "mp3", args)
+    runs = [[measure_prepare(corpus, folder, jobs=jobs)["wall_seconds"] for jobs in (1, 2)] for _ in range(args.turns)]
+    return {"seconds_of_turns": runs, "two_jobs_are_faster_by": median(one / two for one, two in runs)}
+
+
+def measure_guide(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare prepare with the guide's recipe on one core, in turns."""
+    paths, corpus = make_corpus(folder, "mp3", args)
+    some = sorted(set(paths))[: args.guide_utterances]
+    turns = [(measure_recipe(some, args.tokenizer), measure_prepare(corpus, folder, jobs=1)) for _ in range(args.turns)]
+    seconds, guide_seconds = seconds_of(paths), seconds_of(some)
+    results: dict[str, Any] = {"guide": medians([guide for guide, _ in turns]), "guide_audio_seconds": guide_seconds}
+    for clock in ("wall", "cpu"):
+        name = f"{clock}_seconds"
+        ratios = [(guide[name] / guide_seconds) / (ours[name] / seconds) for guide, ours in turns]
+        results |= {f"prepare_is_faster_by_{clock}": median(ratios), f"ratios_of_turns_{clock}": ratios}
+    return results
+
+
+def make_corpus(folder: Path, suffix: str, args: argparse.Namespace) -> tuple[list[Path], Path]:
+    """Return the recordings, each as often as it takes to fill the hours, and the manifest that lists them."""
+    paths = make_recordings(folder / suffix, suffix, args.minutes)
+    repeated = paths * max(1, round(args.hours * 60 / args.minutes))
+    return repeated, write_manifest(folder / f"{suffix}.csv", repeated)
 
 
 def measure_floor(paths: Sequence[Path]) -> dict[str, float]:
@@ -136,13 +169,7 @@ def measure_prepare(corpus: Path, folder: Path, *, jobs: int) -> dict[str, float
     }
 
 
-def measure_jobs(folder: Path, turns: int) -> dict[str, float]:
-    runs = {jobs: [measure_prepare(folder / "mp3.csv", folder, jobs=jobs) for _ in range(turns)] for jobs in (1, 2)}
-    one, two = (min(runs[jobs], key=wall_of)["wall_seconds"] for jobs in (1, 2))
-    return {"one_job_seconds": one, "two_jobs_seconds": two, "two_jobs_are_faster_by": one / two}
-
-
-def measure_guide(paths: Sequence[Path], tokenizer: str) -> dict[str, float]:
+def measure_recipe(paths: Sequence[Path], tokenizer: str) -> dict[str, float]:
     """Run steps 2 to 12 of the guide over some recordings, on one core."""
     import datasets
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
@@ -159,8 +186,12 @@ def measure_guide(paths: Sequence[Path], tokenizer: str) -> dict[str, float]:
         wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
     assert len(warm) == 1
     assert len(mapped) == len(paths)
-    seconds = sum(soundfile.info(path).duration for path in paths)
-    return {"wall_seconds": wall, "cpu_seconds": cpu, "audio_seconds": seconds}
+    return {"wall_seconds": wall, "cpu_seconds": cpu}
+
+
+def seconds_of(paths: Sequence[Path]) -> float:
+    lengths = {path: soundfile.info(path).duration for path in set(paths)}
+    return sum(lengths[path] for path in paths)
 
 
 def read_16_khz(path: str) -> np.ndarray:
@@ -197,8 +228,9 @@ class GuideRecipe:
         return example
 
 
-def measure_rows(folder: Path, num_rows: int) -> dict[str, Any]:
+def measure_rows(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Prepare a manifest of made-up rows, decoding stubbed; one row in ten is kept, to spare the disk."""
+    num_rows = args.manifest_rows
     (folder / "keep").write_bytes(b"KEEP")
     (folder / "drop").write_bytes(b"DROP")
     with (folder / "rows.csv").open("w", newline="") as file:
@@ -283,31 +315,39 @@ def peak_mb(pid: int) -> float:
     return int(next(lines, 0)) * 1.024e-3  # a process that has just ended has no memory any more
 
 
-def wall_of(run: dict[str, float]) -> float:
-    return run["wall_seconds"]
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: median(run[name] for run in runs) for name in runs[0]}
 
 
 def machine() -> dict[str, Any]:
     return describe_machine("numpy", "soundfile", "soxr", libsndfile=soundfile.__libsndfile_version__)
 
 
-def print_table(results: dict[str, Any]) -> None:
-    for suffix, found in results.get("formats", {}).items():
+def print_part(part: str, results: dict[str, Any]) -> None:
+    if part == "formats":
+        for suffix, found in results.items():
+            print(
+                f"{suffix:5} {found['audio_seconds_per_second']:6.0f} x real time, {found['ratio_wall']:.1%} of the "
+                f"floor ({found['ratio_cpu']:.1%} by CPU time), worker {found['prepare']['worker_peak_mb']:.0f} MB"
+            )
+    elif part == "jobs":
+        print(f"two jobs are {results['two_jobs_are_faster_by']:.2f} x as fast as one")
+    elif part == "guide":
         print(
-            f"{suffix:5} {found['audio_seconds_per_second']:6.0f} x real time, {found['ratio_wall']:.1%} of the floor "
-            f"({found['ratio_cpu']:.1%} of its CPU time), worker {found['prepare']['worker_peak_mb']:.0f} MB"
+            f"one core is {results['prepare_is_faster_by_wall']:.1f} x as fast as the guide's recipe "
+            f"({results['prepare_is_faster_by_cpu']:.1f} x by CPU time)"
         )
-    if "jobs" in results:
-        print(f"two jobs are {results['jobs']['two_jobs_are_faster_by']:.2f} x as fast as one")
-        guide = results["guide"]
-        print(
-            f"one core is {guide['prepare_is_faster_by_wall']:.1f} x as fast as the guide's recipe "
-            f"({guide['prepare_is_faster_by_cpu']:.1f} x by CPU time)"
-        )
-    if "rows" in results:
-        found = results["rows"]
-        print(f"{found['num_rows']} rows: main process {found['main_peak_mb']:.0f} MB, {found['wall_seconds']:.0f} s")
+    else:
+        found, seconds = results["main_peak_mb"], results["wall_seconds"]
+        print(f"{results['num_rows']} rows: main process {found:.0f} MB, {seconds:.0f} s")
 
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
+    "formats": measure_formats,
+    "jobs": measure_jobs,
+    "guide": measure_guide,
+    "rows": measure_rows,
+}
 
 if __name__ == "__main__":
     main()

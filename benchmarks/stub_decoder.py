@@ -16,7 +16,7 @@ class StubDecoder:
         return True
 
     def decode(self, file: BinaryIO, *, max_seconds: float) -> Recording:  # noqa: ARG002
-        """Return 160 samples, or refuse."""
+        """Return 160 samples, or refuse with a reason of its own, so that no other decoder is asked."""
         if not file.read().startswith(b"KEEP"):
-            raise AudioError("stubbed")
+            raise AudioError("stubbed", reason="stubbed")
         return Recording(waveform=np.full(160, 0.5, np.float32), sample_rate=16_000)

@@ -75,6 +75,15 @@ def test_content_counts_not_the_suffix(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "b.wav").waveform, read(tmp_path / "b.m4a").waveform)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "au", "caf"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_values_of_16_bits_are_those_of_libsndfile(tmp_path, suffix, channels):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / f"a.{suffix}", rng.uniform(-1.1, 1.1, (9_999, channels)), 16_000, subtype="PCM_16")
+    expected, _ = soundfile.read(tmp_path / f"a.{suffix}", dtype="float32", always_2d=True)
+    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}").waveform, expected.mean(axis=1))
+
+
 @pytest.mark.parametrize("channels", [2, 3, 24])
 def test_channels_are_averaged(tmp_path, channels):
     each = np.stack([make_waveform(0.5, seed=i) for i in range(channels)], axis=1)

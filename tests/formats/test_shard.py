@@ -32,6 +32,14 @@ def test_samples_are_rounded_and_clipped():
     ]  # fmt: skip
 
 
+def test_conversion_may_use_the_waveform_as_scratch_space():
+    waveform = make_waveform(0.1)
+    kept = waveform.copy()
+    samples = to_int16(waveform)
+    np.testing.assert_array_equal(waveform, kept)
+    np.testing.assert_array_equal(to_int16(waveform, overwrite=True), samples)
+
+
 def test_plain_webdataset_reads_the_same(tmp_path):
     import webdataset
 

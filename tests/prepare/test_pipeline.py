@@ -1,4 +1,5 @@
 import re
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ def test_keys_are_legal_unique_and_readable():
     assert max(map(len, keys)) == 79
     assert make_key(row("a.wav", number=0)) == keys[0]
     assert make_key(row("a.wav", transcript="other", number=0)) != keys[0]
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.b.wav", ".hidden", "a.", "a.b.", "..x", "a", "folder.d/b"])
+def test_key_has_the_stem_of_the_path(name):
+    assert make_key(row(name)).split("-")[1] == re.sub(r"[^A-Za-z0-9_]+", "_", PurePosixPath(name).stem)
 
 
 def test_unknown_decoder_is_named():

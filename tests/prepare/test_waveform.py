@@ -44,6 +44,14 @@ def test_peak_is_normalized_on_a_copy():
     np.testing.assert_array_equal(normalize_peak(np.zeros(3, np.float32), 1.0), np.zeros(3))
 
 
+def test_recording_is_left_as_it_was():
+    for rate in (16_000, 44_100):
+        recording = Recording(waveform=make_waveform(0.5) * np.float32(0.3), sample_rate=rate)
+        kept = recording.waveform.copy()
+        prepare_waveform(recording, trim_db=30, peak=1.0)
+        np.testing.assert_array_equal(recording.waveform, kept)
+
+
 def test_whole_path_can_be_switched_off():
     recording = Recording(waveform=make_waveform(0.5) * np.float32(0.3), sample_rate=16_000)
     np.testing.assert_array_equal(prepare_waveform(recording, trim_db=0, peak=0), recording.waveform)

@@ -92,8 +92,12 @@ class ShardWriter:
         if not KEY_PATTERN.fullmatch(key):
             raise DatasetError(f"key {key!r} cannot be stored: use 1 to 90 of A-Z a-z 0-9 _ - (no dot)")
         text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-        audio_offset = self._add_member(f"{key}.{suffix}", audio)
-        json_offset = self._add_member(f"{key}.json", text)
+        audio_offset = self._file.num_bytes + BLOCK
+        json_offset = audio_offset + len(audio) + len(_padding(audio)) + BLOCK
+        self._file.write(tar_header(f"{key}.{suffix}", len(audio)))
+        self._file.write(audio)
+        # The small pieces go together: each write costs as much as copying all of them.
+        self._file.write(b"".join((_padding(audio), tar_header(f"{key}.json", len(text)), text, _padding(text))))
         row = IndexRow(
             shard=self._shard,
             row=len(self.rows),
@@ -120,13 +124,6 @@ class ShardWriter:
         """Write the end of the archive: two empty blocks."""
         self._file.write(bytes(2 * BLOCK))
 
-    def _add_member(self, name: str, body: bytes) -> int:
-        self._file.write(tar_header(name, len(body)))
-        offset = self._file.num_bytes
-        self._file.write(body)
-        self._file.write(bytes(-len(body) % BLOCK))
-        return offset
-
 
 def tar_header(name: str, num_bytes: int) -> bytes:
     """Return the one USTAR header there is for a regular file of this name and size: no time, no owner.
@@ -141,6 +138,11 @@ def tar_header(name: str, num_bytes: int) -> bytes:
     # The checksum counts itself as 8 spaces.
     checksum = sum(head) + _TAR_REST_SUM + 8 * 32
     return b"%s00000000000\0%06o\0 %s" % (head, checksum, _TAR_REST)
+
+
+def _padding(body: bytes) -> bytes:
+    """Return what fills the last block of a member."""
+    return bytes(-len(body) % BLOCK)
 
 
 def encode_npy(samples: NDArray[np.int16]) -> bytes:
@@ -168,9 +170,14 @@ def _npy_header(num_samples: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + fields.ljust(length - 1).encode() + b"\n"
 
 
-def to_int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Scale [-1, 1] to int16, rounding to nearest; what lies outside is clipped."""
-    scaled = waveform * np.float32(32767.0)
+def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False) -> NDArray[np.int16]:
+    """Scale [-1, 1] to int16, rounding to nearest; what lies outside is clipped.
+
+    Args:
+        waveform: Any shape.
+        overwrite: It is not needed any more and may serve as scratch space, which is faster.
+    """
+    scaled = np.multiply(waveform, np.float32(32767.0), out=waveform if overwrite else None)
     np.rint(scaled, out=scaled)
     np.clip(scaled, -32768, 32767, out=scaled)
     return scaled.astype("<i2")

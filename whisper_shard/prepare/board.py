@@ -47,7 +47,8 @@ class Marker:
     """A worker's own side of the board."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / str(os.getpid())
+        self._pid = os.getpid()
+        path = folder / str(self._pid)
         with path.open("w+b") as file:
             file.write(bytes(_LAYOUT.size))
             file.flush()
@@ -79,7 +80,7 @@ class Marker:
         _LAYOUT.pack_into(
             self._map,
             0,
-            os.getpid(),
+            self._pid,
             self._task,
             row,
             time.monotonic(),

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import PurePosixPath
 
 from whisper_shard.config import PrepareConfig
 from whisper_shard.errors import AudioError
@@ -94,6 +93,8 @@ def make_key(row: ManifestRow) -> str:
 
     Unique by its row number; the digest tells two corpora apart whose rows have the same number and file name.
     """
-    stem = _UNSAFE.sub("_", PurePosixPath(row.source).stem)[:MAX_STEM] or "_"
+    name = row.source.rpartition("/")[2]
+    dot = name.rfind(".")
+    stem = _UNSAFE.sub("_", name[:dot] if 0 < dot < len(name) - 1 else name)[:MAX_STEM] or "_"
     words = f"{row.row}\n{row.source}\n{row.transcript}".encode(errors="surrogatepass")
     return f"{row.row:09d}-{stem}-{blake2b(words, digest_size=4).hexdigest()}"

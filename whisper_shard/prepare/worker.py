@@ -182,7 +182,8 @@ def _write_row(
     if isinstance(outcome, Rejection):
         marker.end_row(seconds_in=outcome.seconds, seconds_kept=0.0, is_rejected=True)
         return make_outcome(seconds=round(outcome.seconds, 3), reason=outcome.reason, detail=outcome.detail)
-    samples = to_int16(outcome.waveform)
+    # A levelled waveform is a copy of whatever the decoder gave, and nobody needs it after this line.
+    samples = to_int16(outcome.waveform, overwrite=bool(task.config.peak))
     codec = task.config.codec
     writer.add(
         key=outcome.key,
