@@ -144,7 +144,7 @@ def test_every_shipped_recipe_loads():
         (TrainConfig, {"patience": -1}, r"--patience is -1; "),
         (TrainConfig, {"eval_batch": 0}, r"--eval-batch is 0; it must lie between 1 and "),
         (TrainConfig, {"max_new_tokens": 448}, r"--max-new-tokens is 448; it must lie between 1 and 447"),
-        (TrainConfig, {"micro_batch": -1}, r"--micro-batch is -1; "),
+        (TrainConfig, {"micro_batch": 0}, r"--micro-batch is 0; it must lie between 1 and"),
         (TrainConfig, {"dropout": 0.95}, r"--dropout is 0.95; it must lie between 0 and 0.9"),
         (TrainConfig, {"save_minutes": -1.0}, r"--save-minutes is -1; it must lie between 0 and "),
         (TrainConfig, {"margin_seconds": (2.0, 1.0)}, r"--margin-seconds \(2.0, 1.0\): need 0 <= shortest <= longest"),

@@ -201,8 +201,8 @@ class TrainConfig(StreamConfig):
     """Gradients are clipped to this norm; 0: they are not."""
     label_smoothing: float = 0.0
     """0 to 0.3."""
-    micro_batch: int = 0
-    """Utterances a forward pass; 0 finds the largest that fits on a GPU, and on a CPU takes 32 or 240 s of windows."""
+    micro_batch: Literal["auto"] | int = "auto"
+    """Utterances a forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved while memory runs out."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
     gradient_checkpointing: bool = False
@@ -299,7 +299,8 @@ class TrainConfig(StreamConfig):
     def _check_counts(self) -> None:
         _check_range("--epochs", self.epochs, 1, _MANY)
         _check_range("--max-steps", self.max_steps, 0, _MANY)
-        _check_range("--micro-batch", self.micro_batch, 0, _MANY)
+        if self.micro_batch != "auto":
+            _check_range("--micro-batch", self.micro_batch, 1, _MANY)
         _check_range("--freeze-layers", self.freeze_layers, 0, _MANY)
         _check_range("--lora-rank", self.lora_rank, 0, _MANY)
         _check_range("--eval-every", self.eval_every, 0, _MANY)

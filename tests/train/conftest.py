@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.making import WORDS
+from tests.train.running import make_task, tiny_config
+from whisper_shard.config import TrainConfig
+from whisper_shard.train.loop import train_model
 from whisper_shard.train.model import LoadedWhisper, load_whisper
+from whisper_shard.train.runfolder import TrainReport
 from whisper_shard.train.tiny import make_tiny_whisper
 
 WHISPER_BASE = Path(__file__).parents[3] / "shared" / "models" / "whisper-base"
@@ -45,3 +49,21 @@ def whisper_base() -> LoadedWhisper:
     if not WHISPER_BASE.is_dir():
         pytest.skip(f"real weights are not at {WHISPER_BASE}")
     return load_whisper(str(WHISPER_BASE))
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and evaluation data and a tiny Whisper: 6 steps of 6 utterances in 3 epochs."""
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainConfig, list, TrainReport]:
+    """A run of 6 steps with everything switched on: its folder, settings, events and report."""
+    events: list = []
+    run = tmp_path_factory.mktemp("finished") / "run"
+    config = tiny_config(
+        task, tensorboard=True, average=2, interpolate=True, spec_augment=True, stochastic_depth=0.1,
+        label_smoothing=0.1, timestamps=0.5, precision="bf16", full_final=0.2,
+    )  # fmt: skip
+    return run, config, events, train_model(task, run, config, events.append)

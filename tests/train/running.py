@@ -160,3 +160,8 @@ def final_weights(run: Path) -> dict:
 def report_of(run: Path):
     """The report of a finished run."""
     return read_report(RunFolder(path=run))
+
+
+def of_kind(events, kind) -> list:
+    """The events of one kind."""
+    return [event for event in events if isinstance(event, kind)]

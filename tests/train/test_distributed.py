@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.running import Kill, final_weights, lasting_metrics, launch, make_task, report_of, tiny_config
+from tests.train.running import Kill, final_weights, lasting_metrics, launch, report_of, tiny_config
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.train.distributed import (
     Ranks,
@@ -25,13 +25,8 @@ from whisper_shard.train.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return make_task(tmp_path_factory.mktemp("ranks"))
-
-
-@pytest.fixture(scope="module")
-def alone(task):
-    run = task / "alone"
+def alone(task, tmp_path_factory):
+    run = tmp_path_factory.mktemp("ranks") / "alone"
     assert launch(task, run, steady_config(task))[0].exit_code == 0
     return run
 

@@ -1,24 +1,28 @@
 """Stopped or killed anywhere, a run ends with the bits of one that was left alone."""
 
+import math
+import os
 import signal
 
 import numpy as np
 import pytest
 import torch
 
-from tests.train.running import Kill, final_weights, lasting_metrics, launch, make_task, report_of, tiny_config
-from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED
+from tests.train.running import Kill, final_weights, lasting_metrics, launch, of_kind, report_of, tiny_config
+from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints
+from whisper_shard.train.events import (
+    Examining,
+    Resumed,
+    Stepped,
+)
+from whisper_shard.train.loop import train_model
+from whisper_shard.train.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory):
-    return make_task(tmp_path_factory.mktemp("resume"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(task):
-    run = task / "undisturbed"
+def undisturbed(task, tmp_path_factory):
+    run = tmp_path_factory.mktemp("resume") / "undisturbed"
     assert launch(task, run, tiny_config(task))[0].exit_code == 0
     return run
 
@@ -92,3 +96,53 @@ def test_damaged_checkpoint_costs_steps_but_no_bits(task, undisturbed, tmp_path)
     (newest / "optimizer.safetensors").write_bytes(b"cut")
     assert launch(task, run, tiny_config(task))[0].exit_code == 0
     assert_same_result(run, undisturbed)
+
+
+def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):
+    run, config = tmp_path / "run", tiny_config(task, lr=1e-30, max_steps=2)
+    train_model(task, run, config)
+    before = [(line["kind"], line["step"]) for line in read_metrics(run)]
+    (run / "report.json").unlink()
+    train_model(task, run, config)
+    after = [(line["kind"], line["step"]) for line in read_metrics(run) if line["kind"] != "resume"]
+    assert after == before
+    assert {"warning", "final"} <= {kind for kind, _ in after}
+
+
+def test_resumed_run_tells_so(task, tmp_path):
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StopRequested, match=r"stopped by SIGTERM .*, all is saved; the same command again") as stopped:
+        train_model(task, tmp_path / "run", tiny_config(task), stop)
+    assert stopped.value.exit_code == 75
+    at = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    events = []
+    train_model(task, tmp_path / "run", tiny_config(task), events.append)
+    assert of_kind(events, Resumed)[0].step == at
+    assert math.isfinite(of_kind(events, Stepped)[-1].loss)
+
+
+@pytest.mark.parametrize("nth", [0, 1, 4, 6, 9])
+def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, tmp_path, nth):
+    """The runs have 2 batches an evaluation: before, after steps 2 and 4, and twice at the end."""
+    seen = []
+
+    def stop(event):
+        if isinstance(event, Examining):
+            seen.append(event)
+            if len(seen) == nth + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny_config(task, max_steps=4, interpolate=True)
+    with pytest.raises(StopRequested, match=r"run: stopped by SIGTERM while evaluating, all is saved; the same"):
+        train_model(task, tmp_path / "run", config, stop)
+    assert len(seen) == nth + 1
+    assert (seen[0].num_done, seen[0].num_utterances, seen[0].window) == (3, 4, "full")
+    train_model(task, tmp_path / "run", config)
+    train_model(task, tmp_path / "other", config)
+    assert lasting_metrics(tmp_path / "run") == lasting_metrics(tmp_path / "other")
+    ours, theirs = final_weights(tmp_path / "run"), final_weights(tmp_path / "other")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -91,23 +91,34 @@ def test_loss_is_that_of_hugging_face_over_all_tokens(tiny, dataset):
 class TightMemory(SpeechLoss):
     """A network that runs out of memory above some seconds a pass, in the backward pass as real ones do."""
 
-    budget_seconds = 40.0
+    def __init__(self, model, run_out, budget_seconds=40.0):
+        super().__init__(model)
+        self.run_out, self.budget_seconds = run_out, budget_seconds
 
     def forward(self, waveforms, *inputs, **keywords):
         loss, tokens = super().forward(waveforms, *inputs, **keywords)
         if waveforms.numel() / SAMPLE_RATE > self.budget_seconds:
-            loss.register_hook(run_out)
+            loss.register_hook(self.run_out)
         return loss, tokens
 
 
-def run_out(_gradient):
+def run_out_on_gpu(_gradient):
     raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
 
-def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset):
+def run_out_on_cpu(_gradient):
+    torch.empty(2**50)
+
+
+def run_out_elsewhere(_gradient):
+    np.empty(2**55)
+
+
+@pytest.mark.parametrize("run_out", [run_out_on_gpu, run_out_on_cpu, run_out_elsewhere])
+def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset, run_out):
     batch = one_batch(dataset)
     expected, _ = gradients_of(tiny, batch)
-    stepper = make_stepper(tiny, network=TightMemory(tiny.model))
+    stepper = make_stepper(tiny, network=TightMemory(tiny.model, run_out))
     stepper.limit = PassLimit(utterances=16)
     passes = stepper._accumulate(stepper._share(batch, 3, Flags()), 3)
     assert max(len(p.rows) * p.window_seconds for p, _ in passes) <= 40.0
@@ -118,11 +129,26 @@ def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset
 
 
 def test_one_utterance_too_many_is_an_error(tiny, dataset):
-    network = TightMemory(tiny.model)
-    network.budget_seconds = 20.0
+    network = TightMemory(tiny.model, run_out_on_cpu, budget_seconds=20.0)
     stepper = make_stepper(tiny, network=network, window="full")
     with pytest.raises(TrainingError, match=r"one utterance in a window of 30 s does not fit into the memory of cpu"):
         stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
+
+
+def test_prompts_of_the_data_are_read_and_not_learned(tiny, dataset, tmp_path):
+    seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
+    prompted = make_dataset(tmp_path / "train", seconds, per_shard=16, record={"prompt": "six seven"})
+    stepper = make_stepper(tiny)
+    plain, shares = [stepper._share(one_batch(each), 3, Flags()) for each in (dataset, prompted)]
+    history = tiny.tokenizer.convert_tokens_to_ids(["<|startofprev|>"]) + tiny.tokenizer.encode(
+        " six seven", add_special_tokens=False
+    )
+    for row, expected in zip(shares.labels, plain.labels, strict=True):
+        assert row.decoder_input_ids == (*history, *expected.decoder_input_ids)
+        assert row.labels == (*(-100,) * len(history), *expected.labels)
+    assert shares.num_tokens == plain.num_tokens
+    losses = [sum(float(loss) for _, loss in stepper._accumulate(share, 3)) for share in (plain, shares)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
 def test_nothing_changes_when_the_loss_is_not_finite(tiny, dataset):

@@ -80,6 +80,8 @@ class Batch:
     """Numbers of the delivered utterances, counted over all datasets in order."""
     faults: tuple[Fault, ...] = ()
     """Utterances that were skipped because they are damaged."""
+    prompts: tuple[str | None, ...] = ()
+    """What was said before each row, where the data has a column `prompt`."""
 
     def pin_memory(self) -> "Batch":
         """Return the batch with its tensors in page-locked memory, from which a GPU copies without waiting."""
@@ -164,6 +166,7 @@ class BatchBuilder:
             step=self._step,
             ids=tuple(record["id"] for row in by_row for record in row if record["fault"] is None),
             faults=tuple(faults),
+            prompts=tuple(row[0]["prompt"] if row else None for row in by_row),
         )
 
 

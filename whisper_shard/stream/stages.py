@@ -108,6 +108,7 @@ class DecodeStage:
             record["waveform"] = waveform
             record["text"] = known["text"]
             record["language"], record["task"] = known.get("language"), known.get("task")
+            record["prompt"] = known.get("prompt")
             record["json"] = known
             yield record
 
@@ -193,6 +194,7 @@ def _faulty(record: Record, key: str, error: DatasetError) -> Record:
         "text": "",
         "language": None,
         "task": None,
+        "prompt": None,
         "json": {},
         "weight": 0.0,
         "fault": Fault(id=record["id"], key=key, message=str(error)),

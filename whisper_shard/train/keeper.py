@@ -131,7 +131,7 @@ class Keeper:
 
     def _restore_limit(self, saved: Mapping[str, Any]) -> None:
         """Go on with passes that are known to fit, unless their size was given or the device is of another kind."""
-        if self.stepper.config.micro_batch or saved.get("device") != self.machine.device.type:
+        if self.stepper.config.micro_batch != "auto" or saved.get("device") != self.machine.device.type:
             return
         seconds = math.inf if saved["seconds"] is None else float(saved["seconds"])
         self.stepper.limit = PassLimit(utterances=int(saved["utterances"]), seconds=seconds)

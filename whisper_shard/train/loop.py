@@ -26,7 +26,7 @@ from whisper_shard.train.keeper import Keeper, make_scaler
 from whisper_shard.train.metrics import MetricsLog
 from whisper_shard.train.model import LoadedWhisper, load_whisper
 from whisper_shard.train.recorder import Recorder
-from whisper_shard.train.runfolder import RunFolder, TrainReport, claim_run, read_report
+from whisper_shard.train.runfolder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
 from whisper_shard.train.runstate import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.setup import (
@@ -68,22 +68,29 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
     folder = RunFolder(path=run)
     with open_machine(config) as machine, listen_for_stop() as request:
         corpora = open_corpora(dataset, config)
-        claim_run(folder, config, corpora, write=machine.ranks.is_first)
-        if (report := read_report(folder)) is not None:
-            return report
-        loaded = load_whisper(config.model, dropout=config.dropout)
-        labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
-        check_labels(corpora.train, labeler, timestamps=config.timestamps > 0)
-        check_labels(corpora.eval, labeler)
-        trainer = Trainer(
-            folder=folder, corpora=corpora, config=config, machine=machine, request=request, progress=progress,
-            loaded=loaded, labeler=labeler,
-        )  # fmt: skip
-        with trainer.log, quiet_garbage_collector():
-            stopped = trainer.train()
-            return Finish(
-                folder=folder, examiner=trainer.examiner, recorder=trainer.recorder, config=config, began=began
-            ).conclude(trainer.state, stopped=stopped, last=trainer.last_evaluation)
+        with sole_trainer(folder, machine.ranks):
+            claim_run(folder, config, corpora, write=machine.ranks.is_first)
+            if (report := read_report(folder)) is not None:
+                return report
+            loaded, labeler = _load_checked(config, corpora)
+            trainer = Trainer(
+                folder=folder, corpora=corpora, config=config, machine=machine, request=request, progress=progress,
+                loaded=loaded, labeler=labeler,
+            )  # fmt: skip
+            with trainer.log, quiet_garbage_collector():
+                stopped = trainer.train()
+                return Finish(
+                    folder=folder, examiner=trainer.examiner, recorder=trainer.recorder, config=config, began=began
+                ).conclude(trainer.state, stopped=stopped, last=trainer.last_evaluation)
+
+
+def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
+    """Load the model, and check that it can be told to say all texts."""
+    loaded = load_whisper(config.model, dropout=config.dropout)
+    labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
+    check_labels(corpora.train, labeler, timestamps=config.timestamps > 0)
+    check_labels(corpora.eval, labeler)
+    return loaded, labeler
 
 
 class Trainer:

@@ -5,21 +5,26 @@ RUN/metrics.jsonl     the record; RUN/tensorboard the same for TensorBoard
 RUN/checkpoints/      last two and best; RUN/snapshots/ weights for averaging
 RUN/model/            the result, a Hugging Face folder
 RUN/report.json       the result in numbers; there when the run is over
+RUN/.lock             held by the process that trains into the folder
 """
 
+import fcntl
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from whisper_shard.config import TrainConfig
-from whisper_shard.errors import StateError
+from whisper_shard.errors import ConfigError, StateError
 from whisper_shard.formats.storage import as_environment_fault, write_json
 from whisper_shard.train.checkpoint import list_checkpoints
 from whisper_shard.train.corpora import Corpora
+from whisper_shard.train.distributed import Ranks
 
 FREE_KNOBS = frozenset(
     {
@@ -64,6 +69,11 @@ class RunFolder:
         """The result in numbers."""
         return self.path / "report.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains into the folder."""
+        return self.path / ".lock"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
@@ -99,11 +109,46 @@ class TrainReport:
     """Wall time of this call; less than that of the whole run if it was resumed."""
 
 
+@contextmanager
+def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Make the run folder and hold its lock, on rank 0; the lock goes with the process, however it ends.
+
+    Raises:
+        StateError: Another training has it.
+        ConfigError: The run folder is a file, or lies below one.
+        EnvironmentFault: The folder cannot be written.
+    """
+    if not ranks.is_first:
+        yield
+        return
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = folder.lock.open("a+")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder.path}: is a file, or lies below one; RUN must be a folder") from error
+    except OSError as error:
+        raise as_environment_fault(error, folder.path) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise StateError(
+                f"{folder.path}: process {lock.read().strip() or 'unknown'} is training into it right now; "
+                "wait for its end, or choose another run folder"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+        lock.truncate(0)
+
+
 def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write: bool) -> None:
     """Make the run folder this run's own, or check that it already is.
 
     Args:
-        folder: The folder; made if missing.
+        folder: The folder, locked.
         config: The settings.
         corpora: The data.
         write: Whether to write train.json; one rank does.
@@ -117,10 +162,6 @@ def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write
             raise StateError(f"{folder.path}: holds a run already; choose a new folder, or leave --no-resume out")
         check_same_run(folder, ours)
     elif write:
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise as_environment_fault(error, folder.path) from error
         write_json(folder.settings, ours)
 
 

@@ -243,6 +243,7 @@ class Stepper:
             language=batch.languages[row],
             task=batch.tasks[row],
             segments=batch.segments[row] if self._has_times(batch.epoch, key) else None,
+            prompt=batch.prompts[row] if batch.prompts else None,
         )
 
     def _has_times(self, epoch: int, key: str) -> bool:
@@ -268,7 +269,9 @@ class Stepper:
         """Run one pass forward and backward; None if memory ran out."""
         try:
             return self._pass(share, micro_batch, number)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _pass(self, share: Share, micro_batch: MicroBatch, number: tuple[int, int]) -> Tensor:
@@ -331,13 +334,21 @@ class Stepper:
         return norm, skipped
 
 
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell whether an error says that memory ran out: torch has a class for that on GPUs, and words on CPUs.
+
+    Source: c10/core/impl/alloc_cpu.cpp, https://github.com/pytorch/pytorch/blob/main/c10/core/impl/alloc_cpu.cpp.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
 def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
     """Return what the first pass may hold: as asked, else all there is on a GPU, and 4 GB of activations on a CPU.
 
     Each pass rounds all weights to bfloat16 anew and adds all gradients in float32: a few large passes cost less than
     many small ones.
     """
-    if config.micro_batch:
+    if config.micro_batch != "auto":
         return PassLimit(utterances=config.micro_batch)
     if device.type == "cuda":
         return PassLimit(utterances=2**20)
