@@ -1,11 +1,15 @@
 import random
 import shutil
+from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.making import make_dataset
 from whisper_shard.errors import DatasetError
-from whisper_shard.formats.index import open_dataset
+from whisper_shard.formats import index as index_module
+from whisper_shard.formats.index import INDEX_SCHEMA, open_dataset, write_description, write_index
 from whisper_shard.formats.shard import BLOCK
 from whisper_shard.formats.verify import Fault, ShardChecked, verify_dataset
 
@@ -59,7 +63,7 @@ def test_any_changed_byte_of_a_shard_is_found_and_named(dataset):
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["index.parquet", "dataset.json"])
+@pytest.mark.parametrize("name", ["index.parquet", "lengths.arrow", "dataset.json"])
 def test_any_changed_byte_beside_the_shards_is_found(dataset, name):
     path, draws = dataset.folder / name, random.Random(1)
     whole = path.read_bytes()
@@ -67,6 +71,27 @@ def test_any_changed_byte_beside_the_shards_is_found(dataset, name):
         flip(path, draws.randrange(len(whole)), draws.randrange(7))
         assert faults(dataset.folder)
         path.write_bytes(whole)
+
+
+def test_an_index_too_long_to_be_hashed_at_each_opening_is_hashed(dataset, monkeypatch):
+    monkeypatch.setattr(index_module, "_HASHED_BYTES", 0)
+    flip(dataset.folder / "index.parquet", 100)
+    assert open_dataset(dataset.folder) == dataset
+    (fault,) = faults(dataset.folder)
+    assert fault.file == "index.parquet" and "has sha256" in fault.detail
+
+
+def test_lengths_that_are_not_those_of_the_index_are_found(dataset, tmp_path):
+    tables = [pq.read_table(dataset.folder / "index.parquet").slice(start, count) for start, count in ((0, 3), (3, 2))]
+    other = tables[1].set_column(10, INDEX_SCHEMA.field("num_chars"), pa.array([1, 2], pa.int32()))
+    info = write_index(tmp_path, [tables[0], other])
+    shutil.copy(tmp_path / "lengths.arrow", dataset.folder)
+    index = write_index(dataset.folder.parent, tables)
+    index = replace(index, lengths_bytes=info.lengths_bytes, lengths_sha256=info.lengths_sha256)
+    write_description(dataset.folder, shards=dataset.shards, index=index, meta={})
+    assert [(fault.file, fault.detail) for fault in faults(dataset.folder)] == [
+        ("lengths.arrow", "num_chars differs from index.parquet in shards/000001.tar")
+    ]
 
 
 @pytest.mark.parametrize("keep", [0, 100, BLOCK, 5 * BLOCK, -2 * BLOCK, -1])

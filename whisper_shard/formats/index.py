@@ -1,12 +1,16 @@
 """A dataset: shards, one Parquet index over all of them, and dataset.json that vouches for both.
 
 ``dataset.json`` is written last and is the only thing a reader trusts: it names the index and every shard by sha256.
+
+The two columns that order is planned from lie beside the index once more, as an Arrow file that is mapped into memory:
+ten million utterances are open at once, and all processes share them.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,12 @@ from whisper_shard.formats.storage import atomic_file, ignore_step, json_bytes, 
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.parquet"
+LENGTHS_NAME = "lengths.arrow"
 DATASET_NAME = "dataset.json"
 SHARD_NAME = re.compile(r"shards/[0-9]{6,}\.tar")
 """A dataset cannot make its reader open files elsewhere."""
+_LENGTHS = ("num_samples", "num_chars")
+_HASHED_BYTES = 64 << 20  # of an index at each opening, 0.1 s; what is longer is checked page by page, as it is read
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -80,8 +87,16 @@ class Dataset:
     """All of dataset.json."""
 
     def columns(self, *names: str) -> dict[str, NDArray[Any]]:
-        """Read some columns of the index as arrays, in order of (shard, row); strings come as objects."""
-        table = self._read(names)
+        """Return some columns of the index, in order of (shard, row); strings come as objects. Not to be written to.
+
+        Raises:
+            DatasetError: The index is damaged.
+        """
+        if set(names) <= set(_LENGTHS) and "lengths" in self.meta:
+            with _reading(path := self.folder / LENGTHS_NAME):
+                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        else:
+            table = self._read(names)
         return {name: table.column(name).to_numpy() for name in names}
 
     def codes(self, name: str) -> NDArray[np.int32]:
@@ -93,7 +108,11 @@ class Dataset:
 
     def _read(self, names: Sequence[str]) -> pa.Table:
         # Row groups are small and many: threads and read-ahead cost more than they bring (three times, measured).
-        with pq.ParquetFile(self.folder / INDEX_NAME, memory_map=True, pre_buffer=False) as file:
+        path = self.folder / INDEX_NAME
+        with (
+            _reading(path),
+            pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file,
+        ):
             return file.read(columns=list(names), use_threads=False)
 
     def shard_path(self, shard: int) -> Path:
@@ -110,7 +129,9 @@ class IndexReader:
         Raises:
             DatasetError: The index and dataset.json disagree on the number of utterances in a shard.
         """
-        self._file = pq.ParquetFile(dataset.folder / INDEX_NAME, memory_map=True)
+        self._path = dataset.folder / INDEX_NAME
+        with _reading(self._path):
+            self._file = pq.ParquetFile(self._path, memory_map=True, page_checksum_verification=True)
         metadata = self._file.metadata
         groups = [i for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
         shards = [i for i, shard in enumerate(dataset.shards) if shard.num_utterances]
@@ -123,17 +144,25 @@ class IndexReader:
         self._group_of_shard = dict(zip(shards, groups, strict=True))
 
     def rows(self, shard: int, *names: str) -> dict[str, list[Any]]:
-        """Return some columns of one shard's rows, as lists of Python values."""
-        table = self._file.read_row_group(self._group_of_shard[shard], columns=list(names), use_threads=False)
+        """Return some columns of one shard's rows, as lists of Python values.
+
+        Raises:
+            DatasetError: The index is damaged.
+        """
+        with _reading(self._path):
+            table = self._file.read_row_group(self._group_of_shard[shard], columns=list(names), use_threads=False)
         return {name: table.column(name).to_pylist() for name in names}
 
 
 def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
     """Open a finished dataset and check that its index is the one dataset.json vouches for.
 
+    The lengths, which decide the order, are hashed each time. So is an index of up to 64 MB; of a longer one the size
+    is compared, and each page has a checksum that is verified when it is read.
+
     Args:
         folder: The dataset's folder.
-        sha256: If given, the sha256 that dataset.json itself must have.
+        sha256: If given, the sha256 that dataset.json itself must have; then all of the index is hashed.
 
     Raises:
         DatasetError: No finished dataset there, an unknown format version, or an index that was changed.
@@ -151,7 +180,11 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
         version = meta["format_version"]
         shards = tuple(ShardInfo(**shard) for shard in meta["shards"])
         num_utterances, num_samples = meta["totals"]["num_utterances"], meta["totals"]["num_samples"]
-        index_sha256 = meta["index"]["sha256"]
+        promised = {
+            name: (meta[part]["num_bytes"], meta[part]["sha256"])
+            for part, name in (("index", INDEX_NAME), ("lengths", LENGTHS_NAME))
+            if part == "index" or part in meta  # datasets made before there were lengths are read without
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: not a dataset description ({error!r}); prepare the dataset again") from error
     if version != FORMAT_VERSION:
@@ -161,18 +194,39 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
     foreign = [shard.name for shard in shards if not SHARD_NAME.fullmatch(str(shard.name))]
     if foreign:
         raise DatasetError(f"{path}: names {foreign[0]!r} as a shard; shards are named shards/000000.tar and so on")
-    index_path = folder / INDEX_NAME
-    if not index_path.is_file() or (found := sha256_of_file(index_path)) != index_sha256:
-        state = "is missing" if not index_path.is_file() else f"has sha256 {found}, {DATASET_NAME} says {index_sha256}"
-        raise DatasetError(f"{index_path}: {state}; restore it or prepare the dataset again")
+    for name, (num_bytes, digest) in promised.items():
+        is_hashed = name == LENGTHS_NAME or num_bytes <= _HASHED_BYTES or sha256 is not None
+        _check_file(folder / name, num_bytes, digest if is_hashed else None)
     return Dataset(
         folder=folder,
         shards=shards,
-        index_sha256=index_sha256,
+        index_sha256=promised[INDEX_NAME][1],
         num_utterances=num_utterances,
         num_samples=num_samples,
         meta=meta,
     )
+
+
+def _check_file(path: Path, num_bytes: int, digest: str | None) -> None:
+    if not path.is_file():
+        state = "is missing"
+    elif (size := path.stat().st_size) != num_bytes:
+        state = f"has {size} bytes, {DATASET_NAME} says {num_bytes}"
+    elif digest is not None and (found := sha256_of_file(path)) != digest:
+        state = f"has sha256 {found}, {DATASET_NAME} says {digest}"
+    else:
+        return
+    raise DatasetError(f"{path}: {state}; restore it or prepare the dataset again")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); restore it or prepare the dataset again"
+        ) from error
 
 
 def index_table(rows: Sequence[IndexRow]) -> pa.Table:
@@ -192,6 +246,10 @@ class IndexInfo:
     """Rows in it."""
     num_samples: int
     """Samples of all utterances, at 16 kHz."""
+    lengths_bytes: int
+    """Length of the file of lengths."""
+    lengths_sha256: str
+    """Its hexadecimal digest."""
 
 
 def write_dataset(
@@ -209,22 +267,35 @@ def write_dataset(
 
 
 def write_index(folder: Path, tables: Iterable[pa.Table], *, on_step: Callable[[str], None] = ignore_step) -> IndexInfo:
-    """Write index.parquet, one row group a table, holding one table in memory at a time.
+    """Write index.parquet, one row group a table, holding one table in memory at a time, and the lengths beside it.
 
     Raises:
         EnvironmentFault: The disk is full, failing or not writable.
     """
-    num_utterances = num_samples = 0
+    lengths: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in _LENGTHS}
     with (
         atomic_file(folder / INDEX_NAME, on_step=on_step) as file,
-        pq.ParquetWriter(pa.PythonFile(file, mode="w"), INDEX_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(
+            pa.PythonFile(file, mode="w"), INDEX_SCHEMA, compression="zstd", write_page_checksum=True
+        ) as writer,
     ):
         for table in tables:
             writer.write_table(table, row_group_size=max(len(table), 1))
-            num_utterances += len(table)
-            num_samples += int(np.sum(table.column("num_samples").to_numpy(), dtype=np.int64))
+            for name, parts in lengths.items():
+                parts.append(table.column(name).to_numpy())
+    beside = pa.table({name: np.concatenate(parts) for name, parts in lengths.items()})
+    with (
+        atomic_file(folder / LENGTHS_NAME, on_step=on_step) as lengths_file,
+        pa.ipc.new_file(pa.PythonFile(lengths_file, mode="w"), beside.schema) as lengths_writer,
+    ):
+        lengths_writer.write_table(beside)
     return IndexInfo(
-        num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=num_utterances, num_samples=num_samples
+        num_bytes=file.num_bytes,
+        sha256=file.sha256,
+        num_utterances=len(beside),
+        num_samples=int(np.sum(beside.column("num_samples").to_numpy(), dtype=np.int64)),
+        lengths_bytes=lengths_file.num_bytes,
+        lengths_sha256=lengths_file.sha256,
     )
 
 
@@ -241,6 +312,7 @@ def write_description(
         "format_version": FORMAT_VERSION,
         "shards": [asdict(shard) for shard in shards],
         "index": {"name": INDEX_NAME, "num_bytes": index.num_bytes, "sha256": index.sha256},
+        "lengths": {"name": LENGTHS_NAME, "num_bytes": index.lengths_bytes, "sha256": index.lengths_sha256},
         "totals": {"num_utterances": index.num_utterances, "num_samples": index.num_samples},
         **meta,
     }

@@ -21,6 +21,7 @@ from whisper_shard.formats.codecs import decode_member
 from whisper_shard.formats.index import (
     DATASET_NAME,
     INDEX_NAME,
+    LENGTHS_NAME,
     Dataset,
     ShardInfo,
     open_dataset,
@@ -77,6 +78,7 @@ def verify_dataset(folder: Path) -> Iterator[Fault | ShardChecked]:
     yield from _check_other_files(dataset)
     num_utterances = num_bytes = num_samples = 0
     seen: set[int] = set()
+    lengths = dataset.columns("num_samples", "num_chars")
     with pq.ParquetFile(folder / INDEX_NAME) as index:
         if index.num_row_groups != len(dataset.shards):
             detail = f"has {index.num_row_groups} row groups, {DATASET_NAME} lists {len(dataset.shards)} shards"
@@ -85,6 +87,9 @@ def verify_dataset(folder: Path) -> Iterator[Fault | ShardChecked]:
         for number, shard in enumerate(dataset.shards):
             rows = index.read_row_group(number).to_pylist()
             yield from _check_keys(shard, rows, number, seen)
+            for name, values in lengths.items():
+                if values[num_utterances : num_utterances + len(rows)].tolist() != [row[name] for row in rows]:
+                    yield Fault(file=LENGTHS_NAME, key=None, detail=f"{name} differs from {INDEX_NAME} in {shard.name}")
             yield from _check_shard(dataset, shard, rows)
             num_utterances += len(rows)
             num_samples += sum(row["num_samples"] for row in rows)
@@ -107,6 +112,9 @@ def _check_description(dataset: Dataset) -> Fault | None:
         return Fault(file=DATASET_NAME, key=None, detail="its content does not match its own digest")
     if (dataset.folder / DATASET_NAME).read_bytes() != json_bytes({**content, "digest": digest}):
         return Fault(file=DATASET_NAME, key=None, detail="written differently than this program writes it")
+    if (found := sha256_of_file(dataset.folder / INDEX_NAME)) != dataset.index_sha256:  # a long one is not yet hashed
+        detail = f"has sha256 {found}, {DATASET_NAME} says {dataset.index_sha256}"
+        return Fault(file=INDEX_NAME, key=None, detail=detail)
     return None
 
 

@@ -51,10 +51,15 @@ def read_units(datasets: Sequence[Dataset]) -> Units:
     """Read lengths of audio and text from the indexes: every utterance is a unit."""
     columns = [dataset.columns("num_samples", "num_chars") for dataset in datasets]
     return Units(
-        num_samples=np.concatenate([c["num_samples"] for c in columns]),
-        num_chars=np.concatenate([c["num_chars"] for c in columns]),
+        num_samples=_join([c["num_samples"] for c in columns]),
+        num_chars=_join([c["num_chars"] for c in columns]),
         shard_sizes=tuple(np.array([s.num_utterances for s in d.shards], np.int64) for d in datasets),
     )
+
+
+def _join(columns: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """Put columns end to end; a single one stays where it is mapped."""
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 
 def read_groups(datasets: Sequence[Dataset], pack_by: str) -> NDArray[np.int64]:
