@@ -256,6 +256,9 @@ class TrainConfig(StreamConfig):
     """Stop after so many evaluations without a better WER; 0: never."""
     average: int = 0
     """Also score the mean of the last so many evaluated checkpoints, and keep it if better."""
+    ema: float = 0.0
+    """Also score a moving average of the weights that keeps this much of itself at each step, such as 0.999, and take
+    it if better; 0: none."""
     interpolate: bool = False
     """Also score mixtures with the base model, and keep the best."""
 
@@ -290,6 +293,7 @@ class TrainConfig(StreamConfig):
         _check_range("--full-final", self.full_final, 0.0, 1.0)
         _check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
         _check_range("--timestamps", self.timestamps, 0.0, 1.0)
+        _check_range("--ema", self.ema, 0.0, 0.99999)
         _check_range("--dropout", self.dropout, 0.0, 0.9)
         _check_range("--stochastic-depth", self.stochastic_depth, 0.0, 0.9)
         _check_range("--max-padding", self.max_padding, 0.0, 1.0)

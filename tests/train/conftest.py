@@ -63,7 +63,7 @@ def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     events: list = []
     run = tmp_path_factory.mktemp("finished") / "run"
     config = tiny_config(
-        task, tensorboard=True, average=2, interpolate=True, spec_augment=True, stochastic_depth=0.1,
+        task, tensorboard=True, average=2, interpolate=True, ema=0.9, spec_augment=True, stochastic_depth=0.1,
         label_smoothing=0.1, timestamps=0.5, precision="bf16", full_final=0.2,
     )  # fmt: skip
     return run, config, events, train_model(task, run, config, events.append)

@@ -31,13 +31,14 @@ _PRELOADED = [
 
 
 def make_task(folder: Path, *, train: int = 12, evaluation: int = 4) -> Path:
-    """A folder with train, eval and a tiny Whisper, small enough to train in a second."""
+    """A folder with train, eval and a tiny Whisper with a window of 6 s, small enough to train in a second."""
     rng = np.random.default_rng(0)
     make_dataset(folder / "train", rng.uniform(0.3, 2.5, train).tolist())
     make_dataset(folder / "eval", rng.uniform(0.3, 2.5, evaluation).tolist(), seed=9, prefix="eval")
     make_tiny_whisper(
-        folder / "tiny", texts=[" ".join(WORDS)], width=16, encoder_layers=1, decoder_layers=1, heads=2, vocabulary=260
-    )
+        folder / "tiny", texts=[" ".join(WORDS)], width=16, encoder_layers=1, decoder_layers=1, heads=2,
+        vocabulary=260, max_seconds=6,
+    )  # fmt: skip
     return folder
 
 

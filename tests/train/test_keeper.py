@@ -71,7 +71,7 @@ def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
     assert sizes[0] == 6
     assert set(sizes[1:]) == {3}
     state = load_latest(tmp_path / "run" / "checkpoints", warn=[].append).state
-    assert state["pass_limit"] == {"device": "cpu", "utterances": 32, "seconds": 90.0}
+    assert state["pass_limit"] == {"device": "cpu", "utterances": 32, "seconds": 18.0}
     sizes.clear()
     train_model(task, tmp_path / "run", config)
     assert set(sizes) == {3}

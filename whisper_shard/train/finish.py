@@ -14,6 +14,7 @@ from whisper_shard.train.evaluation import Evaluation
 from whisper_shard.train.events import Warned
 from whisper_shard.train.examiner import Examiner
 from whisper_shard.train.model import load_whisper, save_model_folder
+from whisper_shard.train.moving import MovingAverage
 from whisper_shard.train.recorder import Recorder
 from whisper_shard.train.runfolder import RunFolder, TrainReport, write_report
 from whisper_shard.train.runstate import RunState
@@ -30,7 +31,7 @@ class Choice:
     """Which weights a run ends with."""
 
     name: str
-    """best, average of N, or S base."""
+    """best, average of N, ema D, or S base."""
     evaluation: Evaluation | None
     """Their score in 30 s windows, if it was measured just now."""
     candidates: Mapping[str, float]
@@ -49,6 +50,8 @@ class Finish:
     """Writes down what comes out."""
     config: TrainConfig
     """The knobs."""
+    average: MovingAverage | None
+    """Of the weights in training, where asked for."""
     began: float
     """When this call began, by time.perf_counter."""
 
@@ -111,11 +114,13 @@ class Finish:
         return Choice(name=name, evaluation=evaluation, candidates=wers)
 
     def _candidates(self, state: RunState, best: State) -> Iterator[tuple[str, State]]:
-        """Yield means of the last checkpoints and mixtures with the base model."""
+        """Yield means of the last checkpoints and of all steps, and mixtures with the base model."""
         steps = [step for step in state.evaluated_steps if step > 0]
         if self.config.average > 1 and len(steps) > 1:
             folders = [checkpoint_path(self.folder.snapshots, step) for step in steps]
             yield f"average of {len(steps)}", average_states(read_tensors(folder, "model") for folder in folders)
+        if self.average is not None and state.step > 0:
+            yield f"ema {self.config.ema:g}", {**best, **self.average.weights}
         if self.config.interpolate and state.best_step > 0:
             base = self._base_weights(best)
             for share in BASE_SHARES:

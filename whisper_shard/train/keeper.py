@@ -70,6 +70,7 @@ class Keeper:
                     "model": capture_model(model),
                     "optimizer": capture_optimizer(optimizer, model),
                     "random": random_tensors,
+                    **({"average": self.stepper.average.weights} if self.stepper.average else {}),
                 },
                 state={
                     "run": state.to_json(),
@@ -115,6 +116,8 @@ class Keeper:
         model, optimizer = self.stepper.network.model, self.stepper.optimizer
         restore_model(model, checkpoint.tensors["model"])
         restore_optimizer(optimizer, model, checkpoint.tensors["optimizer"])
+        if self.stepper.average is not None:
+            self.stepper.average.restore(checkpoint.tensors["average"])
         restore_random(checkpoint.tensors["random"], checkpoint.state["random"])
         if self.stepper.scaler.is_enabled():
             self.stepper.scaler.load_state_dict(dict(checkpoint.state["scaler"]))

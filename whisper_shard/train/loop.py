@@ -80,8 +80,9 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
             with trainer.log, quiet_garbage_collector():
                 stopped = trainer.train()
                 return Finish(
-                    folder=folder, examiner=trainer.examiner, recorder=trainer.recorder, config=config, began=began
-                ).conclude(trainer.state, stopped=stopped, last=trainer.last_evaluation)
+                    folder=folder, examiner=trainer.examiner, recorder=trainer.recorder, config=config,
+                    average=trainer.stepper.average, began=began,
+                ).conclude(trainer.state, stopped=stopped, last=trainer.last_evaluation)  # fmt: skip
 
 
 def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:

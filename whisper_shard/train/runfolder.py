@@ -102,7 +102,7 @@ class TrainReport:
     cap_hits: int
     """Hypotheses cut off at the longest length."""
     chosen: str
-    """Which weights were kept: best, average of N, interpolation S."""
+    """Which weights were kept: best, average of N, ema D, or S base."""
     candidates: Mapping[str, float]
     """WER in 30 s windows of all weights that were tried at the end."""
     seconds: float

@@ -22,6 +22,7 @@ from whisper_shard.stream.draws import draw_uniform, hash_key
 from whisper_shard.train.device import autocast
 from whisper_shard.train.distributed import Ranks, gather_rows, sum_gradients, sum_over_ranks
 from whisper_shard.train.model import SpeechLoss
+from whisper_shard.train.moving import MovingAverage
 from whisper_shard.train.tokens import Labeler, LabelRow
 from whisper_shard.train.windows import MicroBatch, PassLimit, assign_windows, cut_micro_batches
 from whisper_shard.utterance import HOP_LENGTH
@@ -109,7 +110,7 @@ class Outcome:
 
 
 class Stepper:
-    """Makes optimizer steps with one network; remembers only how much fits into a pass.
+    """Makes optimizer steps with one network; remembers how much fits into a pass, and the average of the weights.
 
     Args:
         network: The module that gives loss sums.
@@ -146,6 +147,7 @@ class Stepper:
         self.device = self.parameters[0].device
         self.longest_window = 2 * network.model.config.max_source_positions * HOP_LENGTH
         self.limit = first_limit(config, self.device)
+        self.average = MovingAverage.of(network.model, config.ema) if config.ema else None
 
     def take(self, batch: Batch, *, step: int, lr: float, flags: Flags) -> Outcome:
         """Learn from one batch.
@@ -165,6 +167,8 @@ class Stepper:
         loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.device))
         loss = sum_over_ranks(loss_sum, self.ranks) / max(1, share.num_tokens)
         norm, skipped = self._update(loss, lr)
+        if self.average is not None:
+            self.average.update(step)
         numbers, ready = _send_to_host(torch.stack([loss, norm, skipped]))
         return Outcome(
             step=step,
