@@ -113,7 +113,8 @@ def test_too_long_is_refused_by_its_header(tmp_path):
     [
         (b"", "empty_file", "the file is empty"),
         (b"this is text, not audio", "decode_failed", "Format not recognised"),
-        (b"\0\0\0\x20ftypM4A \0\0\0\0", "decode_failed", "Invalid data|End of file|moov"),
+        (b"\0\0\0\x10ftypM4A \0\0\0\0", "decode_failed", "Invalid data|End of file|moov"),
+        (b"\0\0\0\x20ftypM4A \0\0\0\0", "truncated", "the container promises 32 bytes, 16 are there"),
         (b"RIFF\xff\xff\xff\xffWAVEfmt ", "decode_failed", "."),
     ],
 )

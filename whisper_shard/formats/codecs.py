@@ -22,6 +22,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from whisper_shard.errors import AudioError, DatasetError
+from whisper_shard.formats.containers import find_cut
 from whisper_shard.formats.shard import decode_npy, encode_npy
 from whisper_shard.formats.storage import is_environment_error
 from whisper_shard.utterance import SAMPLE_RATE, Waveform
@@ -36,6 +37,7 @@ _CUT_OFF = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\
 _UNKNOWN_BYTES = 0x7FFF_F000  # this and more is what writers leave that could not go back to fill in the length
 _SLACK_BYTES = 64  # some writers count the header itself
 _MIN_FRAME_SHARE = 0.98
+_WITH_CONTAINER = ("OGG", "W64", "RF64", "CAF")  # libsndfile does not say when one of these is cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ class AvDecoder:
         """Decode with FFmpeg to planar float32, then average the channels."""
         import av  # 20 MB and 0.2 s that most corpora do not need
 
+        _check_container(file)
+        file.seek(0)
         try:
             with av.open(file, mode="r", metadata_errors="ignore") as container:
                 if not container.streams.audio:
@@ -114,6 +118,11 @@ class AvDecoder:
 
 DECODERS: dict[str, Callable[[], Decoder]] = {"soundfile": SoundfileDecoder, "av": AvDecoder}
 """In the order in which they are asked."""
+
+
+def load_decoders() -> None:
+    """Import what a decoder would otherwise import when it is first needed."""
+    import av  # noqa: F401
 
 
 def open_recording(path: str) -> io.FileIO:
@@ -263,10 +272,17 @@ def _check_whole(sound: soundfile.SoundFile, num_frames: int, file: BinaryIO) ->
         promised, present = int(found[1]), int(found[2])
         if present + _SLACK_BYTES < promised < _UNKNOWN_BYTES:
             raise AudioError(f"cut off: the header promises {promised} bytes, {present} are there", reason="truncated")
+    if sound.format in _WITH_CONTAINER:
+        _check_container(file)
     if num_frames < _MIN_FRAME_SHARE * sound.frames < 2**62 and (sound.format != "MP3" or _counts_frames(file)):
         raise AudioError(
             f"cut off: the header promises {sound.frames} samples, {num_frames} are there", reason="truncated"
         )
+
+
+def _check_container(file: BinaryIO) -> None:
+    if cut := find_cut(file):
+        raise AudioError(cut, reason="truncated")
 
 
 def _counts_frames(file: BinaryIO) -> bool:
