@@ -1,17 +1,37 @@
 import numpy as np
+import pytest
 
 from tests.prepare.corpora import make_corpus, prepare, totals_of
-from whisper_shard.prepare.report import Tally, count_in_bins, draw_histogram, render_report
+from whisper_shard.prepare.report import Tally, count_in_bins, draw_histogram, fit_bars, render_report
 
 
 def test_last_bin_takes_what_lies_beyond():
-    assert count_in_bins(np.array([0.0, 0.5, 1.0, 7.0]), np.array([0.0, 1.0, 2.0])).tolist() == [2, 2]
+    assert count_in_bins(np.array([0, 0, 1, 7]), 2).tolist() == [2, 2]
 
 
 def test_bars_have_the_height_of_their_count():
-    svg = draw_histogram(np.array([1, 4]), np.array([0.0, 1.0, 2.0]))
-    assert 'height="35.0"><title>0 to 1: 1</title>' in svg
-    assert 'height="140.0"><title>1 to 2: 4</title>' in svg
+    svg = draw_histogram(np.array([1, 4]), 0.5)
+    assert 'height="35.0"><title>0 to 0.5: 1</title>' in svg
+    assert 'height="140.0"><title>0.5 to 1: 4</title>' in svg
+    assert draw_histogram(np.zeros(300, np.int64), 0.1) == "<p>none</p>"
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "borders", "is_open"),
+    [
+        ([3, 4, 5], 0.1, (0.3, 0.6, 3), False),
+        ([100, 299], 0.1, (10.0, 30.0, 40), False),
+        ([0, 299], 0.1, (0.0, 30.0, 30), False),
+        ([7], 1, (7, 8, 1), False),
+        ([*range(20, 60)] * 10 + [3_999], 1, (20, 60, 40), True),
+        ([30, 3_999], 1, (0, 4_000, 40), False),
+    ],
+)
+def test_axis_fits_the_values(values, width, borders, is_open):
+    counts = count_in_bins(np.array(values), 300 if width < 1 else 4_000)
+    bars, edges, found_open = fit_bars(counts, width)
+    assert (edges[0], edges[-1], len(bars)) == pytest.approx(borders)
+    assert (bars.sum(), found_open) == (len(values), is_open)
 
 
 def test_page_shows_counts_and_escapes_what_users_wrote():

@@ -1,9 +1,12 @@
 """What went in, what was kept, what was not and why: numbers, and one HTML page that needs nothing else."""
 
 import html
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -13,10 +16,16 @@ from whisper_shard.prepare.events import SplitTotals
 from whisper_shard.prepare.receipts import Receipt
 from whisper_shard.utterance import SAMPLE_RATE
 
-SECONDS_EDGES = np.arange(0.0, 31.0, 1.0)
-"""Borders of the duration histogram, in seconds."""
-CHARS_EDGES = np.arange(0.0, 410.0, 10.0)
-"""Borders of the text histogram, in characters; longer texts count in the last bar."""
+SECONDS_BIN = 0.1
+"""Width of the bins in which durations are counted, in seconds."""
+NUM_SECONDS_BINS = 300
+"""Up to 30 s, beyond which nothing is kept."""
+NUM_CHARS_BINS = 4_000
+"""Bins of one character; longer texts count in the last."""
+MAX_BARS = 40
+"""Bars of a chart at most."""
+_SHOWN_SHARE = 0.995
+_LONG_TAIL = 1.5
 SHOWN_ROWS = 30
 _BAR_WIDTH, _BAR_HEIGHT = 640, 140
 
@@ -26,6 +35,10 @@ table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .9em .15em 0;te
 td:nth-child(n+2){text-align:right}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
 svg{background:#f6f6f4}rect{fill:#3a6ea5}text{font:11px system-ui,sans-serif;fill:#555}
 """
+
+
+def _no_counts(num_bins: int) -> NDArray[np.int64]:
+    return np.zeros(num_bins, np.int64)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,10 +63,10 @@ class Tally:
     """Utterances by language."""
     speakers: Counter[str] = field(default_factory=Counter)
     """Utterances by speaker."""
-    seconds_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SECONDS_EDGES) - 1, np.int64))
-    """Utterances in each bin of SECONDS_EDGES."""
-    chars_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CHARS_EDGES) - 1, np.int64))
-    """Utterances in each bin of CHARS_EDGES."""
+    seconds_counts: NDArray[np.int64] = field(default_factory=partial(_no_counts, NUM_SECONDS_BINS))
+    """Utterances in each bin of SECONDS_BIN."""
+    chars_counts: NDArray[np.int64] = field(default_factory=partial(_no_counts, NUM_CHARS_BINS))
+    """Utterances with each number of characters."""
 
     def add(self, receipt: Receipt) -> None:
         """Count one shard."""
@@ -67,8 +80,9 @@ class Tally:
         self.reasons.update(reason for reason in receipt.rows["reason"] if reason is not None)
         self.languages.update(language for language in receipt.index["language"] if language)
         self.speakers.update(speaker for speaker in receipt.index["speaker"] if speaker)
-        self.seconds_counts += count_in_bins(samples / SAMPLE_RATE, SECONDS_EDGES)
-        self.chars_counts += count_in_bins(np.asarray(receipt.index["num_chars"], np.float64), CHARS_EDGES)
+        # Whole numbers, so that an utterance of exactly 0.3 s does not land in the bin below.
+        self.seconds_counts += count_in_bins(samples // round(SECONDS_BIN * SAMPLE_RATE), NUM_SECONDS_BINS)
+        self.chars_counts += count_in_bins(np.asarray(receipt.index["num_chars"], np.int64), NUM_CHARS_BINS)
 
     def totals(self) -> SplitTotals:
         """Return the sums."""
@@ -84,10 +98,9 @@ class Tally:
         )
 
 
-def count_in_bins(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return a histogram in which what lies beyond the last edge counts in the last bin."""
-    counts, _ = np.histogram(np.clip(values, edges[0], np.nextafter(edges[-1], 0)), edges)
-    return counts.astype(np.int64)
+def count_in_bins(bins: NDArray[np.int64], num_bins: int) -> NDArray[np.int64]:
+    """Return how often each bin occurs; what lies beyond the last counts in the last."""
+    return np.bincount(np.minimum(bins, num_bins - 1), minlength=num_bins)
 
 
 def render_report(name: str, tally: Tally, examples: Sequence[Mapping[str, object]]) -> str:
@@ -115,9 +128,9 @@ def render_report(name: str, tally: Tally, examples: Sequence[Mapping[str, objec
         f"<h1>whisper-shard: {html.escape(name)}</h1>",
         _table(head, header=False),
         "<h2>Length of utterances, seconds</h2>",
-        draw_histogram(tally.seconds_counts, SECONDS_EDGES),
+        draw_histogram(tally.seconds_counts, SECONDS_BIN),
         "<h2>Length of texts, characters</h2>",
-        draw_histogram(tally.chars_counts, CHARS_EDGES),
+        draw_histogram(tally.chars_counts, 1),
         *_counter_section("Rejects by reason", "reason", tally.reasons),
         *_counter_section("Languages", "language", tally.languages),
         *_counter_section("Speakers", "speaker", tally.speakers),
@@ -130,25 +143,66 @@ def render_report(name: str, tally: Tally, examples: Sequence[Mapping[str, objec
     )
 
 
-def draw_histogram(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
-    """Return a bar chart as inline SVG; each bar says its numbers when pointed at."""
-    width, top = _BAR_WIDTH / len(counts), max(int(counts.max(initial=0)), 1)
-    bars = []
-    for position, count in enumerate(counts):
-        height = _BAR_HEIGHT * int(count) / top
-        bars.append(
-            f'<rect x="{position * width:.1f}" y="{_BAR_HEIGHT - height:.1f}" width="{width - 1:.1f}" '
-            f'height="{height:.1f}"><title>{edges[position]:g} to {edges[position + 1]:g}: {count:,}</title></rect>'
+def draw_histogram(counts: NDArray[np.int64], width: float) -> str:
+    """Return a bar chart as inline SVG that reaches over the values there are; each bar says its numbers.
+
+    Args:
+        counts: Of each bin, from 0.
+        width: Of a bin, in the unit of the axis.
+    """
+    if not counts.any():
+        return "<p>none</p>"
+    bars, edges, is_open = fit_bars(counts, width)
+    step, top = _BAR_WIDTH / len(bars), int(bars.max())
+    parts = []
+    for position, num_values in enumerate(bars):
+        height = _BAR_HEIGHT * int(num_values) / top
+        is_last = position == len(bars) - 1
+        span = f"{edges[position]:g} " + ("and more" if is_open and is_last else f"to {edges[position + 1]:g}")
+        parts.append(
+            f'<rect x="{position * step:.1f}" y="{_BAR_HEIGHT - height:.1f}" width="{step - 1:.1f}" '
+            f'height="{height:.1f}"><title>{span}: {num_values:,}</title></rect>'
         )
-    step = max(len(counts) // 10, 1)
-    labels = [
-        f'<text x="{position * width:.1f}" y="{_BAR_HEIGHT + 14}">{edges[position]:g}</text>'
-        for position in range(0, len(counts), step)
+    every = max(math.ceil(len(bars) / 10), 1)
+    parts += [
+        f'<text x="{position * step:.1f}" y="{_BAR_HEIGHT + 14}">{edges[position]:g}</text>'
+        for position in range(0, len(bars), every)
     ]
     return (
-        f'<svg viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT + 20}" width="{_BAR_WIDTH}" role="img">'
-        f'{"".join(bars)}{"".join(labels)}<text x="{_BAR_WIDTH - 90}" y="12">top {top:,}</text></svg>'
+        f'<svg viewBox="0 -18 {_BAR_WIDTH} {_BAR_HEIGHT + 38}" width="{_BAR_WIDTH}" role="img">'
+        f'{"".join(parts)}<text x="{_BAR_WIDTH}" y="-5" text-anchor="end">highest bar: {top:,}</text></svg>'
     )
+
+
+def fit_bars(counts: NDArray[np.int64], width: float) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
+    """Join bins to at most MAX_BARS bars over the values there are.
+
+    Args:
+        counts: Of each bin, from 0; not all zero.
+        width: Of a bin.
+
+    Returns:
+        The count of each bar, their borders, and whether the last bar also holds what lies beyond it: a few values that
+        are far above all others do not get an axis of their own.
+    """
+    filled = np.flatnonzero(counts)
+    first, last = int(filled[0]), int(filled[-1])
+    common = int(np.searchsorted(counts.cumsum(), _SHOWN_SHARE * counts.sum()))
+    if last + 1 > _LONG_TAIL * (common + 1):
+        last = common
+    join = next(size for size in _round_sizes() if last // size - first // size < MAX_BARS)
+    first_bar, num_bars = first // join, last // join - first // join + 1
+    shown = counts[first_bar * join : (first_bar + num_bars) * join]
+    bars = np.pad(shown, (0, num_bars * join - len(shown))).reshape(num_bars, join).sum(axis=1)
+    beyond = int(counts.sum() - bars.sum())
+    bars[-1] += beyond
+    edges = np.arange(first_bar, first_bar + num_bars + 1, dtype=np.float64) * (join * width)
+    return bars, edges, beyond > 0
+
+
+def _round_sizes() -> Iterator[int]:
+    for power in count():
+        yield from (10**power, 2 * 10**power, 5 * 10**power)
 
 
 def _counter_section(title: str, column: str, counts: Counter[str]) -> Iterable[str]:
