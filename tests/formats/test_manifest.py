@@ -116,6 +116,16 @@ def test_a_stray_quote_loses_no_row_in_silence(tmp_path, delimiter, order):
         list(read_manifest(write(tmp_path / "c.csv", "\n".join(lines) + "\n")))
 
 
+@pytest.mark.parametrize("name", ["clips/{}", "speaker{}/take", "/data/a b/{}", "utt{}", "100{}"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_stray_quote_between_paths_without_suffix_loses_no_row_in_silence(tmp_path, name, order):
+    texts = ["first", '"Hello there', "world one", 'say "yes" now', "last"]
+    pairs = [("audios", "transcription"), *((name.format(i), text) for i, text in enumerate(texts))]
+    path = write(tmp_path / "c.csv", "\n".join(",".join(pair[::order]) for pair in pairs) + "\n")
+    with pytest.raises(ManifestError, match=r"row 1: a quote opens at line 3 and closes \d lines later, "):
+        list(read_manifest(path))
+
+
 def test_a_stray_quote_in_front_of_the_path_loses_no_row(tmp_path):
     path = write(tmp_path / "c.csv", 'transcription,audios\n"Hello,a.wav\nsay yes",b.wav\n')
     with pytest.raises(ManifestError, match=r"row 0: a quote opens at line 2 and closes 1 lines later"):
@@ -125,6 +135,8 @@ def test_a_stray_quote_in_front_of_the_path_loses_no_row(tmp_path):
 def test_texts_may_go_on_over_lines_with_the_delimiter_in_them(tmp_path):
     path = write(tmp_path / "c.csv", 'audios,transcription\na.wav,"Hello, you.\nHow are you, friend?"\nb.wav,Fine\n')
     assert [row.transcript for row in read_manifest(path)] == ["Hello, you.\nHow are you, friend?", "Fine"]
+    path = write(tmp_path / "d.csv", 'audios,transcription\nclips/1,"Hello, you.\nand/or, yes"\nclips/2,"a\nb, 12"\n')
+    assert [row.transcript for row in read_manifest(path)] == ["Hello, you.\nand/or, yes", "a\nb, 12"]
 
 
 def test_missing_manifest_and_folder(tmp_path):

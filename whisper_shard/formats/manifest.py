@@ -30,6 +30,7 @@ KNOWN_COLUMNS = ("language", "speaker", "task")
 """Columns with a meaning of their own; all others are extra."""
 DELIMITERS = ",\t;|"
 BATCH_ROWS = 50_000
+_DIGIT = re.compile(r"[0-9]")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
 MANIFEST_SCHEMA = pa.schema(
@@ -162,19 +163,21 @@ def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterat
     reader = csv.reader(
         file, delimiter=layout.delimiter, quoting=csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
     )
-    row, last_line = -2, 0
+    audio = layout.names.index(layout.audio_column)
+    row, last_line, known = -2, 0, ""
     try:
         for fields in reader:
             num_lines, last_line = reader.line_num - last_line, reader.line_num
             if not fields:
                 continue
             row += 1
-            if num_lines > 1 and _holds_a_row(fields, layout.delimiter):
+            if num_lines > 1 and _holds_a_row(fields, layout.delimiter, (known, *fields[audio : audio + 1])):
                 raise ManifestError(
                     f"{path}: row {row}: a quote opens at line {last_line - num_lines + 1} and closes "
                     f"{num_lines - 1} lines later, with other rows in between; close it or double it"
                 )
             if row >= 0:
+                known = fields[audio] if num_lines == 1 and len(fields) > audio else known
                 yield fields
     except UnicodeDecodeError as error:
         raise _not_utf8(path, f"a line after row {max(row, 0)}") from error
@@ -184,17 +187,32 @@ def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterat
         ) from error
 
 
-def _holds_a_row(fields: Sequence[str], delimiter: str) -> bool:
-    """Tell whether a field of several lines has swallowed a row: a line of it has a field that names a file."""
+def _holds_a_row(fields: Sequence[str], delimiter: str, known: Sequence[str]) -> bool:
+    """Tell whether a field of several lines has swallowed a row: a line of it has a field that names a file.
+
+    Args:
+        fields: Of one row.
+        delimiter: Between fields.
+        known: Audio paths of this row and the one before; other paths look like them, even without a suffix.
+    """
+    shapes = {_shape_of(path) for path in known if "\n" not in path} - {""}
     fields_of_lines = [re.split(r"\r\n|\n|\r", field) for field in fields]
     return any(
-        _FILE_NAME.search(piece.strip(' "'))
+        _FILE_NAME.search(name := piece.strip(' "')) or _shape_of(name) in shapes
         for lines in fields_of_lines
         if len(lines) > 1
         for line in lines
         if delimiter in line
         for piece in line.split(delimiter)
     )
+
+
+def _shape_of(path: str) -> str:
+    """Return what the paths of a corpus have in common, digits aside: the folder, else a name with digits in it."""
+    folder, slash, name = path.strip().rpartition("/")
+    if not slash and not _DIGIT.search(name):
+        return ""
+    return _DIGIT.sub("0", folder + slash or name)
 
 
 def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: int) -> pa.Table:
