@@ -11,14 +11,14 @@ import numpy as np
 
 from whisper_shard.formats.codecs import Recording
 
-CRASH, HANG, EAT, DIE_ONCE, SLOW = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!"
+CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!", b"FITS!"
 
 
 class HostileDecoder:
     """Claims files by their first five bytes, and does to the worker what they say."""
 
     def claims(self, head, _suffix, /):
-        return head[:5] in (CRASH, HANG, EAT, DIE_ONCE, SLOW)
+        return head[:5] in (CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL)
 
     def decode(self, file, *, max_seconds):
         content = file.read()
@@ -33,6 +33,12 @@ class HostileDecoder:
         elif content.startswith(DIE_ONCE) and not (once := Path(content[5:].decode())).exists():
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif content.startswith(FITFUL):
+            tries = Path(content[5:].decode())
+            with tries.open("a") as log:
+                log.write(".")
+            if tries.stat().st_size % 2:  # alone, which is always the second time, it behaves
+                time.sleep(1000)
         elif content.startswith(SLOW):
             time.sleep(0.3)
         time_axis = np.arange(24_000) / 16_000

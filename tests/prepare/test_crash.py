@@ -130,18 +130,20 @@ def test_steps_named_here_are_all_there_are(tmp_path):
 
 
 def test_hostile_recordings_are_rejected_and_all_else_is_kept(tmp_path):
-    evil = [("crash.bin", hostile.CRASH), ("hang.bin", hostile.HANG), ("eat.bin", hostile.EAT)]
+    fitful = hostile.FITFUL + str(tmp_path / "tries").encode()
+    evil = [("crash.bin", hostile.CRASH), ("hang.bin", hostile.HANG), ("eat.bin", hostile.EAT), ("fits.bin", fitful)]
     corpus = make_corpus(tmp_path / "corpus", 40, extra=evil)
     # The same corpus with files that are merely broken: all else must be the same.
     tame = make_corpus(tmp_path / "tame", 40, extra=[(name, b"no audio") for name, _ in evil])
-    knobs = {"decoders": HOSTILE, "decode_timeout_seconds": 4.0, "worker_memory_mb": 1500, "eval_fraction": 0.0}
+    knobs = {"decoders": HOSTILE, "decode_timeout_seconds": 1.0, "worker_memory_mb": 1000, "eval_fraction": 0.0}
     events = prepare(corpus, tmp_path / "out", **knobs)
     prepare(tame, tmp_path / "tame_out", **knobs)
     assert totals_of(events)["train"].rejects == {
         "decoder_crashed": 1,
         "decoder_out_of_memory": 1,
-        "decoder_timeout": 1,
+        "decoder_timeout": 2,
     }
+    assert (tmp_path / "tries").stat().st_size == 4
     assert [event for event in events if isinstance(event, Note) and "crash.bin" in event.message]
     ours, theirs = fingerprint(tmp_path / "out/train"), fingerprint(tmp_path / "tame_out/train")
     assert [(name, ours[name]) for name in ours if "shards/" in name or name == "index.parquet"] == [

@@ -3,7 +3,8 @@
 joblib gives up a call when a worker dies. Here the call is begun again with the tasks that are missing, and the
 recordings that were in a decoder at that moment are looked at one by one in a worker of their own. One that ends that
 worker too has been struck twice and becomes a reject; the others were bystanders. A worker that was killed from
-outside therefore costs nothing but time.
+outside therefore costs nothing but time. A recording that is too slow among others but not alone has one more chance
+among others, so that there is an end to it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,24 +56,29 @@ def supervise(
         EnvironmentFault: A task met a fault of the machine, or workers keep dying without anyone to blame.
     """
     pending = {task.number: task for task in tasks}
-    num_futile = 0
+    num_futile, is_retry = 0, False
+    late, warned = set[tuple[int, int]](), set[str]()
     while pending:
-        begun = [replace(task, verdicts=dict(workers.verdicts)) for task in pending.values()]
+        begun = [replace(task, verdicts=dict(workers.verdicts), is_retry=is_retry) for task in pending.values()]
         try:
             for result in _run(workers, function, begun, config.jobs or count_cores()):
                 if result is None:
                     statuses = read_board(workers.board)
-                    _kill_stalled(statuses, config)
+                    late |= {(status.task, status.row) for status in _kill_stalled(statuses, config)}
                     yield Tick(statuses=statuses)
                 else:
                     del pending[result.number]
                     num_futile = 0
                     yield result
         except BrokenProcessPool as error:
+            is_retry = True
             suspects = [s for s in in_flight(read_board(workers.board)) if s.task in pending]
             alone = [_row_alone(pending[s.task], s.row, number=-n) for n, s in enumerate(suspects, 1)]
             guilty = _judge(workers, alone, config)
-            num_futile = 0 if guilty else num_futile + 1
+            slow = [task for task, s in zip(alone, suspects, strict=True) if (s.task, s.row) in late]
+            late.clear()
+            guilty += _find_slow_again(slow, guilty, warned, config)
+            num_futile = 0 if guilty or slow else num_futile + 1
             if num_futile > MAX_FUTILE_RESTARTS:
                 raise _give_up(error) from error
             for verdict in guilty:
@@ -102,11 +108,11 @@ def _run(workers: Workers, function: Callable[[Task], Any], tasks: Sequence[Task
     return run_tasks(workers, function, tasks, jobs=jobs, tick_seconds=TICK_SECONDS)
 
 
-def _kill_stalled(statuses: Sequence[Status], config: PrepareConfig) -> bool:
-    """Kill workers that hang in a decoder; joblib then reports their death."""
+def _kill_stalled(statuses: Sequence[Status], config: PrepareConfig) -> list[Status]:
+    """Kill workers that hang in a decoder, and return them; joblib then reports their death."""
     hanging = stalled(statuses, config.decode_timeout_seconds)
     kill_workers(hanging)
-    return bool(hanging)
+    return hanging
 
 
 def _judge(workers: Workers, suspects: Sequence[Task], config: PrepareConfig) -> list[Verdict]:
@@ -124,7 +130,7 @@ def _judge(workers: Workers, suspects: Sequence[Task], config: PrepareConfig) ->
         try:
             for result in _run(workers, probe_rows, list(untried.values()), 1):
                 if result is None:
-                    is_hanging |= _kill_stalled(read_board(workers.board), config)
+                    is_hanging |= bool(_kill_stalled(read_board(workers.board), config))
                 else:
                     del untried[result.number]
         except BrokenProcessPool:
@@ -133,6 +139,24 @@ def _judge(workers: Workers, suspects: Sequence[Task], config: PrepareConfig) ->
                 break  # killed from outside between two rows; whoever is guilty will come up again
             verdicts += [_verdict(task, is_hanging, config) for task in guilty]
     return verdicts
+
+
+def _find_slow_again(
+    slow: Sequence[Task], guilty: Sequence[Verdict], warned: set[str], config: PrepareConfig
+) -> list[Verdict]:
+    """Return verdicts on recordings that were too slow among others for the second time; warn the others.
+
+    Args:
+        slow: Tasks of one row each, stopped for their time.
+        guilty: Those that were too slow alone, too.
+        warned: Paths of those that were not; grows.
+        config: Knobs.
+    """
+    paths = {verdict.path for verdict in guilty}
+    verdicts = [verdict for task in slow if (verdict := _verdict(task, True, config)).path not in paths]
+    again = [verdict for verdict in verdicts if verdict.path in warned]
+    warned |= {verdict.path for verdict in verdicts}
+    return again
 
 
 def _verdict(task: Task, is_hanging: bool, config: PrepareConfig) -> Verdict:
@@ -146,7 +170,7 @@ def _verdict(task: Task, is_hanging: bool, config: PrepareConfig) -> Verdict:
 
 def _row_alone(task: Task, row: int, *, number: int) -> Task:
     """Return a task about one row of another."""
-    return replace(task, number=number, rows=rows_of(task).filter(pc.field("row") == row))
+    return replace(task, number=number, rows=rows_of(task).filter(pc.field("row") == row), is_retry=True)
 
 
 def _give_up(error: BaseException) -> EnvironmentFault:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from whisper_shard.config import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.formats.codecs import ENCODERS, Recording
+from whisper_shard.formats.codecs import ENCODERS, Recording, load_decoders
 from whisper_shard.formats.index import ShardInfo
 from whisper_shard.formats.manifest import as_rows
 from whisper_shard.formats.shard import ShardWriter, to_int16
@@ -51,6 +51,8 @@ class Task:
     """Fingerprint of the plan."""
     verdicts: Verdicts = field(default_factory=dict)
     """Recordings already judged."""
+    is_retry: bool = False
+    """Workers have died before: get all ready that a recording might have to wait for, so that its time is its own."""
     on_step: StepObserver = ignore_step
     """Told of commit steps."""
 
@@ -126,6 +128,8 @@ def probe_rows(task: Task) -> ProbeResult:
 
 def _begin(task: Task) -> tuple[Pipeline, Marker]:
     _warm_up(task.config.trim_db)
+    if task.is_retry:
+        load_decoders()
     marker = open_marker(task.board)
     marker.begin_task(task.number)
     return build_pipeline(task.config), marker
