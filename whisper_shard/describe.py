@@ -177,8 +177,9 @@ def describe_evaluation(event: "training.Evaluated") -> str:
 
 def describe_delivery(event: "training.Delivered") -> str:
     """Say whether an epoch was exact."""
-    proof = "each exactly once" if event.is_complete else "NOT each exactly once"
-    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}"
+    proof = "each exactly once" if event.is_complete else f"NOT each of {event.planned:,} exactly once"
+    skipped = f" ({event.skipped:,} damaged ones skipped)" if event.skipped else ""
+    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}{skipped}"
 
 
 def describe_run(report: "TrainReport") -> Iterator[str]:

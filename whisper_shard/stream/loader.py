@@ -18,6 +18,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait as wait_for
+from typing import Literal
 
 import webdataset as wds
 
@@ -27,7 +28,7 @@ from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.augment import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Parcel, Receiver
-from whisper_shard.stream.ledger import Ledger, LedgerLine
+from whisper_shard.stream.ledger import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
 from whisper_shard.stream.source import LocalSource, Source
 from whisper_shard.stream.stages import (
@@ -46,6 +47,7 @@ from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
 
+_PIECE = 1 << 20  # utterances whose hashes are in memory at a time
 START_METHOD = "forkserver"
 """How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
 
@@ -69,7 +71,7 @@ class Loader:
         self._timetable = timetable
         self._stop_epoch = stop_epoch
         self._pin_memory = pin_memory
-        self._ledger = Ledger()
+        self._iteration = object()
         self._running: Iterator[Batch | Parcel | Failure] | None = None
 
     @property
@@ -91,11 +93,14 @@ class Loader:
         """Return the state from which a new loader goes on after ``batch``."""
         return self.start.at(batch.epoch, batch.step + 1)
 
-    def ledger_line(self, epoch: int) -> LedgerLine:
-        """Return this rank's account of an epoch; `combine_lines` adds up those of all ranks."""
-        first_step = self.start.step if epoch == self.start.epoch else 0
-        planned = self._timetable.utterances_from(Step(epoch=epoch, step=first_step))
-        return self._ledger.line(epoch, first_step=first_step, planned=planned)
+    def planned(self, epoch: int, *, first_step: int = 0) -> Planned:
+        """Return what all ranks together should get of an epoch, from a step on: a `Ledger` is compared with it."""
+        count = digest = 0
+        for numbers in self._timetable.utterances_from(Step(epoch=epoch, step=first_step)):
+            count += len(numbers)
+            for start in range(0, len(numbers), _PIECE):
+                digest += sum_hashes(numbers[start : start + _PIECE])
+        return Planned(utterances=count, digest=digest % MODULUS)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches in order, from the start, on every call; that ends an iteration begun before.
@@ -106,7 +111,7 @@ class Loader:
         """
         self.close()
         config = self._timetable.config
-        ledger = self._ledger = Ledger()
+        iteration = self._iteration = object()
         num_bad = 0
         for batch in self._batches():
             for fault in batch.faults:
@@ -116,9 +121,8 @@ class Loader:
                 raise DatasetError(
                     f"{num_bad} damaged utterances, --max-bad is {config.max_bad}; the last: {batch.faults[-1].message}"
                 )
-            ledger.add(batch)
             yield batch
-        if self._ledger is not ledger:
+        if self._iteration is not iteration:
             raise RuntimeError("another iteration over this loader has begun and ended this one; open two loaders")
 
     def close(self) -> None:
@@ -214,6 +218,7 @@ def open_evaluation(
     world: int = 1,
     limit: int = 0,
     workers: int = 0,
+    bad_record: Literal["raise", "skip"] = "raise",
 ) -> Loader:
     """Stream every utterance of a dataset exactly once, shortest first, undisturbed.
 
@@ -224,8 +229,9 @@ def open_evaluation(
         world: Number of ranks.
         limit: If not 0: only so many utterances, always the same ones.
         workers: Loader processes.
+        bad_record: See `StreamConfig`.
     """
-    config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=())
+    config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=(), bad_record=bad_record)
     timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
     return Loader(timetable, pipeline=build_pipeline(turns), start=first_state(timetable), stop_epoch=1)

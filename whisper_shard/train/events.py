@@ -123,11 +123,13 @@ class Delivered:
     audio_seconds: float
     """Their length."""
     skipped: int
-    """Places without an utterance: padding of the last batch, and damaged records."""
+    """Damaged utterances that were skipped; each is named in the log."""
+    planned: int
+    """Utterances that the epoch should deliver."""
     digest: str
-    """Sum of the hashes of all keys: equal for equal sets of utterances, in any order, on any number of ranks."""
+    """Sum of the hashes of the delivered: equal for equal sets of utterances, in any order, on any number of ranks."""
     is_complete: bool
-    """Whether the digest is that of the whole training set, each utterance once."""
+    """Whether each planned utterance was delivered exactly once, or skipped and named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,7 +236,7 @@ class Trainer:
             self._settle()
             self.recorder.finish_window(self._lr)
         if step % self._steps_per_epoch == 0:
-            self.recorder.finish_epoch(batch.epoch, self.corpora.train)
+            self.recorder.finish_epoch(batch.epoch, loader.planned(batch.epoch))
         if config.progress_every and step % config.progress_every == 0:
             self._settle()
             self.recorder.evaluated(self.examiner.examine("short"), is_best=False, kind="progress")

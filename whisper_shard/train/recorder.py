@@ -1,18 +1,19 @@
 """The recorder: what came of steps and evaluations becomes counters, lines of metrics and events."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from whisper_shard.config import TrainConfig
 from whisper_shard.errors import TrainingError
-from whisper_shard.formats.index import Dataset
 from whisper_shard.stream.batch import Batch
+from whisper_shard.stream.ledger import Planned
 from whisper_shard.train.distributed import Ranks, gather_texts
 from whisper_shard.train.evaluation import Evaluation
 from whisper_shard.train.events import Delivered, Evaluated, Event, Progress, Skipped, Stepped, Warned
 from whisper_shard.train.metrics import MetricsLog
-from whisper_shard.train.runstate import Ledger, RunState, Window, digest_ids
+from whisper_shard.train.runstate import Ledger, RunState, Window
 from whisper_shard.train.step import Outcome, Share
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -90,9 +91,7 @@ class Recorder:
 
     def deliver(self, batch: Batch) -> None:
         """Enter a batch into the ledger."""
-        real = batch.weights.numpy() > 0
-        samples = int(batch.num_samples.numpy()[real].sum())
-        self.state.ledger.add(batch.ids, samples=samples, empty_rows=int((~real).sum()))
+        self.state.ledger.add(batch)
 
     def finish_window(self, lr: float) -> None:
         """Write a line of training metrics and begin a new window."""
@@ -129,28 +128,20 @@ class Recorder:
         self.state.window, self._timed = Window(), Window()
         self._seconds = self._wait_seconds = 0.0
 
-    def finish_epoch(self, epoch: int, data: Dataset) -> None:
+    def finish_epoch(self, epoch: int, planned: Planned) -> None:
         """Close the ledger of an epoch and write it down; all ranks must call it together."""
         ledger = self.state.ledger
         ledger.gather(self._ranks)
         event = Delivered(
             epoch=epoch,
-            utterances=ledger.utterances,
+            utterances=ledger.delivered,
             audio_seconds=ledger.samples / SAMPLE_RATE,
             skipped=ledger.skipped,
-            digest=f"{ledger.digest:016x}",
-            is_complete=ledger.digest == digest_ids(np.arange(data.num_utterances, dtype=np.uint64)),
+            planned=planned.utterances,
+            digest=f"{ledger.delivered_digest:016x}",
+            is_complete=ledger.is_complete(planned),
         )
-        self._log.write(
-            "epoch",
-            self.state.step,
-            epoch=epoch,
-            utterances=event.utterances,
-            audio_seconds=event.audio_seconds,
-            skipped=event.skipped,
-            digest=event.digest,
-            is_complete=event.is_complete,
-        )
+        self._log.write("epoch", self.state.step, **asdict(event))
         self.tell(event)
         self.state.ledger = Ledger()
 

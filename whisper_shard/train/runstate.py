@@ -1,15 +1,15 @@
 """Where a run stands: everything that is neither weight nor moment, small enough to be JSON in every checkpoint."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import numpy as np
 import torch
 
+from whisper_shard.stream.batch import Batch
+from whisper_shard.stream.ledger import MODULUS
+from whisper_shard.stream.ledger import Ledger as DeliveryLedger
 from whisper_shard.train.distributed import Ranks, sum_over_ranks
-
-_MODULUS = 2**64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,35 +33,27 @@ class Window:
 
 
 @dataclass(slots=True, kw_only=True)
-class Ledger:
+class Ledger(DeliveryLedger):
     """What has been delivered in the epoch in hand; rank 0 holds the sum, the others what they have not yet told."""
 
-    utterances: int = 0
-    """Utterances learned from."""
     samples: int = 0
-    """Their samples."""
-    skipped: int = 0
-    """Rows without an utterance."""
-    digest: int = 0
-    """Sum of the hashes of their numbers, modulo 2 ** 64."""
+    """Samples of what was delivered."""
 
-    def add(self, ids: Iterable[int], *, samples: int, empty_rows: int) -> None:
+    def add(self, batch: Batch) -> None:
         """Enter one batch of this rank."""
-        numbers = np.fromiter(ids, np.uint64)
-        self.utterances += len(numbers)
-        self.samples += samples
-        self.skipped += empty_rows
-        self.digest = (self.digest + digest_ids(numbers)) % _MODULUS
+        DeliveryLedger.add(self, batch)  # by its name: super() does not work in a class with slots=True
+        self.samples += int(batch.num_samples.numpy()[batch.weights.numpy() > 0].sum())
 
     def gather(self, ranks: Ranks) -> None:
         """Give what this rank has to rank 0; all ranks must call it together."""
         if ranks.world == 1:
             return
-        signed = self.digest - _MODULUS if self.digest >= _MODULUS // 2 else self.digest
-        total = sum_over_ranks(torch.tensor([self.utterances, self.samples, self.skipped, signed]), ranks).tolist()
-        if not ranks.is_first:
-            total = [0, 0, 0, 0]
-        self.utterances, self.samples, self.skipped, self.digest = total[0], total[1], total[2], total[3] % _MODULUS
+        names = [f.name for f in fields(self)]
+        # Wrapped like the sums themselves: a digest is unsigned, an element of the tensor is not.
+        signed = [(getattr(self, name) + MODULUS // 2) % MODULUS - MODULUS // 2 for name in names]
+        totals = sum_over_ranks(torch.tensor(signed), ranks).tolist()
+        for name, total in zip(names, totals, strict=True):
+            setattr(self, name, total % MODULUS if ranks.is_first else 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +89,8 @@ class RunState:
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as plain JSON values."""
-        return {**asdict(self), "ledger": {**asdict(self.ledger), "digest": str(self.ledger.digest)}}
+        ledger = {name: str(value) for name, value in asdict(self.ledger).items()}  # more than a float of JSON can hold
+        return {**asdict(self), "ledger": ledger}
 
     def judge(self, wer: float, loss: float) -> bool:
         """Take note of an evaluation; return whether it is the best so far."""
@@ -111,17 +104,5 @@ class RunState:
 def run_state_from_json(value: Mapping[str, Any]) -> RunState:
     """Return a saved state; a field it does not have keeps its default."""
     known = {f.name: value[f.name] for f in fields(RunState) if f.name in value}
-    ledger = {**value["ledger"], "digest": int(value["ledger"]["digest"])}
+    ledger = {name: int(number) for name, number in value["ledger"].items()}
     return RunState(**{**known, "window": Window(**value["window"]), "ledger": Ledger(**ledger)})
-
-
-def digest_ids(ids: np.ndarray[Any, np.dtype[np.uint64]]) -> int:
-    """Return the sum of the hashes of utterance numbers, modulo 2 ** 64; order does not matter, repetition does.
-
-    Source: the finalizer of splitmix64, https://prng.di.unimi.it/splitmix64.c.
-    """
-    with np.errstate(over="ignore"):
-        mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return int(np.sum(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64))
