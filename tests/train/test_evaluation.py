@@ -6,6 +6,7 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.decoding import greedy_decode
+from whisper_shard.train.encoder import InferenceEncoder
 from whisper_shard.train.evaluation import (
     evaluate_model,
     evaluate_part,
@@ -93,6 +94,13 @@ def test_parts_of_several_processes_add_up(small):
     assert joined.utterances == whole.utterances
     assert joined.score == whole.score
     assert joined.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_a_batch_that_does_not_fit_into_memory_names_the_knob(small, monkeypatch):
+    monkeypatch.setattr(InferenceEncoder, "encode", lambda *_: torch.empty(2**50))
+    message = "evaluation of 2 utterances at once does not fit into the memory of cpu; use a smaller --eval-batch"
+    with pytest.raises(TrainingError, match=message):
+        evaluate_model(small, [make_batch([1.0, 2.0], ["one", "two"])], Labeler(small.tokenizer))
 
 
 def test_the_model_is_left_as_it_was(small):

@@ -166,6 +166,8 @@ def test_a_folder_that_cannot_be_written_is_the_machines_fault(tiny, tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(ModelError, match=r"no such model folder; give a folder with config\.json or a name on the"):
         load_whisper(str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match="nothing/: no such model folder"):
+        load_whisper("nothing/")
 
 
 def test_folder_without_config(tmp_path):

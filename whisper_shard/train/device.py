@@ -71,6 +71,14 @@ def set_threads(threads: int) -> int:
     return count
 
 
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell whether an error says that memory ran out: torch has a class for that on GPUs, and words on CPUs.
+
+    Source: c10/core/impl/alloc_cpu.cpp, https://github.com/pytorch/pytorch/blob/main/c10/core/impl/alloc_cpu.cpp.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
 @contextmanager
 def explain_broken_install() -> Iterator[None]:
     """Turn the import failure of a CUDA-only extension beside a CPU torch into a sentence with its cure.

@@ -18,7 +18,7 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.decoder import InferenceDecoder
 from whisper_shard.train.decoding import GreedyDecoder, SuppressRules, end_token
-from whisper_shard.train.device import choose_precision
+from whisper_shard.train.device import choose_precision, is_out_of_memory
 from whisper_shard.train.encoder import InferenceEncoder
 from whisper_shard.train.features import LogMel
 from whisper_shard.train.model import LoadedWhisper
@@ -230,9 +230,24 @@ class BatchEvaluator:
         decoder = InferenceDecoder(loaded.model, dtype)
         self._greedy = GreedyDecoder(decoder, end_id=end_token(loaded.model), rules=SuppressRules.of(loaded.model))
 
-    @torch.inference_mode()
     def evaluate(self, batch: Batch) -> EvaluationPart:
-        """Return loss and hypotheses of a batch; rows of weight 0 are left out."""
+        """Return loss and hypotheses of a batch; rows of weight 0 are left out.
+
+        Raises:
+            TrainingError: It does not fit into memory.
+        """
+        try:
+            return self._evaluate(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"evaluation of {len(batch.keys)} utterances at once does not fit into the memory of {self._device}; "
+                "use a smaller --eval-batch"
+            ) from error
+
+    @torch.inference_mode()
+    def _evaluate(self, batch: Batch) -> EvaluationPart:
         begin = time.perf_counter()
         rows = [i for i, weight in enumerate(batch.weights.tolist()) if weight > 0.0]
         if not rows:

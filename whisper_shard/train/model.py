@@ -93,7 +93,7 @@ def _check_folder(model: str) -> None:
     """Find what is wrong with a local folder before transformers does, and say it in a line."""
     folder = Path(model)
     if not folder.is_dir():
-        if model.startswith(("/", ".", "~")) or model.count("/") > 1 or folder.exists():
+        if model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or folder.exists():
             raise ModelError(
                 f"{model}: no such model folder; give a folder with config.json or a name on the model hub"
             )

@@ -19,7 +19,7 @@ from whisper_shard.config import TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.draws import draw_uniform, hash_key
-from whisper_shard.train.device import autocast
+from whisper_shard.train.device import autocast, is_out_of_memory
 from whisper_shard.train.distributed import Ranks, gather_rows, sum_gradients, sum_over_ranks
 from whisper_shard.train.model import SpeechLoss
 from whisper_shard.train.moving import MovingAverage
@@ -336,14 +336,6 @@ class Stepper:
             self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
             self.optimizer.step()
         return norm, skipped
-
-
-def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether an error says that memory ran out: torch has a class for that on GPUs, and words on CPUs.
-
-    Source: c10/core/impl/alloc_cpu.cpp, https://github.com/pytorch/pytorch/blob/main/c10/core/impl/alloc_cpu.cpp.
-    """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
 
 
 def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
