@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import os
 
 import pytest
 
@@ -11,12 +12,21 @@ def test_file_appears_when_it_is_whole(tmp_path):
     steps = []
     with atomic_file(tmp_path / "a", on_step=steps.append) as file:
         file.write(b"one")
-        file.write(memoryview(b"two" * 3_000_000))
+        file.write(memoryview(b"two" * 3_000_000), b"", b"three")
         assert not (tmp_path / "a").exists()
-    content = b"one" + b"two" * 3_000_000
+    content = b"one" + b"two" * 3_000_000 + b"three"
     assert (tmp_path / "a").read_bytes() == content
     assert (file.num_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert steps == ["written", "synced", "renamed", "committed"]
+
+
+def test_what_the_kernel_takes_in_pieces_is_written_to_its_end(tmp_path, monkeypatch):
+    take_all = os.writev
+    monkeypatch.setattr(os, "writev", lambda descriptor, parts: take_all(descriptor, [parts[0], parts[1][:2]]))
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"one", b"two", b"three")
+    assert (tmp_path / "a").read_bytes() == b"onetwothree"
+    assert file.sha256 == hashlib.sha256(b"onetwothree").hexdigest()
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -36,8 +46,6 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     ],
 )
 def test_faults_of_the_machine_say_what_to_do(tmp_path, number, message):
-    import os
-
     error = OSError(number, os.strerror(number))
     assert is_environment_error(error)
     with pytest.raises(EnvironmentFault, match=message), atomic_file(tmp_path / "a") as file:

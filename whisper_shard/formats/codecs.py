@@ -37,6 +37,7 @@ _CUT_OFF = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\
 _UNKNOWN_BYTES = 0x7FFF_F000  # this and more is what writers leave that could not go back to fill in the length
 _SLACK_BYTES = 64  # some writers count the header itself
 _MIN_FRAME_SHARE = 0.98
+_WITHOUT_REMARK = ("MP3", "FLAC", "OGG")  # libsndfile's log has nothing on the length of these
 _WITH_CONTAINER = ("OGG", "W64", "RF64", "CAF")  # libsndfile does not say when one of these is cut off
 
 
@@ -267,14 +268,14 @@ def _read_mixed(sound: soundfile.SoundFile, limit: int, max_seconds: float) -> W
 
 def _check_whole(sound: soundfile.SoundFile, num_frames: int, file: BinaryIO) -> None:
     """Compare what was read with what the header promises, since libsndfile is content with less."""
-    remarks = sound.extra_info
-    if "(should be" in remarks and (found := _CUT_OFF.search(remarks)):
+    container = sound.format
+    if container not in _WITHOUT_REMARK and (found := _CUT_OFF.search(sound.extra_info)):
         promised, present = int(found[1]), int(found[2])
         if present + _SLACK_BYTES < promised < _UNKNOWN_BYTES:
             raise AudioError(f"cut off: the header promises {promised} bytes, {present} are there", reason="truncated")
-    if sound.format in _WITH_CONTAINER:
+    if container in _WITH_CONTAINER:
         _check_container(file)
-    if num_frames < _MIN_FRAME_SHARE * sound.frames < 2**62 and (sound.format != "MP3" or _counts_frames(file)):
+    if num_frames < _MIN_FRAME_SHARE * sound.frames < 2**62 and (container != "MP3" or _counts_frames(file)):
         raise AudioError(
             f"cut off: the header promises {sound.frames} samples, {num_frames} are there", reason="truncated"
         )

@@ -94,10 +94,10 @@ class ShardWriter:
         text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
         audio_offset = self._file.num_bytes + BLOCK
         json_offset = audio_offset + len(audio) + len(_padding(audio)) + BLOCK
-        self._file.write(tar_header(f"{key}.{suffix}", len(audio)))
-        self._file.write(audio)
-        # The small pieces go together: each write costs as much as copying all of them.
-        self._file.write(b"".join((_padding(audio), tar_header(f"{key}.json", len(text)), text, _padding(text))))
+        json_header = tar_header(f"{key}.json", len(text))
+        # The small pieces go together: each costs more to write alone than to copy.
+        end = b"".join((_padding(audio), json_header, text, _padding(text)))
+        self._file.write(tar_header(f"{key}.{suffix}", len(audio)), audio, end)
         row = IndexRow(
             shard=self._shard,
             row=len(self.rows),

@@ -38,15 +38,19 @@ class HashingFile:
         self.num_bytes = 0
         self.closed = False
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append ``data``; straight to the kernel, since a buffer in between would only copy it once more."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-        self._sha256.update(data)
-        self.num_bytes += len(data)
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append ``parts`` in one go; straight to the kernel, since a buffer in between would only copy them again."""
+        descriptor, num_bytes = self._file.fileno(), sum(map(len, parts))
+        num_written = os.writev(descriptor, parts)
+        if num_written < num_bytes:  # the disk is about to be full, or a signal came
+            rest = memoryview(b"".join(parts))[num_written:]
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        for part in parts:
+            self._sha256.update(part)
+        self.num_bytes += num_bytes
         if self.num_bytes - self._num_bytes_sent >= _WRITEBACK_BYTES:
-            _start_writeback(self._file.fileno(), self._num_bytes_sent, self.num_bytes - self._num_bytes_sent)
+            _start_writeback(descriptor, self._num_bytes_sent, self.num_bytes - self._num_bytes_sent)
             self._num_bytes_sent = self.num_bytes
             self._drop_pages(self.num_bytes - _LAG_BYTES)
 

@@ -35,7 +35,7 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
     """
     waveform = resample(recording)
     energy = _hop_energy(waveform)
-    total = float(energy.sum())
+    total = float(np.add.reduce(energy))
     if not np.isfinite(total):
         raise AudioError("holds samples that are not finite numbers, or absurdly large", reason="not_finite")
     if total <= SILENCE**2 * len(waveform):
