@@ -117,7 +117,7 @@ def bench(config: BenchConfig, *, dataset: str) -> int:
     from whisper_shard.stream.bench_page import write_bench_page
     from whisper_shard.train.pace import DeviceLogMel, measure_step_seconds
 
-    data, folder = open_dataset(dataset), Path(config.out or dataset)
+    data, folder = [open_dataset(path) for path in (dataset, *config.mix)], Path(config.out or dataset)
     with Progress("measuring") as progress:
         done = 0
 
@@ -128,7 +128,7 @@ def bench(config: BenchConfig, *, dataset: str) -> int:
 
         if config.model:
             show(f"a training step of {config.model}")
-            config = replace(config, step_ms=1000 * measure_step_seconds(data, config))
+            config = replace(config, step_ms=1000 * measure_step_seconds(data[0], config))
         report = bench_dataset(data, config, show, log_mel=DeviceLogMel())
     for line in describe.describe_bench(report):
         say(line)

@@ -113,9 +113,11 @@ class StreamConfig:
     """If not 0: a budget of padded seconds an optimizer step, instead of batch_size."""
     length_buckets: int = 32
     """Kinds of length that batches are made of, 1 to 256; more: less padding, 1: lengths are mixed at random."""
+    mix: tuple[str, ...] = ()
+    """Further datasets that are mixed with DATASET, each a prepared folder such as more/train."""
     weights: tuple[float, ...] = ()
-    """Several datasets: passes over each in an epoch (0.5: every utterance in every other epoch); empty: one each.
-    Mixing is done from Python, open_loader([a, b], config): the commands open one dataset."""
+    """With mix: passes over DATASET, and over each dataset of mix, in an epoch (0.5: every utterance in every other
+    epoch); empty: one each."""
     pack_by: Literal["", "speaker", "source"] = ""
     """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
     pack_gap_seconds: tuple[float, float] = (0.1, 0.5)

@@ -26,7 +26,7 @@ def report(tmp_path_factory):
     dataset = make_dataset(tmp_path_factory.mktemp("data") / "set", [0.2 + i / 40 for i in range(40)])
     told = []
     config = BenchConfig(seconds=0.1, max_workers=1, batch_size=8, step_ms=500.0)
-    report = bench_dataset(dataset, config, told.append, log_mel=mean_of)
+    report = bench_dataset([dataset], config, told.append, log_mel=mean_of)
     assert "stages, round 1" in told and told[-1] == "loader with 1 process"
     return report
 
@@ -55,7 +55,7 @@ def test_measures_every_stage_and_setting(report):
 def test_counts_the_bytes_that_are_stored_whatever_becomes_of_them(tmp_path):
     dataset = make_dataset(tmp_path / "set", [0.5] * 16)
     faster = {"kind": "speed", "min_factor": 2.0, "max_factor": 2.0, "p": 1.0}
-    rate, _, _ = measure_rate(dataset, BenchConfig(seconds=0.05, batch_size=8, augment=(faster,)), 0)
+    rate, _, _ = measure_rate([dataset], BenchConfig(seconds=0.05, batch_size=8, augment=(faster,)), 0)
     stored = sum(column.sum() for column in dataset.columns("audio_bytes", "json_bytes").values()) / 16
     assert rate.mb_per_second * 1e6 / rate.utterances_per_second == pytest.approx(stored, rel=0.01)
 
@@ -105,6 +105,6 @@ def test_says_when_it_is_not_enough():
 
 def test_refusals(tmp_path):
     with pytest.raises(ConfigError, match=r"the dataset is empty, there is nothing to measure"):
-        bench_dataset(make_dataset(tmp_path / "empty", []), BenchConfig())
+        bench_dataset([make_dataset(tmp_path / "empty", [])], BenchConfig())
     with pytest.raises(ConfigError, match=r"--seconds is 0; it must be above 0"):
-        bench_dataset(make_dataset(tmp_path / "one", [0.1]), BenchConfig(seconds=0.0))
+        bench_dataset([make_dataset(tmp_path / "one", [0.1])], BenchConfig(seconds=0.0))

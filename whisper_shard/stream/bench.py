@@ -7,7 +7,7 @@ as a training loop would pull them. The report names the stage that costs most a
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -79,11 +79,11 @@ class BenchReport:
     """What a benchmark found."""
 
     dataset: str
-    """Folder."""
+    """Folder, or folders that are mixed."""
     num_utterances: int
-    """In the dataset."""
+    """In the data."""
     hours: float
-    """In the dataset."""
+    """In the data."""
     batch_utterances: float
     """Mean utterances a step."""
     padding_share: float
@@ -109,7 +109,7 @@ class BenchReport:
 
 
 def bench_dataset(
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     config: BenchConfig,
     progress: Progress | None = None,
     *,
@@ -118,33 +118,34 @@ def bench_dataset(
     """Measure how fast a dataset can be streamed here.
 
     Args:
-        dataset: Finished dataset.
+        datasets: What is streamed: one finished dataset, or several that are mixed.
         config: Loader settings, measuring time, step time.
         progress: Told what is being measured.
         log_mel: If given, measured as a stage; it lives on a higher floor.
 
     Raises:
-        ConfigError: The dataset is empty, or no time is given to measure in.
+        ConfigError: The data is empty, or no time is given to measure in.
     """
-    if not dataset.num_utterances:
-        raise ConfigError(f"{dataset.folder}: the dataset is empty, there is nothing to measure")
+    folders = " + ".join(str(dataset.folder) for dataset in datasets)
+    if not any(dataset.num_utterances for dataset in datasets):
+        raise ConfigError(f"{folders}: the dataset is empty, there is nothing to measure")
     if config.seconds <= 0:
         raise ConfigError(f"--seconds is {config.seconds:g}; it must be above 0")
     tell = progress or _tell_nobody
-    stages = measure_stages(dataset, config, tell, log_mel=log_mel)
+    stages = measure_stages(datasets, config, tell, log_mel=log_mel)
     cores = len(os.sched_getaffinity(0))
     most = cores if config.max_workers < 0 else config.max_workers
     rates, padding, per_batch = [], 0.0, 0.0
     for workers in range(most + 1):
         tell(f"loader with {workers} process{'es' * (workers != 1)}")
-        rate, padding, per_batch = measure_rate(dataset, config, workers)
+        rate, padding, per_batch = measure_rate(datasets, config, workers)
         rates.append(rate)
     chosen = recommend(rates)
     bounding = bounding_stage(stages, workers=chosen.workers)
     return BenchReport(
-        dataset=str(dataset.folder),
-        num_utterances=dataset.num_utterances,
-        hours=dataset.num_samples / SAMPLE_RATE / 3600,
+        dataset=folders,
+        num_utterances=sum(dataset.num_utterances for dataset in datasets),
+        hours=sum(dataset.num_samples for dataset in datasets) / SAMPLE_RATE / 3600,
         batch_utterances=per_batch,
         padding_share=padding,
         step_seconds=config.step_ms / 1000 or None,
@@ -158,10 +159,10 @@ def bench_dataset(
 
 
 def measure_stages(
-    dataset: Dataset, config: BenchConfig, progress: Progress, *, log_mel: LogMel | None
+    datasets: Sequence[Dataset], config: BenchConfig, progress: Progress, *, log_mel: LogMel | None
 ) -> tuple[StageTime, ...]:
     """Measure each stage apart; the median of several rounds over the same records."""
-    timetable = Timetable((dataset,), config)
+    timetable = Timetable(datasets, config)
     records = _some_records(timetable)
     augmentations = build_augmentations(config.augment)
     clock = _Clock()
@@ -182,11 +183,11 @@ def measure_stages(
     return tuple(StageTime(name=name, seconds=seconds[name], where=places.get(name, "loader")) for name in names)
 
 
-def measure_rate(dataset: Dataset, config: BenchConfig, workers: int) -> tuple[LoaderRate, float, float]:
+def measure_rate(datasets: Sequence[Dataset], config: BenchConfig, workers: int) -> tuple[LoaderRate, float, float]:
     """Pull batches as fast as they come; return the rate, the share of padding and the utterances a batch."""
-    loader = open_loader(dataset, replace(config, workers=workers))
-    columns = dataset.columns("audio_bytes", "json_bytes")
-    stored_bytes = columns["audio_bytes"].astype(np.int64) + columns["json_bytes"]
+    loader = open_loader(datasets, replace(config, workers=workers))
+    columns = [dataset.columns("audio_bytes", "json_bytes") for dataset in datasets]
+    stored_bytes = np.concatenate([one["audio_bytes"].astype(np.int64) + one["json_bytes"] for one in columns])
     waits: list[float] = []
     counts = real = padded = num_bytes = 0
     begun = time.perf_counter()
@@ -313,8 +314,20 @@ class _TimedSource:
     def close(self) -> None:
         self._source.close()
 
-    def itself(self, _dataset: Dataset) -> "_TimedSource":
-        return self
+
+class _TimedSources:
+    """Opens sources, and knows how long all of them have read."""
+
+    def __init__(self) -> None:
+        self._opened: list[_TimedSource] = []
+
+    def open(self, dataset: Dataset) -> _TimedSource:
+        self._opened.append(_TimedSource(dataset))
+        return self._opened[-1]
+
+    @property
+    def seconds(self) -> float:
+        return sum(source.seconds for source in self._opened)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,13 +359,13 @@ def _one_round(
     timetable: Timetable, records: list[Record], augment: AugmentStage, clock: _Clock, log_mel: LogMel | None
 ) -> Batch:
     """Send the records through the stages one stage after the other; return the last batch."""
-    source = _TimedSource(timetable.datasets[0])
+    sources = _TimedSources()
     skip = timetable.config.bad_record == "skip"
-    read = ReadStage(datasets=timetable.datasets, open_source=source.itself, skip=skip)
+    read = ReadStage(datasets=timetable.datasets, open_source=sources.open, skip=skip)
     started = time.perf_counter()
     raw = list(read(dict(record) for record in records))
-    clock.add("read", source.seconds)
-    clock.add("verify", time.perf_counter() - started - source.seconds)
+    clock.add("read", sources.seconds)
+    clock.add("verify", time.perf_counter() - started - sources.seconds)
     decoded = clock.time("decode", list, DecodeStage(skip=skip)(raw))
     disturbed = clock.time("augment", list, augment(decoded)) if augment.augmentations else decoded
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)

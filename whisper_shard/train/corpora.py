@@ -24,7 +24,14 @@ class Corpora:
     train: Dataset
     """Not empty."""
     eval: Dataset
-    """Not empty; shares no utterance with ``train``."""
+    """Not empty; shares no utterance with the training data."""
+    mix: tuple[Dataset, ...] = ()
+    """Further training data, not empty."""
+
+    @property
+    def training(self) -> tuple[Dataset, ...]:
+        """All training data, in the order of the weights."""
+        return (self.train, *self.mix)
 
 
 def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
@@ -32,23 +39,28 @@ def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
 
     Args:
         dataset: A dataset, or a folder with ``train`` and ``eval`` in it.
-        config: Its ``eval`` may name the evaluation data.
+        config: Its ``eval`` may name the evaluation data, and its ``mix`` further training data.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or the training data is empty.
         TrainingError: The evaluation data is empty or shares utterances with the training data.
     """
-    train_folder = dataset / "train" if _has_dataset(dataset / "train") and not _has_dataset(dataset) else dataset
-    train = open_dataset(train_folder)
-    if train.num_utterances == 0:
-        raise DatasetError(f"{train_folder}: the dataset is empty: nothing to train on")
-    evaluation = open_dataset(_find_eval(train_folder, config.eval))
+    train, *mix = (_open_train(folder) for folder in (dataset, *map(Path, config.mix)))
+    evaluation = open_dataset(_find_eval(train.folder, config.eval))
     if evaluation.num_utterances == 0:
         raise TrainingError(
             f"{evaluation.folder}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
         )
-    check_disjoint(train, evaluation)
-    return Corpora(train=train, eval=evaluation)
+    for data in (train, *mix):
+        check_disjoint(data, evaluation)
+    return Corpora(train=train, eval=evaluation, mix=tuple(mix))
+
+
+def _open_train(folder: Path) -> Dataset:
+    data = open_dataset(folder / "train" if _has_dataset(folder / "train") and not _has_dataset(folder) else folder)
+    if data.num_utterances == 0:
+        raise DatasetError(f"{data.folder}: the dataset is empty: nothing to train on")
+    return data
 
 
 def check_disjoint(train: Dataset, evaluation: Dataset) -> None:

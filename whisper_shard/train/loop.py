@@ -89,7 +89,8 @@ def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper,
     """Load the model, and check that it can be told to say all texts."""
     loaded = load_whisper(config.model, dropout=config.dropout)
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
-    check_labels(corpora.train, labeler, timestamps=config.timestamps > 0)
+    for data in corpora.training:
+        check_labels(data, labeler, timestamps=config.timestamps > 0)
     check_labels(corpora.eval, labeler)
     return loaded, labeler
 
@@ -312,7 +313,7 @@ class Trainer:
     def _open_loader(self, plan: PlanState | None) -> Loader:
         ranks = self.machine.ranks
         return open_loader(
-            self.corpora.train,
+            self.corpora.training,
             self.config,
             state=plan,
             rank=ranks.rank,
@@ -328,7 +329,7 @@ class Trainer:
             Started(
                 total_steps=self.total_steps,
                 steps_per_epoch=self._steps_per_epoch,
-                train_utterances=self.corpora.train.num_utterances,
+                train_utterances=sum(data.num_utterances for data in self.corpora.training),
                 eval_utterances=self.corpora.eval.num_utterances,
                 num_parameters=sum(p.numel() for p in self.stepper.parameters),
                 device=str(self.machine.device),

@@ -170,7 +170,7 @@ def describe_run(config: TrainConfig, corpora: Corpora) -> dict[str, Any]:
     description = {
         "settings": {f.name: getattr(config, f.name) for f in fields(config)},
         "data": {
-            "train": corpora.train.index_sha256,
+            "train": "+".join(data.index_sha256 for data in corpora.training),
             "eval": corpora.eval.index_sha256,
             "train_folder": str(corpora.train.folder),
             "eval_folder": str(corpora.eval.folder),
