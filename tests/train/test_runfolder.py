@@ -70,7 +70,7 @@ def hold(folder, pipe):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that trains into a folder, as far as its lock can tell."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=hold, args=(tmp_path / "run", sender))
     process.start()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.making import make_dataset
+from tests.making import WORDS, make_dataset
 from whisper_shard.config import TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.stream.loader import open_loader
@@ -14,11 +14,20 @@ from whisper_shard.train.distributed import Ranks
 from whisper_shard.train.model import SpeechLoss
 from whisper_shard.train.setup import build_network, build_optimizer
 from whisper_shard.train.step import Flags, Stepper
+from whisper_shard.train.tiny import make_tiny_whisper
 from whisper_shard.train.tokens import Labeler
 from whisper_shard.train.windows import PassLimit
 from whisper_shard.utterance import SAMPLE_RATE
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    """A random Whisper with a window of 6 s, so that full windows are cheap."""
+    folder = tmp_path_factory.mktemp("tiny")
+    sizes = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "heads": 2, "max_seconds": 6}
+    return make_tiny_whisper(folder, texts=WORDS, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +138,9 @@ def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset
 
 
 def test_one_utterance_too_many_is_an_error(tiny, dataset):
-    network = TightMemory(tiny.model, run_out_on_cpu, budget_seconds=20.0)
+    network = TightMemory(tiny.model, run_out_on_cpu, budget_seconds=5.0)
     stepper = make_stepper(tiny, network=network, window="full")
-    with pytest.raises(TrainingError, match=r"one utterance in a window of 30 s does not fit into the memory of cpu"):
+    with pytest.raises(TrainingError, match=r"one utterance in a window of 6 s does not fit into the memory of cpu"):
         stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
 
 
