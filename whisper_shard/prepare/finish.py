@@ -25,6 +25,8 @@ from whisper_shard.prepare.report import SHOWN_ROWS, Tally, render_report
 
 REJECTS_NAME = "rejects.parquet"
 REPORT_NAME = "report.html"
+REJECT_ROWS = 100_000
+"""Rows of a row group of rejects.parquet, at least."""
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -91,14 +93,19 @@ def _index_tables(
     rejects: pq.ParquetWriter,
 ) -> Iterator[pa.Table]:
     """Go once through the receipts: yield the index, count, and write the rejects on the way."""
+    waiting = list[pa.Table]()
     for shard in range(split.num_shards):
         receipt = read_receipt(receipts / f"{shard:06d}.json")
         if receipt is None:
             raise StateError(f"{receipts / f'{shard:06d}.json'}: receipt is missing; run the same command again")
         tally.add(receipt)
         table = _reject_table(receipt)
-        rejects.write_table(table)
         examples += table.slice(0, SHOWN_ROWS - len(examples)).to_pylist()
+        waiting.append(table)
+        # Each row group costs memory until the file is closed, so there is not one for every shard.
+        if sum(map(len, waiting)) >= REJECT_ROWS or shard == split.num_shards - 1:
+            rejects.write_table(pa.concat_tables(waiting))
+            waiting.clear()
         if receipt.info.num_bytes:
             # A shard of nothing but rejects has no tar; those after it move up in dataset.json, not in their names.
             number = [len(shards)] * receipt.info.num_utterances
