@@ -258,7 +258,7 @@ def advise(rates: Iterable[LoaderRate], chosen: LoaderRate, *, bounding: str, co
         "transfer": "use --sample-format int16, which halves the bytes between processes",
     }
     best = max(rate.workers for rate in rates)
-    more = "" if best < cores else f" All {cores} cores were tried."
+    more = "" if best < cores else f" As many processes as cores were tried, {cores}."
     return f"{text}. The costliest stage is {bounding}; if that is too slow: {cures[bounding]}.{more}"
 
 

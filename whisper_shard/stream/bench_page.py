@@ -7,13 +7,15 @@ from pathlib import Path
 from whisper_shard.formats.storage import atomic_file
 from whisper_shard.stream.bench import BenchReport
 
-_WIDTH, _BAR = 640, 26  # pixels
+_WIDTH, _BAR, _LONGEST = 640, 26, 380  # pixels
+_PLAIN, _GOOD, _SLOW = "#7a9cc6", "#4a9d78", "#d95f4b"
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
 .advice { background: #eef5ee; border-left: 4px solid #4a8; padding: .6em 1em; }
-table { border-collapse: collapse; } td, th { padding: .2em .9em .2em 0; text-align: right; } th { font-weight: 600; }
+table { border-collapse: collapse; margin-top: .8em; }
+td, th { padding: .2em .9em .2em 0; text-align: right; } th { font-weight: 600; }
 svg text { font: 13px system-ui, sans-serif; fill: #222; } .small { color: #666; font-size: .9em; }
 """
 
@@ -34,12 +36,24 @@ def write_bench_page(report: BenchReport, path: Path) -> None:
 
 def bench_page(report: BenchReport) -> str:
     """Return the page."""
-    stages = [(stage.name, stage.seconds * 1e6, f"{stage.seconds * 1e6:.0f} us") for stage in report.stages]
+    stages = [
+        (stage.name, stage.seconds * 1e6, f"{stage.seconds * 1e6:,.0f} us")
+        for stage in report.stages
+        if stage.where != "device"
+    ]
     rates = [
-        (f"{rate.workers} workers", rate.utterances_per_second, f"{rate.utterances_per_second:,.0f} /s")
+        (_processes(rate.workers), rate.utterances_per_second, f"{rate.utterances_per_second:,.0f} /s")
         for rate in report.rates
     ]
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items() if isinstance(value, str | int))
+    needed = report.batch_utterances / report.step_seconds if report.step_seconds else None
+    need = "" if needed is None else f" The line is what training needs: {needed:,.0f} /s."
+    device = "".join(
+        f" On the device, {stage.name} takes {stage.seconds * 1e6:,.0f} us an utterance."
+        for stage in report.stages
+        if stage.where == "device"
+    )
+    facts = report.machine
+    machine = f"{facts['cores']} cores of {facts['processor']}, device {facts['device']}, Python {facts['python']}"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Loader benchmark</title><style>{_STYLE}</style>
 <h1>Loader benchmark: {html.escape(report.dataset)}</h1>
@@ -47,32 +61,41 @@ def bench_page(report: BenchReport) -> str:
 {100 * report.padding_share:.1f} % of the samples of its batches is padding.</p>
 <p class="advice">{html.escape(report.advice)}</p>
 <h2>Utterances a second, by loader processes</h2>
-{_bars(rates, marked=f"{report.recommended_workers} workers")}
+{_bars(rates, marked=_processes(report.recommended_workers), color=_GOOD, line=needed)}
+<p class="small">Green: recommended.{need}</p>
 {_rate_table(report)}
 <h2>Cost of an utterance, by stage, in one process</h2>
-{_bars(stages, marked=report.bounding_stage)}
-<p class="small">Loader stages are shared by the loader processes; transfer is paid by the training process.</p>
+{_bars(stages, marked=report.bounding_stage, color=_SLOW)}
+<p class="small">Red: what bounds the rate. Loader processes share their stages; the training process pays for
+transfer.{device}</p>
 <p class="small">Measured on {html.escape(machine)}.</p>
 </html>
 """
 
 
-def _bars(bars: Sequence[tuple[str, float, str]], *, marked: str) -> str:
-    longest = max((value for _, value, _ in bars), default=1.0) or 1.0
+def _processes(count: int) -> str:
+    return f"{count} process{'es' * (count != 1)}"
+
+
+def _bars(bars: Sequence[tuple[str, float, str]], *, marked: str, color: str, line: float | None = None) -> str:
+    longest = max([value for _, value, _ in bars] + [line or 0.0]) or 1.0
     lines = []
     for place, (name, value, label) in enumerate(bars):
-        y, width = place * _BAR, 400 * value / longest
-        color = "#d95f4b" if name == marked else "#7a9cc6"
+        y, width = place * _BAR, _LONGEST * value / longest
+        fill = color if name == marked else _PLAIN
         lines.append(
             f'<text x="110" y="{y + 17}" text-anchor="end">{html.escape(name)}</text>'
-            f'<rect x="120" y="{y + 4}" width="{width:.1f}" height="{_BAR - 8}" fill="{color}"/>'
+            f'<rect x="120" y="{y + 4}" width="{width:.1f}" height="{_BAR - 8}" fill="{fill}"/>'
             f'<text x="{126 + width:.1f}" y="{y + 17}">{html.escape(label)}</text>'
         )
+    if line is not None:
+        x = 120 + _LONGEST * line / longest
+        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_BAR * len(bars)}" stroke="#222" stroke-width="2"/>')
     return f'<svg width="{_WIDTH}" height="{_BAR * len(bars)}" role="img">{"".join(lines)}</svg>'
 
 
 def _rate_table(report: BenchReport) -> str:
-    head = "<tr><th>workers<th>audio h/s<th>MB/s<th>first batch<th>wait p50<th>wait p99<th>headroom</tr>"
+    head = "<tr><th>processes<th>audio h/s<th>MB/s<th>first batch<th>wait p50<th>wait p99<th>headroom</tr>"
     rows = "".join(
         f"<tr><td>{rate.workers}<td>{rate.audio_hours_per_second:.2f}<td>{rate.mb_per_second:,.0f}"
         f"<td>{rate.first_batch_seconds:.2f} s<td>{1000 * rate.wait_p50_seconds:.1f} ms"
