@@ -150,7 +150,8 @@ def train(config: TrainConfig, *, dataset: str, run: str) -> int:
         return 0
     for line in describe.describe_run(report):
         say(line)
-    say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'} and {Path(run) / 'tensorboard'}")
+    board = f" and {Path(run) / 'tensorboard'}" if config.tensorboard else ""
+    say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'}{board}")
     return 0
 
 
@@ -158,6 +159,8 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
     from whisper_shard.train import events as training
 
     match event:
+        case training.AlreadyOver():
+            progress.say(f"{event.run}: this run is over; what came of it:")
         case training.Started():
             write_settings()
             progress.say(describe.describe_start(event))

@@ -59,6 +59,8 @@ class Kill:
     step: int
     seconds: float = 0.0
     rank: int = 0
+    evaluating: bool = False
+    """At the evaluation of the step instead, on any rank: before its first batch."""
     signal: int = signal.SIGKILL
 
 
@@ -87,7 +89,10 @@ def _work(
     if world > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in names.items()})
-    if kill is not None and rank == kill.rank != 0:
+    if kill is not None and kill.evaluating:
+        if rank == kill.rank:
+            _signal_while_evaluating(kill)
+    elif kill is not None and rank == kill.rank != 0:
         # Only rank 0 reports progress: another rank is killed by the clock of its own steps.
         from whisper_shard.train import step as step_module
 
@@ -100,13 +105,32 @@ def _work(
 
         step_module.Stepper.take = take_or_die
     try:
-        progress = _Killer(kill) if kill is not None and kill.rank == rank == 0 else _ignore
+        is_killer = kill is not None and kill.rank == rank == 0 and not kill.evaluating
+        progress = _Killer(kill) if is_killer else _ignore
         train_model(task, run, config, progress)
     except WhisperShardError as error:
         pipe.send(str(error))
         pipe.close()
         os._exit(error.exit_code)
     os._exit(0)
+
+
+def _signal_while_evaluating(kill: Kill) -> None:
+    from whisper_shard.train import loop
+    from whisper_shard.train.evaluation import BatchEvaluator
+
+    evaluate, examine, steps = BatchEvaluator.evaluate, loop.Trainer._evaluate, []
+
+    def evaluate_or_die(self, batch):
+        if steps and steps.pop() == kill.step:
+            os.kill(os.getpid(), kill.signal)
+        return evaluate(self, batch)
+
+    def note_step(self):
+        steps[:] = [self.state.step]
+        return examine(self)
+
+    BatchEvaluator.evaluate, loop.Trainer._evaluate = evaluate_or_die, note_step
 
 
 def _ignore(event: Event) -> None:

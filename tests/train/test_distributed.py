@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from tests.train.running import Kill, final_weights, lasting_metrics, launch, report_of, tiny_config
 from whisper_shard.errors import ConfigError, TrainingError
+from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
 from whisper_shard.train.distributed import (
     Ranks,
     explain_lost_rank,
@@ -82,14 +84,54 @@ def test_all_ranks_agree_to_stop_early_and_on_a_signal(task, tmp_path):
     assert ends[0].message == ends[1].message
 
 
-@pytest.mark.long
-def test_launcher_trains_on_two_ranks(task, alone, tmp_path):
+def test_signal_to_one_rank_stops_all_between_batches_of_an_evaluation(task, tmp_path):
+    kill = Kill(step=2, rank=1, evaluating=True, signal=signal.SIGTERM)
+    ends = launch(task, tmp_path / "run", steady_config(task, eval_batch=1), world=2, kill=kill)
+    assert [end.exit_code for end in ends] == [75, 75]
+    assert ends[0].message == ends[1].message
+    assert "stopped by SIGTERM while evaluating, all is saved" in ends[0].message
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    state = load_checkpoint(checkpoint_path(tmp_path / "run" / "checkpoints", newest)).state["run"]
+    assert (state["step"], state["owes_evaluation"]) == (2, True)
+
+
+def start_launcher(task, run, epochs):
     launcher = Path(__file__).parents[2] / "bin" / "train-ddp"
-    flags = ["--model", task / "tiny", "--batch-size", 6, "--epochs", 1, "--workers", 0, "--eval-batch", 3]
+    flags = ["--model", task / "tiny", "--batch-size", 6, "--epochs", epochs, "--workers", 0, "--eval-batch", 3]
     flags += ["--max-new-tokens", 6, "--threads", 1, "--log-every", 1]
-    command = [str(word) for word in (launcher, 2, task, tmp_path / "run", *flags)]
-    ran = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    command = [str(word) for word in (launcher, 2, task, run, *flags)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.long
+def test_launcher_says_run_me_again_when_ended(task, tmp_path):
+    job = start_launcher(task, tmp_path / "run", epochs=500)
+    while not any(line["kind"] == "train" for line in read_metrics(tmp_path / "run")):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.2)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 75, errors
+    assert "stopped by SIGTERM after step" in errors
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([75, 75], 75), ([75, -15], 75), ([130, 130], 130), ([1, -9], 1), ([3, 1], 3), ([75, 1], 1), ([-9], 1)],
+)
+def test_exit_code_of_a_job_follows_from_those_of_its_ranks(codes, expected):
+    from whisper_shard.train.launch import job_exit_code
+
+    assert job_exit_code(codes) == expected
+
+
+@pytest.mark.long
+def test_launcher_trains_on_two_ranks(task, tmp_path):
+    job = start_launcher(task, tmp_path / "run", epochs=1)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
     assert report_of(tmp_path / "run").steps == 2
     assert [line["is_complete"] for line in read_metrics(tmp_path / "run") if line["kind"] == "epoch"] == [True]
 

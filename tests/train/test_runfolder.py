@@ -14,6 +14,7 @@ from tests.making import make_dataset
 from tests.train.running import tiny_config
 from whisper_shard.errors import ConfigError, StateError
 from whisper_shard.train.distributed import Ranks
+from whisper_shard.train.events import AlreadyOver
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.runfolder import RunFolder, sole_trainer
 
@@ -31,7 +32,7 @@ def test_finished_run_answers_at_once(finished, task):
     events = []
     again = train_model(task, run, config, events.append)
     assert again == report
-    assert events == []
+    assert events == [AlreadyOver(run=run)]
 
 
 def test_speed_knobs_may_change_others_may_not(finished, task):

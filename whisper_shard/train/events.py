@@ -31,6 +31,14 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlreadyOver:
+    """The run had come to its end before; nothing is computed."""
+
+    run: Path
+    """The run folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
     """An earlier run goes on."""
 
@@ -152,7 +160,7 @@ class Warned:
     """One line."""
 
 
-Event = Started | Resumed | Stepped | Examining | Evaluated | Saved | Delivered | Skipped | Warned
+Event = AlreadyOver | Started | Resumed | Stepped | Examining | Evaluated | Saved | Delivered | Skipped | Warned
 """All there are."""
 Progress = Callable[[Event], None]
 """Receives each event as it happens, on rank 0 only."""

@@ -19,7 +19,7 @@ from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.state import PlanState
 from whisper_shard.train.corpora import Corpora, check_labels, open_corpora
 from whisper_shard.train.evaluation import Evaluation
-from whisper_shard.train.events import Progress, Resumed, Saved, Started, Warned, ignore_event
+from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, Started, Warned, ignore_event
 from whisper_shard.train.examiner import Examiner
 from whisper_shard.train.finish import Finish
 from whisper_shard.train.keeper import Keeper, make_scaler
@@ -71,6 +71,8 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
         with sole_trainer(folder, machine.ranks):
             claim_run(folder, config, corpora, write=machine.ranks.is_first)
             if (report := read_report(folder)) is not None:
+                if machine.ranks.is_first:
+                    progress(AlreadyOver(run=run))
                 return report
             loaded, labeler = _load_checked(config, corpora)
             trainer = Trainer(
