@@ -40,6 +40,7 @@ from whisper_shard.train.distributed import Ranks
 from whisper_shard.train.model import load_whisper
 from whisper_shard.train.runfolder import library_versions
 from whisper_shard.train.setup import build_network, build_optimizer, keep_freed_memory
+from whisper_shard.train.silence import find_donor
 from whisper_shard.train.step import Flags, Stepper
 from whisper_shard.train.tokens import Labeler
 from whisper_shard.utterance import SAMPLE_RATE
@@ -88,6 +89,7 @@ def time_ours(
         ranks=Ranks(),
         dtype=DTYPES["bf16"],
         total_steps=1000,
+        donor=find_donor(data) if config.hears_silence else None,
     )
     loader = open_loader(data, config, pin_memory=device.type == "cuda")
     batches = iter(loader)

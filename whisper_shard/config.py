@@ -216,13 +216,16 @@ class TrainConfig(StreamConfig):
     window: Literal["auto", "full", "packed"] = "auto"
     """full: pad every utterance to 30 s; auto: most of each batch only to its longest utterance, a share to 30 s;
     packed: several utterances of one speaker in one window."""
-    full_share: float = 0.125
-    """With window auto: share of every step's utterances that is padded to 30 s."""
+    beyond: Literal["silence", "nothing"] = "silence"
+    """With window auto: what is heard behind a short window. silence: what would follow in 30 s, borrowed from another
+    utterance, so that the model learns for 30 s windows; nothing: it learns for short windows."""
+    full_share: float = 0.0
+    """With window auto: share of every step's utterances that is padded to 30 s; with beyond nothing try 0.125."""
     full_final: float = 0.0
     """With window auto: the last share of all steps that uses 30 s windows only."""
-    min_window_seconds: float = 2.0
+    min_window_seconds: float = 1.0
     """With window auto: shortest window."""
-    margin_seconds: tuple[float, float] = (0.2, 1.5)
+    margin_seconds: tuple[float, float] = (0.2, 0.5)
     """With window auto: silence after the longest utterance is drawn from this range."""
     max_padding: float = 0.25
     """With window auto: utterances share a window as long as at most this share of it would be padding, 0 to 1."""
@@ -301,6 +304,11 @@ class TrainConfig(StreamConfig):
         _check_range("--max-padding", self.max_padding, 0.0, 1.0)
         _check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
         _check_order("--margin-seconds", self.margin_seconds)
+
+    @property
+    def hears_silence(self) -> bool:
+        """Whether short windows hear borrowed silence."""
+        return self.window == "auto" and self.beyond == "silence"
 
     def _check_counts(self) -> None:
         _check_range("--epochs", self.epochs, 1, _MANY)

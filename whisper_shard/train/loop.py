@@ -40,6 +40,7 @@ from whisper_shard.train.setup import (
     resolve_config,
     stopped_by,
 )
+from whisper_shard.train.silence import find_donor
 from whisper_shard.train.step import Flags, Outcome, Stepper
 from whisper_shard.train.tokens import Labeler
 
@@ -140,6 +141,7 @@ class Trainer:
             ranks=machine.ranks,
             dtype=machine.dtype,
             total_steps=self.total_steps,
+            donor=find_donor(corpora.train, bad_record=config.bad_record) if config.hears_silence else None,
         )
         self.examiner = Examiner(
             loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine, run=folder.path,

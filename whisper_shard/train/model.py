@@ -5,6 +5,7 @@ Hugging Face's encoder wants exactly 30 s. `encode` calls the same layers with t
 """
 
 import copy
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from whisper_shard.train.adapt import plain_state_dict
 from whisper_shard.train.device import explain_broken_install
 from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
 from whisper_shard.train.objective import token_loss
+from whisper_shard.train.silence import STRIDE, Silence
 from whisper_shard.train.tokens import whisper_language
 from whisper_shard.utterance import HOP_LENGTH
 
@@ -137,7 +139,7 @@ def quiet_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0) -> Tensor:
+def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0, silence: Silence | None = None) -> Tensor:
     """Return encoder states of windows of any length up to 30 s, (B, T // 2, D).
 
     Dropout works as in Hugging Face's encoder when the model trains.
@@ -146,23 +148,57 @@ def encode(model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0) -> Ten
         model: WhisperForConditionalGeneration.
         log_mel: (B, M, T), T even, at most 3,000.
         stochastic_depth: Probability that a row skips a layer, when training, 0 to 1.
+        silence: What is heard behind the window; None: nothing.
 
     Raises:
         ConfigError: The window is longer than the model's positions or has an odd number of frames.
     """
+    depth = stochastic_depth if model.training else 0.0
+    *_, hidden = encoder_states(model, log_mel, stochastic_depth=depth, silence=silence)
+    normed: Tensor = model.model.encoder.layer_norm(hidden)
+    return normed
+
+
+def encoder_states(
+    model: Any, log_mel: Tensor, *, stochastic_depth: float = 0.0, silence: Silence | None = None
+) -> Iterator[Tensor]:
+    """Yield the input of each encoder layer and the output of the last, (B, T // 2, D); see `encode`."""
     encoder = model.model.encoder
     num_frames = log_mel.shape[-1]
     max_frames = 2 * encoder.embed_positions.weight.shape[0]
     if num_frames % 2 or not 0 < num_frames <= max_frames:
         raise ConfigError(f"window of {num_frames} frames: the encoder needs an even number of 2 to {max_frames}")
+    if silence is not None:  # the convolutions must not see an edge where in 30 s there would be none
+        log_mel = functional.pad(log_mel, (0, 2), mode="replicate")
     hidden = functional.gelu(encoder.conv1(log_mel))
-    hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+    hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)[:, : num_frames // 2]
     hidden = hidden + encoder.embed_positions.weight[: num_frames // 2]
     hidden = functional.dropout(hidden, p=encoder.dropout, training=encoder.training)
-    for layer in encoder.layers:
-        hidden = _maybe_skip(hidden, layer(hidden, None), stochastic_depth if encoder.training else 0.0)
-    normed: Tensor = encoder.layer_norm(hidden)
-    return normed
+    yield hidden
+    for number, layer in enumerate(encoder.layers):
+        lent = {}
+        if silence is not None:
+            lent = silence.lend(layer.self_attn, layer.self_attn_layer_norm(silence.behind(number, num_frames // 2)))
+        hidden = _maybe_skip(hidden, layer(hidden, None, **lent), stochastic_depth)
+        yield hidden
+
+
+@torch.no_grad()
+def record_silence(model: Any, log_mel: Tensor, *, num_frames: int, stride: int = STRIDE) -> Silence:
+    """Return what the encoder, as it is now, makes of the silence behind one utterance.
+
+    Args:
+        model: WhisperForConditionalGeneration; dropout does not count.
+        log_mel: (1, M, T) of the donor in the model's own window.
+        num_frames: Frames of the donor that are not silence.
+        stride: One of so many positions is kept.
+    """
+    first = math.ceil(num_frames / 2)
+    was_training = model.training
+    model.eval()
+    states = tuple(hidden[:, first::stride] for hidden in encoder_states(model, log_mel))
+    model.train(was_training)
+    return Silence(states=states, first=first, stride=stride)
 
 
 def _maybe_skip(before: Tensor, after: Tensor, probability: float) -> Tensor:
@@ -177,7 +213,9 @@ def _maybe_skip(before: Tensor, after: Tensor, probability: float) -> Tensor:
     return before + mask * (after - before)
 
 
-def decode_teacher_forced(model: Any, encoder_hidden: Tensor, decoder_input_ids: Tensor) -> Tensor:
+def decode_teacher_forced(
+    model: Any, encoder_hidden: Tensor, decoder_input_ids: Tensor, silence: Silence | None = None
+) -> Tensor:
     """Return decoder states, (B, L, D): no cache is built, no mask is made, and nothing waits for the device.
 
     Without a mask the attention is causal by a flag, which keeps the fastest kernels; labels are padded behind, where
@@ -187,8 +225,12 @@ def decode_teacher_forced(model: Any, encoder_hidden: Tensor, decoder_input_ids:
     positions = decoder.embed_positions.weight[: decoder_input_ids.shape[1]]
     hidden = decoder.embed_tokens(decoder_input_ids) + positions
     hidden = functional.dropout(hidden, p=decoder.dropout, training=decoder.training)
+    lent = {}
     for layer in decoder.layers:
-        hidden = layer(hidden, None, encoder_hidden, use_cache=False)
+        if silence is not None:
+            behind = model.model.encoder.layer_norm(silence.behind(-1, encoder_hidden.shape[1]))
+            lent = silence.lend(layer.encoder_attn, behind)
+        hidden = layer(hidden, None, encoder_hidden, use_cache=False, **lent)
     normed: Tensor = decoder.layer_norm(hidden)
     return normed
 
@@ -229,6 +271,7 @@ class SpeechLoss(nn.Module):
         *,
         seeds: Sequence[int] | None = None,
         kept: Tensor | None = None,
+        silence: Silence | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return (sum of token losses, number of tokens), float32 scalars.
 
@@ -239,6 +282,7 @@ class SpeechLoss(nn.Module):
             num_samples: (B,) real samples of each row.
             seeds: One integer a row, for SpecAugment; needed when it is on and the module trains.
             kept: See `objective.token_loss`.
+            silence: From `listen`: what is heard behind a short window; None: nothing.
         """
         log_mel = self.log_mel(waveforms)
         if self.spec_augment is not None and self.training:
@@ -246,8 +290,8 @@ class SpeechLoss(nn.Module):
                 raise ConfigError("SpecAugment needs one seed for each row of the batch")
             num_frames = (num_samples // HOP_LENGTH).clamp(max=MAX_FRAMES)
             log_mel = spec_augment(log_mel, num_frames, seeds=seeds, **self.spec_augment)
-        encoder_hidden = encode(self.model, log_mel, stochastic_depth=self.stochastic_depth)
-        hidden = decode_teacher_forced(self.model, encoder_hidden, decoder_input_ids)
+        encoder_hidden = encode(self.model, log_mel, stochastic_depth=self.stochastic_depth, silence=silence)
+        hidden = decode_teacher_forced(self.model, encoder_hidden, decoder_input_ids, silence)
         return token_loss(
             hidden,
             self.model.proj_out.weight,
@@ -255,6 +299,16 @@ class SpeechLoss(nn.Module):
             label_smoothing=self.label_smoothing,
             kept=kept,
         )
+
+    def listen(self, donor: Tensor) -> Silence:
+        """Return the silence behind an utterance as the encoder hears it now.
+
+        Args:
+            donor: (1, S) waveform, S no more than the model's window.
+        """
+        samples = 2 * self.model.config.max_source_positions * HOP_LENGTH
+        waveform = functional.pad(donor, (0, samples - donor.shape[1]))
+        return record_silence(self.model, self.log_mel(waveform), num_frames=donor.shape[1] // HOP_LENGTH)
 
 
 def save_model_folder(

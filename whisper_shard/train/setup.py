@@ -18,6 +18,7 @@ from whisper_shard.train.adapt import add_lora, checkpoint_encoder, compile_laye
 from whisper_shard.train.device import choose_device, choose_precision, set_threads
 from whisper_shard.train.distributed import Ranks, join_ranks, leave_ranks
 from whisper_shard.train.model import LoadedWhisper, SpeechLoss
+from whisper_shard.train.silence import allow_lending
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # Source: mallopt(3)
 
@@ -84,6 +85,8 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
         checkpoint_encoder(model)
     if config.compile:
         compile_layers(model)
+    if config.hears_silence:
+        allow_lending(model)
     network = SpeechLoss(
         model,
         label_smoothing=config.label_smoothing,

@@ -23,6 +23,7 @@ from whisper_shard.train.device import autocast, is_out_of_memory
 from whisper_shard.train.distributed import Ranks, gather_rows, sum_gradients, sum_over_ranks
 from whisper_shard.train.model import SpeechLoss
 from whisper_shard.train.moving import MovingAverage
+from whisper_shard.train.silence import Silence
 from whisper_shard.train.tokens import Labeler, LabelRow
 from whisper_shard.train.windows import MicroBatch, PassLimit, assign_windows, cut_micro_batches
 from whisper_shard.utterance import HOP_LENGTH
@@ -121,6 +122,7 @@ class Stepper:
         ranks: Who takes part.
         dtype: Format of matrix products.
         total_steps: Optimizer steps of the run.
+        donor: (1, S) waveform; short windows hear the silence behind it. None: they hear nothing.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Stepper:
         ranks: Ranks,
         dtype: torch.dtype,
         total_steps: int,
+        donor: Tensor | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -147,6 +150,8 @@ class Stepper:
         self.device = self.parameters[0].device
         self.longest_window = 2 * network.model.config.max_source_positions * HOP_LENGTH
         self.limit = first_limit(config, self.device)
+        self._donor = None if donor is None else donor.to(self.device)
+        self._silence: Silence | None = None
         self.average = MovingAverage.of(network.model, config.ema) if config.ema else None
 
     def take(self, batch: Batch, *, step: int, lr: float, flags: Flags) -> Outcome:
@@ -162,6 +167,7 @@ class Stepper:
             TrainingError: One utterance alone does not fit into memory, its text is too long, or a rank is gone.
         """
         share = self._share(batch, step, flags)
+        self._silence = self._listen(share)
         passes = self._accumulate(share, step)
         sum_gradients(self.parameters, self.ranks)
         loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.device))
@@ -255,6 +261,13 @@ class Stepper:
             return False
         return float(draw_uniform(1, self.config.seed, "timestamps", epoch, key)[0]) < self.config.timestamps
 
+    def _listen(self, share: Share) -> Silence | None:
+        """Return the silence that short windows of this step hear, the same on all ranks."""
+        if self._donor is None or share.windows.min() >= self.longest_window:
+            return None
+        with autocast(self.device, self.dtype):
+            return self.network.listen(self._donor)
+
     def _accumulate(self, share: Share, step: int) -> list[tuple[MicroBatch, Tensor]]:
         """Sum gradients over the passes of this rank; begin again with smaller passes if memory runs out."""
         while True:
@@ -294,6 +307,7 @@ class Stepper:
                 self._send(batch.num_samples[rows]),
                 seeds=seeds,
                 kept=self._send(labels.kept),
+                silence=self._silence if micro_batch.window_samples < self.longest_window else None,
             )
         self.scaler.scale(loss_sum / share.num_tokens).backward()
         detached: Tensor = loss_sum.detach()

@@ -1,0 +1,127 @@
+"""Borrowed silence: an utterance in a short window hears behind it what it would hear in a window of 30 s.
+
+Standard tools give Whisper 30 s, most of them silence, and a model that only knows short windows behaves differently
+there. But what the encoder makes of the silence hardly depends on what was said before it. So it is computed once a
+step for one short utterance, the donor, and lent to all others: as more keys and values of self-attention in
+every layer of the encoder, and of cross-attention in the decoder. All other work is that of the short window.
+
+What differs from a window of 30 s: the silence is the donor's; its states are constants, so gradients reach the weights
+that make keys and values of them, not the layers before; and of every four neighbours, nearly equal in silence, one is
+kept and counts four times, by log 4 added to its scores. docs/training.md says how near this comes.
+"""
+
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from whisper_shard.errors import DatasetError
+from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.loader import open_evaluation
+
+ATTENTION = "sdpa_and_silence"
+"""Name of `attend` among the attention functions of transformers."""
+STRIDE = 4
+"""Of so many neighbouring positions one is kept."""
+DONOR_CHOICE = 64
+"""The donor is the shortest of so many utterances: short, but not the corpus's oddest."""
+
+
+class Lent(NamedTuple):
+    """What one attention may look at besides its own."""
+
+    keys: Tensor
+    """(1, heads, S, head width)."""
+    values: Tensor
+    """Likewise."""
+    stride: int
+    """Positions that each of them stands for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """What the encoder makes of the silence behind the donor."""
+
+    states: tuple[Tensor, ...]
+    """Input of each encoder layer, and the output of the last: (1, S, D) each."""
+    first: int
+    """Encoder position of the first of them."""
+    stride: int = STRIDE
+    """From one to the next."""
+
+    def behind(self, layer: int, position: int) -> Tensor:
+        """Return the states at this encoder position and later, (1, S', D)."""
+        skipped = max(0, math.ceil((position - self.first) / self.stride))
+        return self.states[layer][:, skipped:]
+
+    def lend(self, attention: Any, states: Tensor) -> dict[str, Lent]:
+        """Return the keyword for a layer whose attention may look at these states; nothing if there are none.
+
+        Args:
+            attention: WhisperAttention, also with low-rank updates.
+            states: (1, S, D) as the attention sees them: normed.
+        """
+        if states.shape[1] == 0:
+            return {}
+        shape = (1, -1, attention.num_heads, attention.head_dim)
+        keys, values = (project(states).view(shape).transpose(1, 2) for project in (attention.k_proj, attention.v_proj))
+        return {"lent": Lent(keys, values, self.stride)}
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    lent: Lent | None = None,
+    **more: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as transformers' sdpa does; attention that is not causal also looks at what is lent."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if lent is not None and not module.is_causal:
+        own = key.shape[2]
+        key, value = (
+            torch.cat([mine, other.to(mine.dtype).expand(len(mine), -1, -1, -1)], dim=2)
+            for mine, other in ((key, lent.keys), (value, lent.values))
+        )
+        attention_mask = query.new_zeros(1, 1, 1, key.shape[2])
+        attention_mask[..., own:] = math.log(lent.stride)
+    result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    return result
+
+
+def allow_lending(model: Any) -> None:
+    """Let the attention of a model look at what is lent; without that it computes as before.
+
+    Args:
+        model: WhisperForConditionalGeneration.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.set_attn_implementation(ATTENTION)
+
+
+def find_donor(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
+    """Return a short utterance of a dataset, (1, S) float32; the same one whenever it is asked for.
+
+    Args:
+        dataset: Not empty.
+        bad_record: ``skip`` passes over damaged utterances.
+
+    Raises:
+        DatasetError: An utterance is damaged; with ``skip``, all that were looked at.
+    """
+    with closing(open_evaluation(dataset, batch_size=1, limit=DONOR_CHOICE, bad_record=bad_record)) as loader:
+        for batch in loader:
+            if batch.weights[0] > 0:
+                return batch.waveforms[:, : int(batch.num_samples[0])].clone()
+    raise DatasetError(f"{dataset.folder}: all utterances looked at are damaged; run `whisper-shard verify` on it")
