@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -375,8 +376,6 @@ def test_refusals(dataset, tmp_path):
 
 
 def test_loader_processes_end_with_the_loader(dataset):
-    import multiprocessing
-
     config = dataclasses.replace(CONFIG, workers=2)
     loader = open_loader(dataset, config)
     assert next(iter(loader)).waveforms.dtype == torch.float32
@@ -409,3 +408,11 @@ def test_an_iteration_that_another_has_ended_says_so(dataset):
 def test_pinned_memory(dataset):
     batch = next(iter(open_loader(dataset, CONFIG, pin_memory=True)))
     assert batch.waveforms.is_pinned() and batch.weights.is_pinned()
+
+
+def test_an_error_ends_loader_processes_at_once(dataset):
+    loader = open_loader(dataset, dataclasses.replace(CONFIG, workers=1), stages=[stumble])
+    with pytest.raises(KeyError) as caught:
+        list(loader)
+    assert not multiprocessing.active_children(), "though the traceback still holds the iteration"
+    assert caught.traceback

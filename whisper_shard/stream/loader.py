@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import wait as wait_for
 from typing import Literal
 
@@ -47,6 +47,7 @@ from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
 
+Running = Generator[Batch | Parcel | Failure, None, None]
 _PIECE = 1 << 20  # utterances whose hashes are in memory at a time
 START_METHOD = "forkserver"
 """How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
@@ -72,7 +73,7 @@ class Loader:
         self._stop_epoch = stop_epoch
         self._pin_memory = pin_memory
         self._iteration = object()
-        self._running: Iterator[Batch | Parcel | Failure] | None = None
+        self._running: Running | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -128,13 +129,14 @@ class Loader:
     def close(self) -> None:
         """Stop the loader processes."""
         if self._running is not None:
-            self._running.close()  # type: ignore[attr-defined]
+            self._running.close()
             self._running = None
 
     def _batches(self) -> Iterator[Batch]:
         workers = self._timetable.config.workers
         receiver = Receiver()
-        running = self._running = iter(self.pipeline) if workers == 0 else iter(self._web_loader(workers))
+        running: Running = iter(self.pipeline) if workers == 0 else _pull(self._web_loader(workers))
+        self._running = running
         try:
             for item in running:
                 if isinstance(item, Failure):
@@ -276,6 +278,18 @@ def first_state(timetable: Timetable) -> PlanState:
         pack_gap_seconds=config.pack_gap_seconds,
         steps_per_epoch=timetable.steps,
     )
+
+
+def _pull(web_loader: wds.WebLoader) -> Running:
+    """Yield what loader processes send, and end them at once when that is over.
+
+    After an error torch would leave it to the garbage collector, and then wait five seconds for each process.
+    """
+    iterator = iter(web_loader.pipeline[0])
+    try:
+        yield from iterator
+    finally:
+        iterator._shutdown_workers()
 
 
 def _is_death(error: Exception) -> bool:
