@@ -29,7 +29,7 @@ class HostileDecoder:
         elif content.startswith(EAT):
             eaten = []
             while True:
-                eaten.append(bytearray(50_000_000))
+                eaten.append(np.zeros(50_000_000, np.uint8))  # not touched, so that it takes no time
         elif content.startswith(DIE_ONCE) and not (once := Path(content[5:].decode())).exists():
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -101,7 +101,6 @@ def test_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
     assert [probe.row for probe in report.first] == list(range(50))
     assert [(p.row, p.reason) for p in report.first if p.reason] == [(0, "too_short"), (3, "decode_failed")]
     assert report.hours == pytest.approx(59 * 1.53 / 3600, rel=0.02)
-    prepare(corpus, tmp_path / "out", shard_mb=1)
     for codec in ("npy", "flac"):
         prepare(corpus, tmp_path / codec, shard_mb=1, codec=codec)
         found = sum(path.stat().st_size for path in (tmp_path / codec).rglob("*.tar"))
