@@ -250,7 +250,8 @@ class TrainConfig(StreamConfig):
     eval_every: int = 0
     """Evaluate every so many steps; 0: at the end of each epoch."""
     progress_every: int = 0
-    """Also score in short windows every so many steps: a cheap sign of progress that decides nothing; 0: never."""
+    """Also estimate the WER in short windows, borrowed silence behind them, every so many steps: cheap, and decides
+    nothing; 0: never."""
     eval_limit: int = 0
     """Evaluate on the first so many utterances (by a fixed shuffle); 0: all."""
     eval_batch: int = 32

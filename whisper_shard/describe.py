@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from whisper_shard.train.runfolder import TrainReport
     from whisper_shard.train.scorecard import ScoreReport
 
+WINDOW_NAMES = {
+    "full": "30 s windows",
+    "short": "short windows",
+    "borrowed": "short windows with borrowed silence",
+}
+"""Kinds of window, as a user reads them."""
 BAR_CHARS = 40
 """Length of the longest bar of a histogram."""
 
@@ -168,7 +174,7 @@ def describe_steps(event: "training.Stepped") -> str:
 
 def describe_evaluation(event: "training.Evaluated") -> str:
     """Say what an evaluation found."""
-    windows = "30 s windows" if event.window == "full" else "short windows"
+    windows = WINDOW_NAMES[event.window]
     capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
     best = ", the best so far" if event.is_best else ""
     took = describe_duration(event.seconds)
@@ -206,7 +212,7 @@ def describe_score(report: "ScoreReport") -> Iterator[str]:
     for window in report.windows:
         score = window.scores[report.form]
         low, high = score.interval
-        name = "30 s windows" if window.window == "full" else "short windows"
+        name = WINDOW_NAMES[window.window]
         capped = f"; {window.cap_hits} cut off at the token limit" if window.cap_hits else ""
         yield (
             f"{name:<13} WER {score.wer:.2%} (95 % interval {low:.2%} to {high:.2%}), CER {score.cer:.2%}; "

@@ -8,7 +8,8 @@ from whisper_shard.train.encoder import InferenceEncoder
 from whisper_shard.train.features import LogMel
 from whisper_shard.train.listening import Folded, Projected, listen
 from whisper_shard.train.matrices import split_heads
-from whisper_shard.train.model import encode
+from whisper_shard.train.model import encode, listen_to_silence
+from whisper_shard.train.silence import allow_lending
 
 
 def make_log_mel(num_rows, window_seconds):
@@ -24,6 +25,19 @@ def make_log_mel(num_rows, window_seconds):
 def test_states_are_those_of_training_to_the_bit(tiny, rows, seconds):
     log_mel = make_log_mel(rows, seconds)
     assert torch.equal(InferenceEncoder(tiny.model).encode(log_mel), encode(tiny.model.eval(), log_mel))
+
+
+@torch.no_grad()
+def test_silence_is_heard_as_in_training(tiny):
+    allow_lending(tiny.model.eval())
+    log_mel = make_log_mel(3, 2.5)
+    silence = listen_to_silence(tiny.model, LogMel(), torch.from_numpy(make_waveform(0.5))[None])
+    encoder = InferenceEncoder(tiny.model)
+    torch.testing.assert_close(
+        encoder.encode(log_mel, silence), encode(tiny.model, log_mel, silence=silence), atol=1e-5, rtol=1e-5
+    )
+    expected = tiny.model.model.encoder.layer_norm(silence.behind(-1, 125))
+    torch.testing.assert_close(encoder.behind(silence, 125), expected)
 
 
 @pytest.mark.pretrained

@@ -49,6 +49,24 @@ def make_batch(seconds, texts, weights=None, first=0):
     )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_short_window_with_borrowed_silence_estimates_the_loss_of_the_full_one(small, precision):
+    labeler = Labeler(small.tokenizer)
+    batch = make_batch([1.5], ["one two"])
+    loss = {
+        window: evaluate_model(
+            small, [batch], labeler, window=window, max_new_tokens=4, precision=precision, donor=batch.waveforms
+        ).loss
+        for window in ("full", "short", "borrowed")
+    }
+    assert abs(loss["borrowed"] - loss["full"]) < 0.2 * abs(loss["short"] - loss["full"])
+
+
+def test_borrowed_silence_needs_a_donor(small):
+    with pytest.raises(ValueError, match="a borrowed window needs a donor of silence"):
+        evaluate_model(small, [], Labeler(small.tokenizer), window="borrowed")
+
+
 @pytest.mark.parametrize(("window", "window_seconds"), [("full", 6.0), ("short", 4.0)])
 def test_loss_and_hypotheses_are_those_of_the_window(small, window, window_seconds):
     labeler = Labeler(small.tokenizer)

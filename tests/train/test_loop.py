@@ -108,7 +108,8 @@ def test_evaluates_and_saves_when_asked(task, tmp_path):
     train_model(task, tmp_path / "run", config, events.append)
     evaluated = of_kind(events, Evaluated)
     assert [event.step for event in evaluated if event.window == "full"] == [0, 3, 6, 7, 7]
-    assert [event.step for event in evaluated if event.window == "short"] == [2, 4, 6, 7]
+    assert [event.step for event in evaluated if event.window == "borrowed"] == [2, 4, 6]
+    assert [event.step for event in evaluated if event.window == "short"] == [7]
     assert [event.step for event in of_kind(events, Saved)] == [0, 4, 7]
 
 

@@ -78,18 +78,19 @@ class InferenceDecoder:
         self._norm = affine(decoder.layer_norm, torch.float32)
         self._head = model.proj_out.weight.detach().to(dtype)
 
-    def begin(self, encoder_hidden: Tensor, room: int) -> Caches:
+    def begin(self, encoder_hidden: Tensor, room: int, bias: Tensor | None = None) -> Caches:
         """Return the caches of a batch before its first token.
 
         Args:
             encoder_hidden: (B, T // 2, D).
             room: Positions to reserve for tokens.
+            bias: Added to the scores of each encoder position, (1, 1, 1, T // 2); None: nothing.
         """
         states = encoder_hidden.to(self.dtype)
         batch, _, dim = states.shape
         shape = (batch, self.num_heads, room, dim // self.num_heads)
         own = [(states.new_zeros(shape), states.new_zeros(shape)) for _ in self._layers]
-        return Caches(own, listen(states, [layer.cross_in for layer in self._layers], self.num_heads))
+        return Caches(own, listen(states, [layer.cross_in for layer in self._layers], self.num_heads, bias))
 
     def read(self, tokens: Tensor, caches: Caches) -> Tensor:
         """Read the first tokens of every row and fill the caches; return states, (B, L, D) float32.

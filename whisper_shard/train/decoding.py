@@ -121,14 +121,24 @@ class GreedyDecoder:
         self._end_id = end_id
         self._rules = rules
 
-    def decode_labels(self, encoder_hidden: Tensor, labels: LabelBatch, *, max_new_tokens: int) -> DecodedWithLoss:
+    def decode_labels(
+        self, encoder_hidden: Tensor, labels: LabelBatch, *, max_new_tokens: int, bias: Tensor | None = None
+    ) -> DecodedWithLoss:
         """Return loss and hypotheses of a batch whose references are known; see `decode`."""
         device = encoder_hidden.device
         inputs, targets = labels.decoder_input_ids.to(device), labels.labels.to(device)
-        return self.decode(encoder_hidden, inputs, targets, max_new_tokens=max_new_tokens)
+        return self.decode(encoder_hidden, inputs, targets, max_new_tokens=max_new_tokens, bias=bias)
 
     @torch.inference_mode()
-    def decode(self, encoder_hidden: Tensor, inputs: Tensor, labels: Tensor, *, max_new_tokens: int) -> DecodedWithLoss:
+    def decode(
+        self,
+        encoder_hidden: Tensor,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        max_new_tokens: int,
+        bias: Tensor | None = None,
+    ) -> DecodedWithLoss:
         """Return loss and hypotheses of one batch.
 
         Args:
@@ -137,6 +147,7 @@ class GreedyDecoder:
             labels: (B, L) what follows each input: a token, UNKNOWN, or IGNORE_INDEX within the prefix and
                 behind the end.
             max_new_tokens: Longest hypothesis, end token included.
+            bias: Added to the scores of each encoder position, (1, 1, 1, T // 2); None: nothing.
 
         Raises:
             ConfigError: Prefix and hypothesis do not fit into the decoder's positions.
@@ -148,7 +159,7 @@ class GreedyDecoder:
                 f"--max-new-tokens {max_new_tokens}: with a prefix of {prefix} tokens the decoder has room for "
                 f"{self._decoder.max_positions - prefix}"
             )
-        caches = self._decoder.begin(encoder_hidden, room)
+        caches = self._decoder.begin(encoder_hidden, room, bias)
         states = self._decoder.read(inputs, caches)
         said, loss_sum, num_tokens = self._read_draft(states, labels, prefix)
         tokens, num_steps = self._continue(

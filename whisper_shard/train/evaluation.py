@@ -1,8 +1,9 @@
 """Evaluation: one pass of the encoder a batch feeds the loss and the hypotheses.
 
 The window decides what is measured. ``full`` pads every utterance to the model's 30 s, as every standard tool does,
-and is what a WER should be quoted in; ``short`` cuts each batch to its longest utterance plus a margin, costs a
-fraction, and tells about progress only: a model that was never trained in short windows repeats itself there.
+and is what a WER should be quoted in; ``short`` cuts each batch to its longest utterance plus a margin: a model that
+was never trained in short windows repeats itself there; ``borrowed`` is short too, but hears borrowed silence behind
+(`silence`): an estimate of ``full`` for a fraction of its price, and a sign of progress.
 """
 
 import time
@@ -18,16 +19,17 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.decoder import InferenceDecoder
 from whisper_shard.train.decoding import GreedyDecoder, SuppressRules, end_token
-from whisper_shard.train.device import choose_precision, is_out_of_memory
+from whisper_shard.train.device import autocast, choose_precision, is_out_of_memory
 from whisper_shard.train.encoder import InferenceEncoder
 from whisper_shard.train.features import LogMel
-from whisper_shard.train.model import LoadedWhisper
+from whisper_shard.train.model import LoadedWhisper, listen_to_silence
 from whisper_shard.train.scoring import Score, TextForm, score_texts
+from whisper_shard.train.silence import score_bias
 from whisper_shard.train.tokens import Labeler
 from whisper_shard.utterance import HOP_LENGTH, SAMPLE_RATE
 
-Window = Literal["full", "short"]
-"""30 s, or as short as the batch allows."""
+Window = Literal["full", "short", "borrowed"]
+"""30 s, as short as the batch allows, or that with borrowed silence behind it."""
 SHORT_MARGIN_SECONDS = 1.0
 """Silence behind the longest utterance of a short window."""
 SHORT_FLOOR_SECONDS = 2.0
@@ -105,6 +107,7 @@ def evaluate_model(
     max_new_tokens: int = 128,
     precision: str = "auto",
     device: torch.device | None = None,
+    donor: Tensor | None = None,
     form: TextForm = "basic",
 ) -> Evaluation:
     """Return loss and WER of a model.
@@ -117,13 +120,21 @@ def evaluate_model(
         max_new_tokens: Longest hypothesis.
         precision: auto, fp32, bf16 or fp16.
         device: Where to compute; None: where the model is.
+        donor: (1, S) waveform, whose silence is borrowed; needed for ``borrowed``.
         form: Form of the text that is scored.
 
     Raises:
         TrainingError: There is no utterance to evaluate.
     """
     part = evaluate_part(
-        loaded, batches, labeler, window=window, max_new_tokens=max_new_tokens, precision=precision, device=device
+        loaded,
+        batches,
+        labeler,
+        window=window,
+        max_new_tokens=max_new_tokens,
+        precision=precision,
+        device=device,
+        donor=donor,
     )
     return finish_evaluation([part], window=window, form=form)
 
@@ -137,6 +148,7 @@ def evaluate_part(
     max_new_tokens: int = 128,
     precision: str = "auto",
     device: torch.device | None = None,
+    donor: Tensor | None = None,
 ) -> EvaluationPart:
     """Evaluate this process's share; see `evaluate_model`."""
     begin = time.perf_counter()
@@ -154,6 +166,7 @@ def evaluate_part(
             max_new_tokens=max_new_tokens,
             dtype=choose_precision(precision, device),
             device=device,
+            donor=donor,
         )
         for batch in batches:
             found = evaluator.evaluate(batch)
@@ -208,6 +221,10 @@ class BatchEvaluator:
         max_new_tokens: Longest hypothesis.
         dtype: Format of matrix products.
         device: Where to compute.
+        donor: (1, S) waveform, whose silence is borrowed; needed for ``borrowed``.
+
+    Raises:
+        ValueError: Silence is to be borrowed, and there is no donor.
     """
 
     def __init__(
@@ -219,14 +236,22 @@ class BatchEvaluator:
         max_new_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
+        donor: Tensor | None = None,
     ) -> None:
         self._labeler = labeler
         self._window = window
         self._max_samples = loaded.model.config.max_source_positions * POSITION_SAMPLES
         self._max_new_tokens = max_new_tokens
         self._device = device
+        self._dtype = dtype
         self._log_mel = LogMel(loaded.n_mels).to(device)
         self._encoder = InferenceEncoder(loaded.model, dtype)
+        self._silence = None
+        if window == "borrowed":
+            if donor is None:
+                raise ValueError("a borrowed window needs a donor of silence")
+            with autocast(device, dtype):
+                self._silence = listen_to_silence(loaded.model, self._log_mel, donor.to(device))
         decoder = InferenceDecoder(loaded.model, dtype)
         self._greedy = GreedyDecoder(decoder, end_id=end_token(loaded.model), rules=SuppressRules.of(loaded.model))
 
@@ -258,8 +283,8 @@ class BatchEvaluator:
             languages=_pick(batch.languages, rows),
             tasks=_pick(batch.tasks, rows),
         )
-        hidden = self._encode(batch.waveforms[rows], batch.num_samples[rows])
-        found = self._greedy.decode_labels(hidden, labels, max_new_tokens=self._max_new_tokens)
+        hidden, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
+        found = self._greedy.decode_labels(hidden, labels, max_new_tokens=self._max_new_tokens, bias=bias)
         utterances = tuple(
             EvaluatedUtterance(
                 key=batch.keys[row],
@@ -278,12 +303,20 @@ class BatchEvaluator:
             seconds=time.perf_counter() - begin,
         )
 
-    def _encode(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+    def _encode(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return encoder states, and what is added to the scores of each of them."""
         size = self._max_samples
-        if self._window == "short":
+        if self._window != "full":
             size = min(short_window(int(num_samples.max())), size)
-        fitted = fit_window(waveforms.to(self._device, non_blocking=True), size)
-        return self._encoder.encode(self._log_mel(fitted))
+        log_mel = self._log_mel(fit_window(waveforms.to(self._device, non_blocking=True), size))
+        if self._silence is None or size == self._max_samples:
+            return self._encoder.encode(log_mel), None
+        hidden = self._encoder.encode(log_mel, self._silence)
+        behind = self._encoder.behind(self._silence, hidden.shape[1])
+        bias = score_bias(
+            hidden.new_zeros((), dtype=self._dtype), hidden.shape[1], behind.shape[1], self._silence.stride
+        )
+        return torch.cat([hidden, behind.expand(len(hidden), -1, -1)], dim=1), bias
 
 
 def short_window(

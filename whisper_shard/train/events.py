@@ -83,7 +83,7 @@ class Examining:
     num_utterances: int
     """Utterances to score."""
     window: str
-    """full: in 30 s windows; short: in windows as long as the audio."""
+    """full: in 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Evaluated:
     step: int
     """Steps made so far."""
     window: str
-    """full: in 30 s windows; short: in windows as long as the audio."""
+    """full: in 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
     wer: float
     """Word error rate over the whole set, 0 to 1 and above."""
     cer: float

@@ -142,11 +142,12 @@ class Finish:
             )
         gap = abs(full.wer - short.wer)
         if gap > _WORSE_ABSOLUTE and gap > _WORSE_RELATIVE * min(full.wer, short.wer):
-            self._tell(
-                f"WER is {full.wer:.2%} in 30 s windows and {short.wer:.2%} in short ones: decode this model in "
-                f"{'30 s' if full.wer < short.wer else 'short'} windows, or train with "
-                f"{'a smaller' if full.wer < short.wer else 'a larger'} --full-share"
+            advice = (
+                "decode this model in 30 s windows, as standard tools do; for short ones train with --beyond nothing"
+                if full.wer < short.wer
+                else "decode this model in short windows; for those of standard tools train with --beyond silence"
             )
+            self._tell(f"WER is {full.wer:.2%} in 30 s windows and {short.wer:.2%} in short ones: {advice}")
         if full.cap_hits:
             self._tell(
                 f"{full.cap_hits} of {len(full.utterances)} hypotheses were cut off at {self.config.max_new_tokens} "

@@ -39,14 +39,17 @@ class Projected:
 
     layers: list[KeysValues]
     """One entry a layer."""
+    bias: Tensor | None = None
+    """Added to the scores, (1, 1, 1, positions)."""
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
         """See `Listening`."""
-        return join_heads(functional.scaled_dot_product_attention(queries, *self.layers[layer]))
+        keys, values = self.layers[layer]
+        return join_heads(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self.bias))
 
     def select(self, rows: Tensor) -> "Projected":
         """See `Listening`."""
-        return Projected([(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers])
+        return Projected([(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers], self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Folded:
     """(B, T // 2, D)."""
     matrices: list[tuple[Tensor, Tensor]]
     """Keys' and values' weight (2 D, D) and bias (2 D,) of each layer; a bias of keys would change no attention."""
+    bias: Tensor | None = None
+    """Added to the scores, (1, 1, 1, positions)."""
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
         """See `Listening`."""
@@ -67,7 +72,7 @@ class Folded:
         by_head = queries.transpose(0, 1).reshape(num_heads, batch * length, width)
         folded = (by_head @ keys).view(num_heads, batch, length, dim).transpose(0, 1).flatten(1, 2)
         heard = functional.scaled_dot_product_attention(
-            folded[:, None], self.states[:, None], self.states[:, None], scale=width**-0.5
+            folded[:, None], self.states[:, None], self.states[:, None], attn_mask=self.bias, scale=width**-0.5
         )
         by_head = heard.view(batch, num_heads, length, dim).transpose(0, 1).reshape(num_heads, batch * length, dim)
         answers = (by_head @ values.transpose(1, 2)).view(num_heads, batch, length, width)
@@ -76,18 +81,21 @@ class Folded:
 
     def select(self, rows: Tensor) -> "Folded":
         """See `Listening`."""
-        return Folded(self.states.index_select(0, rows), self.matrices)
+        return Folded(self.states.index_select(0, rows), self.matrices, self.bias)
 
 
-def listen(states: Tensor, matrices: list[tuple[Tensor, Tensor]], num_heads: int) -> Listening:
+def listen(
+    states: Tensor, matrices: list[tuple[Tensor, Tensor]], num_heads: int, bias: Tensor | None = None
+) -> Listening:
     """Return the form of cross-attention that costs least here.
 
     Args:
         states: Encoder states (B, T // 2, D) in the compute format.
         matrices: As in `Folded`.
         num_heads: Of the decoder.
+        bias: Added to the scores of each position, (1, 1, 1, T // 2); None: nothing.
     """
     if states.device.type == "cpu" and states.dtype == torch.float32:
-        return Folded(states, matrices)
+        return Folded(states, matrices, bias)
     projections = [split_heads(functional.linear(states, *affine), num_heads, parts=2) for affine in matrices]
-    return Projected([(keys.contiguous(), values.contiguous()) for keys, values in projections])
+    return Projected([(keys.contiguous(), values.contiguous()) for keys, values in projections], bias)

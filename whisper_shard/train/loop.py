@@ -132,6 +132,7 @@ class Trainer:
         self._steps_per_epoch = self._open_loader(None).steps_per_epoch
         self.total_steps = config.max_steps or config.epochs * self._steps_per_epoch
         self._warmup_steps = count_warmup_steps(config.warmup, self.total_steps)
+        donor = find_donor(corpora.train, bad_record=config.bad_record) if config.hears_silence else None
         self.stepper = Stepper(
             self.network,
             build_optimizer(self.network.model, config),
@@ -141,11 +142,11 @@ class Trainer:
             ranks=machine.ranks,
             dtype=machine.dtype,
             total_steps=self.total_steps,
-            donor=find_donor(corpora.train, bad_record=config.bad_record) if config.hears_silence else None,
+            donor=donor,
         )
         self.examiner = Examiner(
             loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine, run=folder.path,
-            request=request, progress=progress,
+            request=request, progress=progress, donor=donor,
         )  # fmt: skip
         self.keeper = Keeper(folder=folder, stepper=self.stepper, machine=machine)
         warnings: list[str] = []
@@ -244,7 +245,7 @@ class Trainer:
             self.recorder.finish_epoch(batch.epoch, loader.planned(batch.epoch))
         if config.progress_every and step % config.progress_every == 0:
             self._settle()
-            self.recorder.evaluated(self.examiner.examine("short"), is_best=False, kind="progress")
+            self.recorder.evaluated(self.examiner.examine_quickly(), is_best=False, kind="progress")
         return self._judge(loader, batch)
 
     def _judge(self, loader: Loader, batch: Batch | None) -> bool:

@@ -25,7 +25,7 @@ from whisper_shard.train.adapt import plain_state_dict
 from whisper_shard.train.device import explain_broken_install
 from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
 from whisper_shard.train.objective import token_loss
-from whisper_shard.train.silence import STRIDE, Silence
+from whisper_shard.train.silence import STRIDE, Silence, without_edge
 from whisper_shard.train.tokens import whisper_language
 from whisper_shard.utterance import HOP_LENGTH
 
@@ -168,8 +168,7 @@ def encoder_states(
     max_frames = 2 * encoder.embed_positions.weight.shape[0]
     if num_frames % 2 or not 0 < num_frames <= max_frames:
         raise ConfigError(f"window of {num_frames} frames: the encoder needs an even number of 2 to {max_frames}")
-    if silence is not None:  # the convolutions must not see an edge where in 30 s there would be none
-        log_mel = functional.pad(log_mel, (0, 2), mode="replicate")
+    log_mel = log_mel if silence is None else without_edge(log_mel)
     hidden = functional.gelu(encoder.conv1(log_mel))
     hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)[:, : num_frames // 2]
     hidden = hidden + encoder.embed_positions.weight[: num_frames // 2]
@@ -181,6 +180,19 @@ def encoder_states(
             lent = silence.lend(layer.self_attn, layer.self_attn_layer_norm(silence.behind(number, num_frames // 2)))
         hidden = _maybe_skip(hidden, layer(hidden, None, **lent), stochastic_depth)
         yield hidden
+
+
+def listen_to_silence(model: Any, log_mel: LogMel, donor: Tensor) -> Silence:
+    """Return what the encoder, as it is now, makes of the silence behind an utterance.
+
+    Args:
+        model: WhisperForConditionalGeneration.
+        log_mel: Makes its spectrograms.
+        donor: (1, S) waveform, S no more than the model's window.
+    """
+    samples = 2 * model.config.max_source_positions * HOP_LENGTH
+    waveform = functional.pad(donor, (0, samples - donor.shape[1]))
+    return record_silence(model, log_mel(waveform), num_frames=donor.shape[1] // HOP_LENGTH)
 
 
 @torch.no_grad()
@@ -301,14 +313,8 @@ class SpeechLoss(nn.Module):
         )
 
     def listen(self, donor: Tensor) -> Silence:
-        """Return the silence behind an utterance as the encoder hears it now.
-
-        Args:
-            donor: (1, S) waveform, S no more than the model's window.
-        """
-        samples = 2 * self.model.config.max_source_positions * HOP_LENGTH
-        waveform = functional.pad(donor, (0, samples - donor.shape[1]))
-        return record_silence(self.model, self.log_mel(waveform), num_frames=donor.shape[1] // HOP_LENGTH)
+        """Return the silence behind a donor, (1, S) waveform, as the encoder hears it now."""
+        return listen_to_silence(self.model, self.log_mel, donor)
 
 
 def save_model_folder(

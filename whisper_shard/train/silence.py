@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from whisper_shard.errors import DatasetError
 from whisper_shard.formats.index import Dataset
@@ -85,15 +86,31 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if lent is not None and not module.is_causal:
-        own = key.shape[2]
-        key, value = (
-            torch.cat([mine, other.to(mine.dtype).expand(len(mine), -1, -1, -1)], dim=2)
-            for mine, other in ((key, lent.keys), (value, lent.values))
-        )
-        attention_mask = query.new_zeros(1, 1, 1, key.shape[2])
-        attention_mask[..., own:] = math.log(lent.stride)
+        key, value, attention_mask = with_lent(key, value, lent)
     result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     return result
+
+
+def with_lent(keys: Tensor, values: Tensor, lent: Lent) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values, (B, heads, T + S, head width), and what is added to the scores, (1, 1, 1, T + S)."""
+    joined = (
+        torch.cat([own, other.to(own.dtype).expand(len(own), -1, -1, -1)], dim=2)
+        for own, other in ((keys, lent.keys), (values, lent.values))
+    )
+    all_keys, all_values = joined
+    return all_keys, all_values, score_bias(keys, keys.shape[2], lent.keys.shape[2], lent.stride)
+
+
+def score_bias(like: Tensor, num_own: int, num_lent: int, stride: int) -> Tensor:
+    """Return what makes each lent position count as often as the positions it stands for, (1, 1, 1, own + lent)."""
+    bias = like.new_zeros(1, 1, 1, num_own + num_lent)
+    bias[..., num_own:] = math.log(stride)
+    return bias
+
+
+def without_edge(log_mel: Tensor) -> Tensor:
+    """Let a window go on as it ends: the convolutions must not see an edge where in 30 s there would be none."""
+    return functional.pad(log_mel, (0, 2), mode="replicate")
 
 
 def allow_lending(model: Any) -> None:
