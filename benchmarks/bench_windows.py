@@ -1,0 +1,243 @@
+"""Which windows to train in: WER in 30 s windows of finished runs, and what they cost, `full` against shorter windows.
+
+    python -m benchmarks.bench_windows --model whisper-base/ --digits spoken-digits/ --work runs/windows \
+        --runs read:full:1 read:auto:1
+
+A run is RECIPE:POLICY:SEED. Each trains whisper-base once through `train_model` and scores the result on the whole test
+part; it is kept in ``--work`` and not made again, so a long study can be made in pieces. Without ``--runs`` the
+finished runs are compared with `full` on the same corpus, seeds together, and the JSON is written; it also says how
+near borrowed silence brings the published model to 30 s windows: encoder states, and hypotheses.
+
+Cost is CPU seconds of optimizer steps, evaluation not counted. Of the spoken digits a run sees 480 of 2,700 and is
+tested on 300 others, of the same six speakers. Read speech is spoken by a synthesizer in many voices: 480 utterances
+of 3 to 12 s, and 120 to be tested on.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.machine import describe_machine
+from benchmarks.speech import read_digits, speak_sentences, write_speech
+from whisper_shard.config import ScoreConfig, TrainConfig
+from whisper_shard.formats.index import Dataset, open_dataset
+from whisper_shard.stream.loader import open_evaluation
+from whisper_shard.train.device import set_threads
+from whisper_shard.train.evaluation import evaluate_part, fit_window, short_window
+from whisper_shard.train.events import Event, Stepped
+from whisper_shard.train.features import MAX_SAMPLES, LogMel
+from whisper_shard.train.loop import train_model
+from whisper_shard.train.model import encode, listen_to_silence, load_whisper
+from whisper_shard.train.runfolder import library_versions
+from whisper_shard.train.scorecard import score_model
+from whisper_shard.train.silence import allow_lending, find_donor
+from whisper_shard.train.tokens import Labeler
+
+RESULTS = Path(__file__).parent / "results"
+BATCH = 16
+EVAL_LIMIT = 24  # in training: it decides nothing here but that the trained weights are kept
+RECIPES = {"read": ("read", 30), "read-brief": ("read", 12), "digits": ("digits", 24), "digits-brief": ("digits", 12)}
+"""Corpus and optimizer steps of `full`, the recipe to be matched."""
+ALONE = {"beyond": "nothing", "min_window_seconds": 2.0, "margin_seconds": (0.2, 1.5)}
+POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
+    "full": (1.0, {"window": "full"}),
+    "auto": (1.0, {}),
+    "auto-sixteenth": (1.0, {"full_share": 1 / 16}),
+    "short": (1.0, {"beyond": "nothing"}),
+    "sixteenth": (1.0, {**ALONE, "full_share": 1 / 16}),
+    "eighth-twice": (2.0, {**ALONE, "full_share": 1 / 8}),
+}
+"""Steps in multiples of those of `full`, and the knobs that differ from the defaults.
+
+auto hears borrowed silence behind its windows; short hears nothing there; the last two hear nothing, and see some
+utterances at 30 s."""
+
+
+class StepClock:
+    """Sums the CPU seconds of optimizer steps: whatever ends with another event is not one."""
+
+    def __init__(self) -> None:
+        self.cpu_seconds = 0.0
+        self._last = time.process_time()
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event of the training loop."""
+        now = time.process_time()
+        if isinstance(event, Stepped):
+            self.cpu_seconds += now - self._last
+        self._last = now
+
+
+def main() -> None:
+    """Make the runs asked for, or compare those that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of whisper-base")
+    parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
+    parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
+    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    set_threads(args.threads)
+    for run in args.runs:
+        recipe, policy, seed = run.split(":")
+        make_corpus(RECIPES[recipe][0], args)
+        make_run(recipe, policy, int(seed), args)
+    if not args.runs:
+        write_result(args)
+
+
+def make_corpus(corpus: str, args: argparse.Namespace) -> None:
+    """Write training and test part of a corpus, unless they are there."""
+    folder = args.work / "data" / corpus
+    if corpus == "read":
+        write_speech(folder / "train", speak_sentences(480, shortest=3, longest=12, seed=3))
+        write_speech(folder / "eval", speak_sentences(120, shortest=3, longest=12, seed=4))
+    else:
+        write_speech(folder / "train", read_digits(args.digits / "train.csv", 480))
+        write_speech(folder / "eval", read_digits(args.digits / "test.csv", 0))
+
+
+def make_run(recipe: str, policy: str, seed: int, args: argparse.Namespace) -> None:
+    """Train and score once; keep cost and score, not the weights."""
+    folder = args.work / recipe / f"{policy}-{seed}"
+    if (folder / "run.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    longer, knobs = POLICIES[policy]
+    corpus, steps_of_full = RECIPES[recipe]
+    steps = round(steps_of_full * longer)
+    config = TrainConfig(
+        model=args.model, language="en", precision="bf16", batch_size=BATCH, lr=2e-5, warmup=0.1, workers=0,
+        max_steps=steps, eval_every=steps, eval_limit=EVAL_LIMIT, max_new_tokens=96, log_every=1, patience=0, seed=seed,
+        tensorboard=False, save_minutes=1e6, threads=args.threads, **knobs,
+    )  # fmt: skip
+    clock, data = StepClock(), args.work / "data" / corpus
+    report = train_model(data, folder / "train", config, clock)
+    if report.best_step != steps:
+        raise SystemExit(f"{folder}: the trained model is not better than the one before; nothing to compare")
+    lines = [json.loads(line) for line in (folder / "train" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    score_model(
+        report.model,
+        data / "eval",
+        ScoreConfig(
+            out=str(folder), language="en", precision="bf16", max_new_tokens=96, window="full", threads=args.threads
+        ),
+    )
+    run = {
+        "steps": steps,
+        "utterances": sum(line["utterances"] for line in trained),
+        "mean_window_seconds": sum(line["padded_seconds"] for line in trained)
+        / sum(line["utterances"] for line in trained),
+        "cpu_seconds": clock.cpu_seconds,
+        "knobs": knobs,
+    }
+    (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+    shutil.rmtree(folder / "train")
+    print(folder, run, summary(folder), flush=True)
+
+
+def summary(folder: Path) -> dict[str, float]:
+    """Return the WER of a finished run in both windows."""
+    score = json.loads((folder / "score.json").read_text())
+    return {name: window["scores"]["basic"]["wer"] for name, window in score["windows"].items()}
+
+
+def errors_and_words(folder: Path) -> np.ndarray[Any, Any]:
+    """Return, for each test utterance in the order of keys, errors in 30 s windows and reference words: (N, 2)."""
+    rows = json.loads((folder / "score.json").read_text())["windows"]["full"]["utterances"]
+    return np.array([(row["errors"], len(row["reference"].split())) for row in sorted(rows, key=lambda r: r["key"])])
+
+
+def compare(ours: list[Path], full: list[Path]) -> dict[str, Any]:
+    """Compare finished runs with those of `full` of the same seeds: cost, and a bootstrap over test utterances.
+
+    Errors of all seeds are added up utterance by utterance, so that a resampled corpus is the same for all runs.
+    """
+    mine, theirs = (sum(errors_and_words(folder) for folder in folders) for folders in (ours, full))
+    rows = np.random.default_rng(0).integers(0, len(mine), size=(5000, len(mine)))
+    differences = (mine[rows, 0] - theirs[rows, 0]).sum(axis=1) / mine[rows, 1].sum(axis=1)
+    cpu = [sum(json.loads((f / "run.json").read_text())["cpu_seconds"] for f in folders) for folders in (ours, full)]
+    return {
+        "seeds": len(ours),
+        "cpu_share_of_full": cpu[0] / cpu[1],
+        "wer": float(mine[:, 0].sum() / mine[:, 1].sum()),
+        "wer_full": float(theirs[:, 0].sum() / theirs[:, 1].sum()),
+        "difference_interval": [float(q) for q in np.quantile(differences, [0.025, 0.975])],
+    }
+
+
+@torch.no_grad()
+def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
+    """Compare short windows, with and without borrowed silence, with 30 s windows, on the published model in float32.
+
+    Returns the relative norm of the difference of encoder states at the positions of the short window (means over
+    batches), and how many hypotheses are the same as in 30 s.
+    """
+    loaded, donor = load_whisper(model), find_donor(data)
+    allow_lending(loaded.model.eval())
+    labeler, log_mel = Labeler(loaded.tokenizer, "en"), LogMel(loaded.n_mels)
+    silence = listen_to_silence(loaded.model, log_mel, donor)
+    away: dict[str, list[float]] = {"borrowed": [], "short": []}
+    said: dict[str, list[str]] = {"full": [], "borrowed": [], "short": []}
+    for batch in open_evaluation(data, batch_size=8, limit=48):
+        short = fit_window(batch.waveforms, short_window(int(batch.num_samples.max())))
+        whole = encode(loaded.model, log_mel(fit_window(batch.waveforms, MAX_SAMPLES)))
+        for window, heard in (("borrowed", silence), ("short", None)):
+            states = encode(loaded.model, log_mel(short), silence=heard)
+            same_place = whole[:, : states.shape[1]]
+            away[window].append(float((states - same_place).norm() / same_place.norm()))
+        for window, texts in said.items():
+            part = evaluate_part(loaded, [batch], labeler, window=window, max_new_tokens=48, donor=donor)
+            texts.extend(row.hypothesis for row in part.utterances)
+    return {
+        "utterances": len(said["full"]),
+        "states_away_from_30_s": {window: float(np.mean(values)) for window, values in away.items()},
+        "hypotheses_as_in_30_s": {
+            window: sum(a == b for a, b in zip(said[window], said["full"], strict=True)) for window in away
+        },
+    }
+
+
+def write_result(args: argparse.Namespace) -> None:
+    """Compare all finished runs, print a table, write the JSON."""
+    runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(args.work.glob("*/*/run.json")):
+        policy, _, seed = path.parent.name.rpartition("-")
+        runs[path.parent.parent.name][policy][int(seed)] = path.parent
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": describe_machine(threads=args.threads, versions=library_versions()),
+        "settings": {"model": Path(args.model).name, "batch": BATCH, "lr": 2e-5, "recipes": RECIPES},
+    }
+    for corpus, policies in runs.items():
+        result[corpus] = {"runs": {}, "against_full": {}}
+        for policy, by_seed in policies.items():
+            for seed, folder in by_seed.items():
+                run = json.loads((folder / "run.json").read_text())
+                result[corpus]["runs"][f"{policy}-{seed}"] = {**run, "wer": summary(folder)}
+            seeds = sorted(set(by_seed) & set(policies["full"]))
+            if policy != "full" and seeds:
+                found = compare([by_seed[s] for s in seeds], [policies["full"][s] for s in seeds])
+                result[corpus]["against_full"][policy] = found
+                print(f"{corpus} {policy:<18}", {k: np.round(v, 4).tolist() for k, v in found.items()})
+    result["nearness"] = {
+        path.name: measure_nearness(open_dataset(path / "eval"), args.model)
+        for path in sorted((args.work / "data").iterdir())
+    }
+    print(json.dumps(result["nearness"], indent=1))
+    path = RESULTS / f"{result['date']}-windows.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
