@@ -3,7 +3,9 @@
     make bench-peers      (benchmarks/peers.sh makes an environment for it, as the peers' needs conflict with ours)
 
 Every peer gets the same int16 samples in its own format, as its documentation recommends for arrays, and shuffles as it
-does by default; none but ours checks what it reads. Writes benchmarks/results/<date>-peers.json and prints a table.
+does by default, with a buffer of 1,000 where it has one; none but ours checks what it reads. Whole epochs are timed,
+after one that is not: a shuffle buffer is filled at the beginning of an epoch and emptied at its end, so that a part of
+one would show either too much work or too little. Writes benchmarks/results/<date>-peers.json and prints a table.
 """
 
 import argparse
@@ -24,13 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.bench_stream import BATCH, ours, pad_samples, plain_webdataset
+from benchmarks.bench_stream import BATCH, pad_samples, plain_webdataset
 from benchmarks.corpus import make_corpus
 from benchmarks.machine import describe_machine
+from whisper_shard.config import StreamConfig
 from whisper_shard.formats.index import Dataset
+from whisper_shard.stream.loader import open_loader
 from whisper_shard.stream.source import LocalSource, RecordReader, decode_audio, decode_json
 from whisper_shard.utterance import SAMPLE_RATE
 
+EPOCHS = 2
+HUGGINGFACE_COLUMNS = {"key": "string", "audio": "binary", "text": "string"}
 Item = dict[str, Any]
 
 
@@ -74,34 +80,49 @@ def write_lhotse(dataset: Dataset, folder: Path) -> None:
     shutil.rmtree(folder / "wav")
 
 
-def read_lhotse(folder: Path) -> Iterator[Item]:
-    from lhotse import CutSet
+class LhotseItems:
+    def __init__(self, folder: Path) -> None:
+        from lhotse import CutSet
 
-    cuts = CutSet.from_shar(in_dir=str(folder / "shar"), shuffle_shards=True).shuffle(buffer_size=1000)
-    for cut in cuts:
-        # Lhotse decodes to float32 in [-1, 1]; the common collation wants the int16 scale.
-        yield {"audio": cut.load_audio()[0] * 32768, "text": cut.supervisions[0].text}
+        self._cuts = CutSet.from_shar(in_dir=str(folder / "shar"), shuffle_shards=True).shuffle(buffer_size=1000)
+
+    def __iter__(self) -> Iterator[Item]:
+        for cut in self._cuts:
+            # Lhotse decodes to float32 in [-1, 1]; the common collation wants the int16 scale.
+            yield {"audio": cut.load_audio()[0] * 32768, "text": cut.supervisions[0].text}
 
 
 def write_huggingface(dataset: Dataset, folder: Path) -> None:
     import datasets
 
-    features = datasets.Features({"key": datasets.Value("string"), "audio": datasets.List(datasets.Value("int16")),
-                                  "text": datasets.Value("string")})  # fmt: skip
+    # Bytes, not List(int16): a shuffled stream would turn a list into one Python number a sample, ten times slower.
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in HUGGINGFACE_COLUMNS.items()})
     stored = datasets.Dataset.from_generator(
-        read_items, features=features, gen_kwargs={"dataset": dataset}, cache_dir=str(folder / "cache")
+        generate_bytes, features=features, gen_kwargs={"dataset": dataset}, cache_dir=str(folder / "cache")
     )
     for shard in range(10):
         stored.shard(10, shard, contiguous=True).to_parquet(str(folder / f"{shard:03d}.parquet"))
     shutil.rmtree(folder / "cache")
 
 
-def read_huggingface(folder: Path) -> Iterator[Item]:
-    import datasets
+def generate_bytes(dataset: Dataset) -> Iterator[Item]:
+    for item in read_items(dataset):
+        yield item | {"audio": item["audio"].tobytes()}
 
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
-    stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
-    yield from stream.shuffle(seed=0, buffer_size=1000).with_format("numpy")
+
+class HuggingFaceItems:
+    def __init__(self, folder: Path) -> None:
+        import datasets
+
+        # At the end of each epoch it sleeps for 5 s (apache/arrow#45214): nothing in a long one, most of a short one.
+        datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+        files = sorted(str(path) for path in folder.glob("*.parquet"))
+        stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+        self._stream = stream.shuffle(seed=0, buffer_size=1000)
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._stream:
+            yield item | {"audio": np.frombuffer(item["audio"], np.int16)}
 
 
 def write_mosaicml(dataset: Dataset, folder: Path) -> None:
@@ -114,11 +135,12 @@ def write_mosaicml(dataset: Dataset, folder: Path) -> None:
             writer.write(item)
 
 
-def read_mosaicml(folder: Path) -> Iterator[Item]:
+def open_mosaicml(folder: Path) -> Iterable[Item]:
     stand_in_for_torchvision()
     from streaming import StreamingDataset
 
-    yield from StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    stream: Iterable[Item] = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
+    return stream
 
 
 def stand_in_for_torchvision() -> None:
@@ -150,48 +172,70 @@ def read_saved(place: tuple[str, str]) -> Item:
     return {"audio": np.load(place[0]), "text": place[1]}
 
 
-def read_litdata(folder: Path) -> Iterator[Item]:
+def open_litdata(folder: Path) -> Iterable[Item]:
     import litdata
 
-    yield from litdata.StreamingDataset(str(folder / "chunks"), shuffle=True)
+    stream: Iterable[Item] = litdata.StreamingDataset(str(folder / "chunks"), shuffle=True)
+    return stream
 
 
-PEERS: dict[str, tuple[str, Callable[[Dataset, Path], None], Callable[[Path], Iterator[Item]]]] = {
-    "Lhotse Shar": ("lhotse", write_lhotse, read_lhotse),
-    "Hugging Face datasets, streaming": ("datasets", write_huggingface, read_huggingface),
-    "MosaicML Streaming": ("mosaicml-streaming", write_mosaicml, read_mosaicml),
-    "LitData": ("litdata", write_litdata, read_litdata),
+class PlainBatches:
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[int]:
+        return plain_webdataset(self._dataset, 0, epochs=1)
+
+
+class OurBatches:
+    def __init__(self, dataset: Dataset) -> None:
+        self._loader = open_loader(dataset, StreamConfig(batch_size=BATCH, workers=0, augment=()), epochs=1)
+
+    def __iter__(self) -> Iterator[int]:
+        return (len(batch.ids) for batch in self._loader)
+
+
+class CollatedBatches:
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[int]:
+        return count_batches(self._items)
+
+
+PEERS: dict[str, tuple[str, Callable[[Dataset, Path], None], Callable[[Path], Iterable[Item]]]] = {
+    "Lhotse Shar": ("lhotse", write_lhotse, LhotseItems),
+    "Hugging Face datasets, streaming": ("datasets", write_huggingface, HuggingFaceItems),
+    "MosaicML Streaming": ("mosaicml-streaming", write_mosaicml, open_mosaicml),
+    "LitData": ("litdata", write_litdata, open_litdata),
 }
 
 
-def measure_rate(counts: Iterator[int]) -> float:
-    for _ in range(4):
-        next(counts)
+def measure_rate(batches: Iterable[int]) -> float:
+    """Utterances a second over whole epochs, after one that opens files and fills memory."""
+    sum(batches)
     started = time.perf_counter()
-    return sum(counts) / (time.perf_counter() - started)
+    return sum(sum(batches) for _ in range(EPOCHS)) / (time.perf_counter() - started)
 
 
 def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
     dataset = make_corpus(folder / "ours", num_utterances)
-    starts: dict[str, Callable[[], Iterator[int]]] = {
-        "whisper-shard": lambda: ours(dataset),
-        "webdataset": lambda: plain_webdataset(dataset, 0),
-    }
+    batches: dict[str, Iterable[int]] = {"whisper-shard": OurBatches(dataset), "webdataset": PlainBatches(dataset)}
     faults: dict[str, str] = {}
-    for name, (package, write, read) in PEERS.items():
+    for name, (package, write, open_items) in PEERS.items():
         place = folder / package
         try:
             place.mkdir()
             write(dataset, place)
-            starts[name] = lambda place=place, read=read: count_batches(read(place))
+            batches[name] = CollatedBatches(open_items(place))
         except Exception as error:
             faults[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
         print(f"{name}: {faults.get(name, 'written')}", flush=True)
-    rates: dict[str, list[float]] = {name: [] for name in starts}
+    rates: dict[str, list[float]] = {name: [] for name in batches}
     for _ in range(rounds):
-        for name, start in starts.items():
+        for name, source in batches.items():
             try:
-                rates[name].append(measure_rate(start()))
+                rates[name].append(measure_rate(source))
                 print(f"{name}: {rates[name][-1]:,.0f} utterances/s", flush=True)
             except Exception as error:
                 faults[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
@@ -201,7 +245,9 @@ def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
         "machine": describe_machine("numpy", "torch", "webdataset", "audiomentations"),
         "corpus": {"utterances": num_utterances, "mean_seconds": dataset.num_samples / SAMPLE_RATE / num_utterances},
         "versions": {name: version(package) for name, (package, *_) in PEERS.items()},
-        "utterances_per_second": {name: statistics.median(r) for name, r in rates.items() if r},
+        "rounds": rounds,
+        "epochs_a_round": EPOCHS,
+        "utterances_per_second": {name: {"median": statistics.median(r), "all": r} for name, r in rates.items() if r},
         "whisper_shard_is_faster_by": {
             name: statistics.median(a / b for a, b in zip(reference, r, strict=True))
             for name, r in rates.items()
@@ -221,7 +267,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         report = run(Path(folder), arguments.utterances, arguments.rounds)
     for name, ratio in report["whisper_shard_is_faster_by"].items():
-        print(f"{name:35} {report['utterances_per_second'][name]:10,.0f} utterances/s   ours {ratio:6.1f} x")
+        print(f"{name:35} {report['utterances_per_second'][name]['median']:10,.0f} utterances/s   ours {ratio:6.1f} x")
     for name, fault in report["faults"].items():
         print(f"{name:35} {fault}")
     path = Path(__file__).parent / "results" / f"{report['date']}-peers.json"

@@ -30,6 +30,7 @@ from whisper_shard.stream.plan import BatchRule, Plan, Units
 from whisper_shard.utterance import SAMPLE_RATE
 
 BATCH = 32
+EPOCHS = 3
 FAST_AUGMENT = ({"kind": "noise", "p": 0.2}, {"kind": "gain", "p": 0.2})
 NUM_UTTERANCES = 2500
 
@@ -42,10 +43,10 @@ def pad_samples(samples: list[tuple[np.ndarray, dict[str, Any]]]) -> tuple[torch
     return waveforms, [known["text"] for _, known in samples]
 
 
-def plain_webdataset(dataset: Dataset, workers: int) -> Iterator[int]:
+def plain_webdataset(dataset: Dataset, workers: int, *, epochs: int = EPOCHS) -> Iterator[int]:
     urls = [str(dataset.shard_path(shard)) for shard in range(len(dataset.shards))]
     pipeline = wds.WebDataset(urls, shardshuffle=False).shuffle(1000).decode().to_tuple("npy", "json")
-    batches: Iterable[Any] = pipeline.batched(BATCH, collation_fn=pad_samples)
+    batches: Iterable[Any] = pipeline.batched(BATCH, collation_fn=pad_samples).repeat(epochs)
     if workers:
         batches = wds.WebLoader(batches, batch_size=None, num_workers=workers)
     for _, texts in batches:
@@ -54,7 +55,7 @@ def plain_webdataset(dataset: Dataset, workers: int) -> Iterator[int]:
 
 def ours(dataset: Dataset, **knobs: Any) -> Iterator[int]:
     config = StreamConfig(**({"batch_size": BATCH, "workers": 0, "augment": ()} | knobs))
-    loader = open_loader(dataset, config, epochs=3)
+    loader = open_loader(dataset, config, epochs=EPOCHS)
     for batch in loader:
         yield len(batch.ids)
     loader.close()
@@ -81,9 +82,9 @@ RATIOS = {
 }
 
 
-def measure_rate(counts: Iterator[int], *, warm_up: int = 12) -> float:
-    """Utterances a second, after some batches that fill queues and buffers."""
-    for _ in range(warm_up):
+def measure_rate(counts: Iterator[int]) -> float:
+    """Utterances a second from the second epoch on: the first one opens files, starts processes and fills memory."""
+    for _ in range(-(-NUM_UTTERANCES // BATCH)):
         next(counts)
     started = time.perf_counter()
     return sum(counts) / (time.perf_counter() - started)
