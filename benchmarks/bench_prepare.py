@@ -172,9 +172,11 @@ def measure_prepare(corpus: Path, folder: Path, *, jobs: int) -> dict[str, float
 def measure_recipe(paths: Sequence[Path], tokenizer: str) -> dict[str, float]:
     """Run steps 2 to 12 of the guide over some recordings, on one core."""
     import datasets
+    import torch
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
     datasets.disable_progress_bars()
+    torch.set_num_threads(1)  # two threads that wait for each other on one core are four times slower than one
     tokenize = WhisperTokenizer.from_pretrained(tokenizer, language="English", task="transcribe") if tokenizer else None
     recipe = GuideRecipe(WhisperFeatureExtractor(), tokenize)
     with one_core(), tempfile.TemporaryDirectory() as cache:

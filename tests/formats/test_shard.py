@@ -37,7 +37,13 @@ def test_conversion_may_use_the_waveform_as_scratch_space():
     kept = waveform.copy()
     samples = to_int16(waveform)
     np.testing.assert_array_equal(waveform, kept)
+    np.testing.assert_array_equal(to_int16(waveform, is_within=True), samples)
     np.testing.assert_array_equal(to_int16(waveform, overwrite=True), samples)
+
+
+def test_rounding_at_full_scale_does_not_wrap_around():
+    above = np.nextafter(np.float32(1), np.float32(2))  # as far as scaling to a peak of 1 can miss it
+    assert to_int16(np.array([above, -above]), is_within=True).tolist() == [32767, -32767]
 
 
 def test_plain_webdataset_reads_the_same(tmp_path):

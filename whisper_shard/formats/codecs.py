@@ -247,8 +247,9 @@ def decode_member(data: bytes | memoryview, *, suffix: str, num_samples: int) ->
 
 def _read_values(sound: soundfile.SoundFile, num_frames: int = -1, *, always_2d: bool = False) -> NDArray[np.float32]:
     """Read frames as float32, shape (frames,) or (frames, channels)."""
-    if sound.subtype == "PCM_16":
-        # libsndfile converts one sample after the other; one multiplication of all gives the same values sooner.
+    if sound.subtype == "PCM_16" and sound.format != "FLAC":
+        # libsndfile converts one sample after the other; one multiplication of all gives the same values sooner. Not so
+        # for flac, whose decoder has each block at hand anyway.
         values: NDArray[np.float32] = sound.read(num_frames, dtype="int16", always_2d=always_2d) * np.float32(1 / 32768)
     else:
         values = sound.read(num_frames, dtype="float32", always_2d=always_2d)

@@ -170,14 +170,16 @@ def _npy_header(num_samples: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + fields.ljust(length - 1).encode() + b"\n"
 
 
-def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False) -> NDArray[np.int16]:
+def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False, is_within: bool = False) -> NDArray[np.int16]:
     """Scale [-1, 1] to int16, rounding to nearest; what lies outside is clipped.
 
     Args:
         waveform: Any shape.
         overwrite: It is not needed any more and may serve as scratch space, which is faster.
+        is_within: No sample is outside of [-1, 1], so that there is nothing to clip.
     """
     scaled = np.multiply(waveform, np.float32(32767.0), out=waveform if overwrite else None)
     np.rint(scaled, out=scaled)
-    np.clip(scaled, -32768, 32767, out=scaled)
+    if not is_within:
+        np.clip(scaled, -32768, 32767, out=scaled)
     return scaled.astype("<i2")

@@ -186,8 +186,9 @@ def _write_row(
     if isinstance(outcome, Rejection):
         marker.end_row(seconds_in=outcome.seconds, seconds_kept=0.0, is_rejected=True)
         return make_outcome(seconds=round(outcome.seconds, 3), reason=outcome.reason, detail=outcome.detail)
-    # A levelled waveform is a copy of whatever the decoder gave, and nobody needs it after this line.
-    samples = to_int16(outcome.waveform, overwrite=bool(task.config.peak))
+    # A levelled waveform keeps to [-1, 1], is a copy of whatever the decoder gave, and is not needed after this line.
+    is_levelled = task.config.peak > 0
+    samples = to_int16(outcome.waveform, overwrite=is_levelled, is_within=is_levelled)
     codec = task.config.codec
     writer.add(
         key=outcome.key,
