@@ -38,6 +38,7 @@ check: setup  ## lint, format, types, floors
 bench: setup  ## benchmarks on this machine; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_prepare
 	$(BIN)/python -m benchmarks.bench_stream
+	$(BIN)/python -m benchmarks.bench_index
 
 bench-peers: setup  ## the loader beside webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
 	sh benchmarks/peers.sh
