@@ -50,6 +50,7 @@ ALONE = {"beyond": "nothing", "min_window_seconds": 2.0, "margin_seconds": (0.2,
 POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
     "full": (1.0, {"window": "full"}),
     "auto": (1.0, {}),
+    "auto-longer": (1.1, {}),
     "auto-sixteenth": (1.0, {"full_share": 1 / 16}),
     "short": (1.0, {"beyond": "nothing"}),
     "sixteenth": (1.0, {**ALONE, "full_share": 1 / 16}),
