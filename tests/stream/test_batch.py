@@ -19,7 +19,7 @@ from whisper_shard.stream.buffers import LocalBuffers, Receiver, SharedBuffers
 def record_of(row, waveform, *, planned=None, gap=0, width=10, key="k", text="word", fault=None):
     return {
         "row": row, "gap": gap, "width": width, "num_samples": len(waveform) if planned is None else planned,
-        "waveform": waveform, "__key__": key, "text": text, "language": None, "task": None,
+        "waveform": waveform, "__key__": key, "text": text, "language": None, "task": None, "prompt": None,
         "weight": 0.0 if fault else 1.0, "fault": fault, "id": 7,
     }  # fmt: skip
 
