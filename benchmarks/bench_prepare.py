@@ -68,6 +68,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="bench-prepare-") as folder:
             results = PARTS[part](Path(folder), args)
         report = json.loads(path.read_text()) if path.exists() else {"date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        report["machine"] = before
         report.setdefault("parts", {})[part] = {"machine": before, "arguments": vars(args), "results": results}
         path.write_text(json.dumps(report, indent=1) + "\n")
         print_part(part, results)
