@@ -14,6 +14,7 @@ from whisper_shard.train.features import LogMel
 from whisper_shard.train.keeper import make_scaler
 from whisper_shard.train.model import load_whisper
 from whisper_shard.train.setup import build_network, build_optimizer, open_machine
+from whisper_shard.train.silence import find_donor
 from whisper_shard.train.step import Flags, Stepper
 from whisper_shard.train.tokens import Labeler
 
@@ -65,6 +66,7 @@ def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: in
             ranks=machine.ranks,
             dtype=machine.dtype,
             total_steps=num_steps,
+            donor=find_donor(dataset, bad_record=training.bad_record) if training.hears_silence else None,
         )
         loader = open_loader(dataset, training)
         times = []
