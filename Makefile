@@ -20,7 +20,7 @@ setup: .venv/.ready  ## make .venv with everything in it
 demo: setup  ## the whole journey offline: speak a corpus, prepare, verify, bench, train, score
 	$(BIN)/whisper-shard demo demo
 
-test: setup  ## the tests, about five minutes on two cores
+test: setup  ## the tests, about four minutes on two cores
 	$(BIN)/python -m pytest -m "not long"
 
 test-crash: setup  ## the long form of the crash tests: many kills at random moments
