@@ -113,7 +113,7 @@ def test_launcher_says_run_me_again_when_ended(task, tmp_path):
     job.send_signal(signal.SIGTERM)
     _, errors = job.communicate(timeout=120)
     assert job.returncode == 75, errors
-    assert "stopped by SIGTERM after step" in errors
+    assert "stopped by SIGTERM" in errors, "after a step, or while evaluating"
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1] > 0
 
 
