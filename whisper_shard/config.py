@@ -214,8 +214,8 @@ class TrainConfig(StreamConfig):
 
     # -- windows
     window: Literal["auto", "full", "packed"] = "auto"
-    """full: pad every utterance to 30 s; auto: most of each batch only to its longest utterance, a share to 30 s;
-    packed: several utterances of one speaker in one window."""
+    """full: pad every utterance to 30 s; auto: each batch only to its longest utterances; packed: several utterances of
+    one speaker in one window."""
     beyond: Literal["silence", "nothing"] = "silence"
     """With window auto: what is heard behind a short window. silence: what would follow in 30 s, borrowed from another
     utterance, so that the model learns for 30 s windows; nothing: it learns for short windows."""
