@@ -102,6 +102,6 @@ def test_other_ranks_leave_the_lock_to_the_first(tmp_path):
 def test_run_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     folder = RunFolder(path=tmp_path / "run")
-    message = "run: is a file, or lies below one; RUN must be a folder"
+    message = "run: is a file, or lies below one; the run must be a folder"
     with pytest.raises(ConfigError, match=message), sole_trainer(folder, Ranks()):
         pass

@@ -1,15 +1,13 @@
 """The output folder: one writer at a time, swept of what a killed run left half-written."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whisper_shard.errors import ConfigError, StateError
+from whisper_shard.errors import StateError
 from whisper_shard.formats.index import DATASET_NAME
-from whisper_shard.formats.storage import as_environment_fault
+from whisper_shard.formats.lock import hold_lock
 
 STATE_NAME = ".prepare"
 """Folder in the output with all that a run needs to go on: lock, plan, receipts, markers of the workers."""
@@ -24,29 +22,10 @@ def sole_writer(out: Path) -> Iterator[Path]:
         ConfigError: The output is not a folder.
     """
     state = out / STATE_NAME
-    try:
-        if not state.exists() and any((out / name).exists() for name in ("train", "eval")):
-            raise StateError(f"{out}: holds train or eval, but not from `prepare`; choose another output folder")
-        state.mkdir(parents=True, exist_ok=True)
-        lock = (state / "lock").open("a+")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{out}: is a file, or lies below one; the output must be a folder") from error
-    except OSError as error:
-        raise as_environment_fault(error, out) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise StateError(
-                f"{out}: process {lock.read().strip() or 'unknown'} is preparing into it right now; wait for its end, "
-                "or choose another output folder"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    if not state.exists() and any((out / name).exists() for name in ("train", "eval")):
+        raise StateError(f"{out}: holds train or eval, but not from `prepare`; choose another output folder")
+    with hold_lock(state / "lock", folder=out, name="output", doing="preparing"):
         yield state
-        lock.truncate(0)
 
 
 def sweep(out: Path, state: Path) -> None:

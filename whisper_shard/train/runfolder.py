@@ -8,9 +8,7 @@ RUN/report.json       the result in numbers; there when the run is over
 RUN/.lock             held by the process that trains into the folder
 """
 
-import fcntl
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.config import TrainConfig
-from whisper_shard.errors import ConfigError, StateError
-from whisper_shard.formats.storage import as_environment_fault, write_json
+from whisper_shard.errors import StateError
+from whisper_shard.formats.lock import hold_lock
+from whisper_shard.formats.storage import write_json
 from whisper_shard.train.checkpoint import list_checkpoints
 from whisper_shard.train.corpora import Corpora
 from whisper_shard.train.distributed import Ranks
@@ -121,27 +120,8 @@ def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
     if not ranks.is_first:
         yield
         return
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = folder.lock.open("a+")
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{folder.path}: is a file, or lies below one; RUN must be a folder") from error
-    except OSError as error:
-        raise as_environment_fault(error, folder.path) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise StateError(
-                f"{folder.path}: process {lock.read().strip() or 'unknown'} is training into it right now; "
-                "wait for its end, or choose another run folder"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with hold_lock(folder.lock, folder=folder.path, name="run", doing="training"):
         yield
-        lock.truncate(0)
 
 
 def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write: bool) -> None:
