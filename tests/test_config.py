@@ -71,18 +71,42 @@ def test_mistakes_in_toml_are_named(tmp_path, content, message):
     ("argv", "message"),
     [
         (["a", "b", "--min-secnds", "1"], r"unknown flag --min-secnds; did you mean '--min-seconds'\?"),
-        (["a", "b", "--jobs", "many"], r"Error parsing --jobs: .*'many'"),
-        (["a", "b", "--codec", "mp3"], r"mp3.*--codec|--codec.*npy"),
+        (["a", "b", "--jobs", "many"], r"prepare: --jobs is 'many'; it must be a whole number; see .* --help"),
+        (["a", "b", "--peak", "loud"], r"prepare: --peak is 'loud'; it must be a number; see"),
+        (["a", "b", "--seed"], r"prepare: --seed needs a value; see"),
+        (["a", "b", "--codec", "mp3"], r"prepare: --codec is 'mp3'; it must be one of 'npy', 'flac'; see"),
+        (["a", "b", "c"], r"prepare: cannot use c here: it is no flag, and no argument is missing; see"),
         (["a", "b", "--config"], r"--config needs a file"),
         (["a", "b", "--config", "absent.toml"], r"absent.toml: cannot read the configuration: No such file"),
         (["a", "b", "--min-seconds", "9", "--max-seconds", "3"], r"--min-seconds 9 and --max-seconds 3"),
         (["a", "b", "--eval-fraction", "1.5"], r"--eval-fraction is 1.5; it must lie between 0 and 0.9"),
-        (["a"], r"Missing .*OUT the output \(required\)"),
+        (["a"], r"prepare: needs OUT \(the output\); see"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(argv, message):
     with pytest.raises(ConfigError, match=message):
         load(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--margin-seconds", "1"], r"--margin-seconds needs 2 values; see"),
+        (["--weights", "1", "all"], r"--weights is '1', 'all'; it must be numbers; see"),
+        (["--micro-batch", "some"], r"--micro-batch is 'some'; it must be \{auto\}\|INT; see"),
+    ],
+)
+def test_mistakes_in_pairs_and_lists_are_named(argv, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, command="train", argv=argv, positionals={})
+
+
+def test_help_shows_no_flag_that_does_not_exist(capsys):
+    with pytest.raises(SystemExit):
+        load_config(TrainConfig, command="train", argv=["--help"], positionals={})
+    shown = capsys.readouterr().out
+    assert "Only there: [[train.augment]]." in shown
+    assert "--augment" not in shown
 
 
 @pytest.mark.parametrize(
@@ -110,6 +134,9 @@ def test_every_knob_has_a_docstring():
             if isinstance(knob, ast.AnnAssign):
                 documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert documented, f"{node.name}.{ast.unparse(knob.target)} has no docstring"
+                assert "\n" not in following.value.value, (
+                    f"{ast.unparse(knob.target)}: --help would keep the line break"
+                )
 
 
 def test_every_shipped_recipe_loads():

@@ -48,8 +48,7 @@ class PrepareConfig:
 
     # -- the text and the filters
     text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
-    """lowercase: lower case, letters and digits only (as the guide); written: case and punctuation kept, spaces and
-    Unicode forms cleaned; verbatim: untouched."""
+    """lowercase: letters and digits only (as the guide); written: spaces and Unicode cleaned; verbatim: untouched."""
     min_seconds: float = 1.0
     """Utterances must be longer than this many seconds, after trimming."""
     max_seconds: float = 30.0
@@ -116,8 +115,7 @@ class StreamConfig:
     mix: tuple[str, ...] = ()
     """Further datasets that are mixed with DATASET, each a prepared folder such as more/train."""
     weights: tuple[float, ...] = ()
-    """With mix: passes over DATASET, and over each dataset of mix, in an epoch (0.5: every utterance in every other
-    epoch); empty: one each."""
+    """With mix: passes an epoch over DATASET and over each of mix; 0.5: half of it in each; empty: one each."""
     pack_by: Literal["", "speaker", "source"] = ""
     """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
     pack_gap_seconds: tuple[float, float] = (0.1, 0.5)
@@ -202,7 +200,7 @@ class TrainConfig(StreamConfig):
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm; 0: they are not."""
     label_smoothing: float = 0.0
-    """0 to 0.3."""
+    """Share of the probability that is spread over all other tokens, 0 to 0.3."""
     micro_batch: Literal["auto"] | int = "auto"
     """Utterances a forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved while memory runs out."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -214,11 +212,9 @@ class TrainConfig(StreamConfig):
 
     # -- windows
     window: Literal["auto", "full", "packed"] = "auto"
-    """full: pad every utterance to 30 s; auto: each batch only to its longest utterances; packed: several utterances of
-    one speaker in one window."""
+    """full: pad each utterance to 30 s; auto: to the longest beside it; packed: several of one speaker in a window."""
     beyond: Literal["silence", "nothing"] = "silence"
-    """With window auto: what is heard behind a short window. silence: what would follow in 30 s, borrowed from another
-    utterance, so that the model learns for 30 s windows; nothing: it learns for short windows."""
+    """With window auto, behind a short window: silence, borrowed, so that it learns for 30 s windows; or nothing."""
     full_share: float = 0.0
     """With window auto: share of every step's utterances that is padded to 30 s; with beyond nothing try 0.125."""
     full_final: float = 0.0
@@ -250,8 +246,7 @@ class TrainConfig(StreamConfig):
     eval_every: int = 0
     """Evaluate every so many steps; 0: at the end of each epoch."""
     progress_every: int = 0
-    """Also estimate the WER in short windows, borrowed silence behind them, every so many steps: cheap, and decides
-    nothing; 0: never."""
+    """Also estimate the WER every so many steps, in short windows with borrowed silence; decides nothing; 0: never."""
     eval_limit: int = 0
     """Evaluate on the first so many utterances (by a fixed shuffle); 0: all."""
     eval_batch: int = 32
@@ -263,8 +258,7 @@ class TrainConfig(StreamConfig):
     average: int = 0
     """Also score the mean of the last so many evaluated checkpoints, and keep it if better."""
     ema: float = 0.0
-    """Also score a moving average of the weights that keeps this much of itself at each step, such as 0.999, and take
-    it if better; 0: none."""
+    """Also score an average of the weights that keeps this much of itself at each step, such as 0.999; 0: none."""
     interpolate: bool = False
     """Also score mixtures with the base model, and keep the best."""
 
@@ -348,8 +342,7 @@ class ScoreConfig:
     max_new_tokens: int = 128
     """Longest hypothesis in tokens."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
-    """Form of the text that slices and worst utterances are about; totals come in all three. basic: lower case
-    without punctuation; whisper: Whisper's own normalizer; raw: as it is."""
+    """Headline's text. basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     limit: int = 0
     """Score the first so many utterances only (by a fixed shuffle); 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

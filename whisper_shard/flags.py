@@ -6,8 +6,10 @@ become flags placed before the ones of the command line.
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,20 @@ from whisper_shard.errors import ConfigError, suggest
 
 TABLES = ("prepare", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
 """Tables that a TOML file can have: the commands."""
+
+_IN_OUR_WORDS = (
+    (r"Missing from .*?: ", "needs "),
+    (r"([A-Z]+) (\S.*?) \(required\)", r"\1 (\2)"),
+    (r"Missing value for argument '(\S+)'\. Expected 1 .*", r"\1 needs a value"),
+    (r"Missing value for argument '(\S+)'\. Expected (\d+) .*", r"\1 needs \2 values"),
+    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 is \2; it must be a whole number"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1 is \2; it must be a number"),
+    (r"Error parsing (\S+): no type matching (\S+) .*? from \[(.*?)\].*", r"\1 is \3; it must be \2"),
+    (r"Error parsing (\S+): Could not .*? arguments:? \[(.*?)\].*", r"\1 is \2; it must be numbers"),
+    (r"invalid choice (.*?) for argument '(\S+)'\. Expected one of \((.*?)\) ?\.", r"\2 is \1; it must be one of \3"),
+    (r"Unrecognized options: (.*)", r"cannot use \1 here: it is no flag, and no argument is missing"),
+)
+"""What the parser says, and what we say: the argument, its value, what it must be."""
 
 Config = TypeVar("Config")
 
@@ -46,7 +62,7 @@ def load_config(
     file, rest = _take_config_flag(list(argv))
     table = _read_table(file, command, kind) if file else {}
     flags = list(_toml_flags({name: value for name, value in table.items() if not is_steps(kind, name)}))
-    steps = {name: tuple(value) for name, value in table.items() if is_steps(kind, name)}
+    steps = {name: tuple(table.get(name, default)) for name, default in _steps_of(kind).items()}
     _refuse_unknown_flags(kind, rest, command)
     arguments = dataclasses.make_dataclass(
         "arguments",
@@ -55,22 +71,37 @@ def load_config(
                 (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())])
                 for name, text in positionals.items()
             ),
-            ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=kind(**steps))),
+            (
+                "options",
+                Annotated[kind, tyro.conf.arg(name="")],
+                dataclasses.field(default=kind(**dict.fromkeys(steps, ()))),
+            ),
         ],
         kw_only=True,
     )
     arguments.__doc__ = kind.__doc__
-    epilog = "Every flag can also stand in a TOML file: --config FILE.toml, table " + f"[{command}]."
+    description = f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{_describe_file(command, list(steps))}"
     with _one_line_errors(command):
         parsed: Any = tyro.cli(
-            arguments, prog=f"whisper-shard {command}", description=f"{kind.__doc__}\n\n{epilog}", args=[*flags, *rest]
+            arguments, prog=f"whisper-shard {command}", description=description, args=[*flags, *rest]
         )
-    return parsed.options, {name: getattr(parsed, name) for name in positionals}
+    # Steps are put in only now: tyro would show those of the default as flags, which they are not.
+    return dataclasses.replace(parsed.options, **steps), {name: getattr(parsed, name) for name in positionals}
 
 
 def is_steps(kind: type, name: str) -> bool:
     """Tell whether a knob is a list of steps, which only TOML can give."""
-    return any(field.name == name and field.type == Steps for field in dataclasses.fields(kind))
+    return name in _steps_of(kind)
+
+
+def _steps_of(kind: type) -> dict[str, Steps]:
+    """Return the default of each list of steps."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.type == Steps}
+
+
+def _describe_file(command: str, steps: Sequence[str]) -> str:
+    text = f"Every flag can also stand in a TOML file: --config FILE.toml, table [{command}]."
+    return text + f" Only there: {', '.join(f'[[{command}.{name}]]' for name in steps)}." if steps else text
 
 
 def dump_config(config: Any, command: str) -> str:
@@ -160,6 +191,8 @@ def _one_line_errors(command: str) -> Iterator[None]:
         text = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("\u2500")), len(lines))])
         if stop.code != 2:
             raise
+        for pattern, words in _IN_OUR_WORDS:
+            text = re.sub(pattern, words, text)
         raise ConfigError(f"whisper-shard {command}: {text}; see whisper-shard {command} --help") from None
 
 
