@@ -1,8 +1,11 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.stream.batch import Segment
+from whisper_shard.train.model import load_whisper
 from whisper_shard.train.objective import IGNORE_INDEX
 from whisper_shard.train.tokens import Labeler, whisper_language
 
@@ -19,6 +22,17 @@ def labeler(tiny):
 @pytest.fixture
 def english_labeler(english):
     return Labeler(english.tokenizer, is_multilingual=english.is_multilingual)
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_folder):
+    """24 tokens are all there is room for."""
+    return Labeler(load_whisper(str(tiny_folder)).tokenizer, max_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def real_and_narrow(whisper_base):
+    return Labeler(whisper_base.tokenizer, max_tokens=24)
 
 
 def test_one_start_token_and_the_end_token_kept(labeler):
@@ -131,6 +145,66 @@ def test_decoding_gives_the_text_back(labeler):
     row = labeler.label("three one four")
     assert labeler.decode(row.labels[3:]) == "three one four"
     assert labeler.decode(row.decoder_input_ids) == "three one four"
+
+
+WORDS = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from([
+        "don't", "<|en|>", "<|0.00|>", "<|endoftext|>", "\u0928\u092e\u0938\u094d\u0924\u0947", "\u4f60\u597d",
+        "\U00013000", "e\u0301", "'s", "1,000", "\u200b", "\ufeff",
+    ]),
+)  # fmt: skip
+GAPS = st.sampled_from([" ", " ", " ", "  ", "\t", " \n", "\u3000", "\x85", "\x1c", "\xa0", "\u180e", ""])
+TEXTS = st.lists(st.tuples(WORDS, GAPS), max_size=9).map(lambda parts: "".join(word + gap for word, gap in parts))
+
+
+def fits(labeler, text, *, language=None, timestamps=False, prompt=None):
+    segments = [Segment(key="a", text=text, start_seconds=0.0, end_seconds=1.0)] if timestamps else None
+    try:
+        labeler.label(text, language=language, segments=segments, prompt=prompt)
+    except TrainingError:
+        return False
+    return True
+
+
+def check_room(labeler, text, language, timestamps):
+    """The answer is that of `label`, and what has few bytes always fits."""
+    found = fits(labeler, text, language=language, timestamps=timestamps, prompt="before")
+    assert labeler.has_room(text, language=language, timestamps=timestamps) == found
+    assert found or len(text.encode()) > labeler.safe_bytes == 16
+
+
+MANY_TEXTS = settings(max_examples=150, deadline=None)
+
+
+@MANY_TEXTS
+@given(text=TEXTS, language=st.sampled_from([None, "de", "zh"]), timestamps=st.booleans())
+def test_room_for_a_text_is_known_without_its_labels(narrow, text, language, timestamps):
+    check_room(narrow, text, language, timestamps)
+
+
+@pytest.mark.pretrained
+@MANY_TEXTS
+@given(text=TEXTS, language=st.sampled_from([None, "de", "zh"]), timestamps=st.booleans())
+def test_room_for_a_text_with_the_real_tokenizer(real_and_narrow, text, language, timestamps):
+    check_room(real_and_narrow, text, language, timestamps)
+
+
+def test_as_many_tokens_as_bytes_are_met_and_fit(labeler):
+    text = "\U00013000" * 110
+    assert len(text.encode()) == labeler.safe_bytes == 440
+    for timestamps in (False, True):
+        assert labeler.has_room(text, timestamps=timestamps) and fits(labeler, text, timestamps=timestamps)
+    assert len(labeler.label(text).labels) == 4 + 441
+
+
+def test_a_tokenizer_that_changes_texts_is_asked_about_each(tiny):
+    from tokenizers import normalizers
+
+    tiny.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("!", "one " * 40)
+    labeler = Labeler(tiny.tokenizer, max_tokens=24)
+    assert labeler.safe_bytes == -1
+    assert labeler.has_room("one") and not labeler.has_room("!")
 
 
 @pytest.mark.pretrained

@@ -31,6 +31,7 @@ DATASET_NAME = "dataset.json"
 SHARD_NAME = re.compile(r"shards/[0-9]{6,}\.tar")
 """A dataset cannot make its reader open files elsewhere."""
 _LENGTHS = ("num_samples", "num_chars")
+_PIECE_ROWS = 50_000  # rows read together: enough that a row group's own cost is all there is
 _HASHED_BYTES = 64 << 20  # of an index at each opening, 0.1 s; what is longer is checked page by page, as it is read
 
 INDEX_SCHEMA = pa.schema(
@@ -99,6 +100,17 @@ class Dataset:
             table = self._read(names)
         return {name: table.column(name).to_numpy() for name in names}
 
+    def pieces(self, *names: str, rows: int = 0) -> Iterator[pa.Table]:
+        """Yield some columns in order of (shard, row), shard by shard until there are ``rows`` rows, at least 50,000.
+
+        Raises:
+            DatasetError: The index is damaged.
+        """
+        path = self.folder / INDEX_NAME
+        with _reading(path), _open_index(path) as file:
+            for groups in _share_out(file.metadata, max(rows, _PIECE_ROWS)):
+                yield file.read_row_groups(groups, columns=list(names), use_threads=False)
+
     def codes(self, name: str) -> NDArray[np.int32]:
         """Read a column of strings as numbers: equal strings, equal numbers; null is -1."""
         column = self._read([name]).column(name)
@@ -107,12 +119,8 @@ class Dataset:
         return codes
 
     def _read(self, names: Sequence[str]) -> pa.Table:
-        # Row groups are small and many: threads and read-ahead cost more than they bring (three times, measured).
         path = self.folder / INDEX_NAME
-        with (
-            _reading(path),
-            pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True) as file,
-        ):
+        with _reading(path), _open_index(path) as file:
             return file.read(columns=list(names), use_threads=False)
 
     def shard_path(self, shard: int) -> Path:
@@ -217,6 +225,25 @@ def _check_file(path: Path, num_bytes: int, digest: str | None) -> None:
     else:
         return
     raise DatasetError(f"{path}: {state}; restore it or prepare the dataset again")
+
+
+def _open_index(path: Path) -> pq.ParquetFile:
+    # Row groups are small and many: threads and read-ahead cost more than they bring (three times, measured).
+    return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
+
+
+def _share_out(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
+    """Yield runs of row groups with so many rows together, the last with what is left."""
+    groups: list[int] = []
+    num_rows = 0
+    for group in range(metadata.num_row_groups):
+        groups.append(group)
+        num_rows += metadata.row_group(group).num_rows
+        if num_rows >= rows:
+            yield groups
+            groups, num_rows = [], 0
+    if groups:
+        yield groups
 
 
 @contextmanager

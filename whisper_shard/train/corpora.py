@@ -1,8 +1,6 @@
 """The two datasets of a run: found, opened, and checked before any time is spent on them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +8,10 @@ import numpy as np
 from whisper_shard.config import TrainConfig
 from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.formats.index import DATASET_NAME, Dataset, open_dataset
-from whisper_shard.stream.batch import Segment
-from whisper_shard.train.tokens import Labeler, LabelRow
+from whisper_shard.formats.search import find_common, find_first, find_long_texts, key_of
+from whisper_shard.train.tokens import Labeler
 
-_BYTES_PER_CHAR = 4  # UTF-8 has at most so many, and byte-level BPE never makes more tokens than bytes
-_PREFIX_TOKENS = 8  # room for start, language, task, time and end tokens and the space in front
+_BYTES_PER_CHAR = 4  # UTF-8 has at most so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +66,10 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
     Raises:
         TrainingError: Utterances have the same key, or the same audio (length and checksum), in both.
     """
-    ours, theirs = (data.columns("key", "num_samples", "audio_crc32") for data in (train, evaluation))
-    if data_is_same := train.index_sha256 == evaluation.index_sha256:
-        shared = np.ones(len(theirs["key"]), bool)
-    else:
-        audio = [c["num_samples"].astype(np.int64) << 32 | c["audio_crc32"].astype(np.int64) for c in (ours, theirs)]
-        held_out = set(theirs["key"])  # the smaller set: training data may have millions of keys
-        known = {key for key in ours["key"] if key in held_out}
-        same_key = np.fromiter((key in known for key in theirs["key"]), bool, len(theirs["key"]))
-        shared = same_key | np.isin(audio[1], audio[0])
+    data_is_same = train.index_sha256 == evaluation.index_sha256
+    shared = np.ones(evaluation.num_utterances, bool) if data_is_same else find_common(train, evaluation)
     if shared.any():
-        first = theirs["key"][int(np.flatnonzero(shared)[0])]
+        first = key_of(evaluation, int(np.flatnonzero(shared)[0]))
         what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
         raise TrainingError(
             f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
@@ -100,22 +90,18 @@ def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -
             utterances have too many tokens, and names the first three.
     """
     _check_tags(data, labeler)
-    columns = data.columns("num_chars")
-    doubtful = np.flatnonzero(columns["num_chars"] * _BYTES_PER_CHAR + _PREFIX_TOKENS > labeler.max_tokens)
-    if len(doubtful) == 0:
+    if data.columns("num_chars")["num_chars"].max(initial=0) * _BYTES_PER_CHAR <= labeler.safe_bytes:
         return
-    rows = data.columns("key", "text", "language", "task")
-    too_long = []
-    for i in doubtful.tolist():
-        key, text, language, task = (rows[name][i] for name in ("key", "text", "language", "task"))
-        label = partial(labeler.label, text, key=key, language=language, task=task)
-        times = (Segment(key=key, text=text, start_seconds=0.0, end_seconds=0.0),) if timestamps else None
-        if len(text.encode()) + _PREFIX_TOKENS > labeler.max_tokens and not _fits(partial(label, segments=times)):
-            too_long.append(key)
+    too_long = [
+        row
+        for row, text, language in find_long_texts(data, more_than_bytes=labeler.safe_bytes)
+        if not labeler.has_room(text, language=language, timestamps=timestamps)
+    ]
     if too_long:
+        keys = [key_of(data, row) for row in too_long[:3]]
         raise TrainingError(
             f"{data.folder}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
-            f"decoder has room for: {', '.join(too_long[:3])}{' ...' if len(too_long) > 3 else ''}; "
+            f"decoder has room for: {', '.join(keys)}{' ...' if len(too_long) > 3 else ''}; "
             "shorten or remove them and prepare the dataset again"
         )
 
@@ -126,27 +112,15 @@ def _check_tags(data: Dataset, labeler: Labeler) -> None:
     Raises:
         TrainingError: The model does not know one; names its first utterance.
     """
-    for name in ("language", "task"):
-        codes, first = np.unique(data.codes(name), return_index=True)
-        rows = first[codes >= 0]
-        values = data.columns(name)[name]
-        for row in sorted(rows.tolist()):
-            try:
-                labeler.prefix_ids(**{name: values[row]})
-            except ConfigError as error:
-                key = data.columns("key")["key"][row]
-                raise TrainingError(
-                    f"{data.folder}: utterance {key}: {error}; it is the first with this value of column {name}: "
-                    "correct the manifest and prepare the dataset again"
-                ) from error
-
-
-def _fits(make_label: Callable[[], LabelRow]) -> bool:
-    try:
-        make_label()
-    except TrainingError:
-        return False
-    return True
+    for (name, value), row in find_first(data, "language", "task").items():
+        tags = {"language": None, "task": None, name: value}
+        try:
+            labeler.prefix_ids(tags["language"], tags["task"])
+        except ConfigError as error:
+            raise TrainingError(
+                f"{data.folder}: utterance {key_of(data, row)}: {error}; it is the first with this value of column "
+                f"{name}: correct the manifest and prepare the dataset again"
+            ) from error
 
 
 def _find_eval(train_folder: Path, asked: str) -> Path:
