@@ -36,7 +36,9 @@ def test_every_row_is_kept_or_named(folder, capsys):
     assert kept == 20 and len(rejects) == 6
     assert {"missing_file", "decode_failed", "silent", "too_short", "text_too_short"} == set(rejects["reason"])
     assert run(["prepare", str(folder / "corpus/corpus.csv"), str(folder / "data"), *QUICK]) == 0
-    assert "shards are done already" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1 worker; done already: 2 shards" in shown and "eval 3 rows in 1 shard;" in shown
+    assert f"nothing was left to prepare; `whisper-shard verify {folder / 'data/train'}` reads every byte" in shown
 
 
 def test_a_dry_run_writes_nothing_and_names_the_broken(folder, capsys):
@@ -63,7 +65,8 @@ def test_verify_finds_a_changed_byte_and_names_the_utterance(folder, capsys):
 
 def test_inspect_shows_a_dataset_and_one_utterance(folder, tmp_path, capsys):
     assert run(["inspect", str(folder / "data/train")]) == 0
-    assert "speakers: en" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "speakers: en" in shown and re.search(r"^   1\.\d-\S+ +#+ \d+$", shown, re.M)
     key = str(open_dataset(folder / "data/train").columns("key")["key"][0])
     assert run(["inspect", str(folder / "data/train"), "--key", key, "--wav", str(tmp_path / "u.wav")]) == 0
     assert "dBFS" in capsys.readouterr().out and (tmp_path / "u.wav").stat().st_size > 16_000

@@ -49,6 +49,7 @@ def prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
             match event:
                 case events.PlanMade():
                     progress.say(describe.describe_plan(event))
+                    is_finished = event.num_shards_done == sum(size.num_shards for size in event.splits.values())
                 case events.Note():
                     progress.say(f"note: {event.message}")
                 case events.Progress():
@@ -57,6 +58,9 @@ def prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
                     done = event
     for name, split in done.splits.items():
         say(describe.describe_split(Path(out) / name, split))
+    if is_finished:
+        say(f"nothing was left to prepare; `whisper-shard verify {Path(out) / 'train'}` reads every byte again")
+        return 0
     report, speed = Path(out) / "train" / "report.html", f"{done.audio_seconds_per_second:,.0f} x real time"
     say(f"done in {describe.describe_duration(done.seconds)}, {speed}; see {report}")
     return 0
@@ -82,11 +86,13 @@ def verify(config: VerifyConfig, *, dataset: str) -> int:
                     event.num_shards, event.num_shards_total, f"shards, {event.num_utterances:,} utterances"
                 )
     if num_faults:
-        say_error(f"{dataset}: {num_faults} faults; restore the files named above, or prepare the dataset again")
+        faults = describe.describe_number(num_faults, "fault")
+        say_error(f"{dataset}: {faults}; remove the files named above and run `prepare` again, or restore them")
         return EXIT_ERROR
     if checked is not None:
-        size = describe.describe_bytes(checked.num_bytes)
-        say(f"{dataset}: sound; {checked.num_utterances:,} utterances in {checked.num_shards} shards, {size}, all read")
+        utterances = describe.describe_number(checked.num_utterances, "utterance")
+        shards, size = describe.describe_number(checked.num_shards, "shard"), describe.describe_bytes(checked.num_bytes)
+        say(f"{dataset}: sound; {utterances} in {shards}, {size}, all read")
     return 0
 
 
@@ -218,7 +224,7 @@ def doctor(config: DoctorConfig) -> int:
         say(f"put aside {file}: it needs CUDA libraries that this torch does not have")
     is_well = True
     for finding in examine():
-        say(f"{'ok ' if finding.is_well else 'BAD'} {finding.name:<24} {finding.detail}")
+        say(f"{'ok ' if finding.is_well else 'BAD'} {finding.name:<30} {finding.detail}")
         is_well = is_well and finding.is_well
     return 0 if is_well else EXIT_ENVIRONMENT
 

@@ -10,6 +10,7 @@ from typing import IO, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from whisper_shard.errors import EXIT_UNREAD
 
@@ -25,8 +26,8 @@ class _Terminal(Console):
         leave_unread()
 
 
-console = _Terminal(highlight=False, soft_wrap=True)
-errors = _Terminal(stderr=True, highlight=False, soft_wrap=True)
+console = _Terminal(highlight=False, soft_wrap=True, emoji=False)  # a name may hold :smile:
+errors = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Progress:
@@ -45,7 +46,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -89,12 +90,12 @@ def say(text: str = "", *, end: str = "\n") -> None:
 
 def say_error(text: str) -> None:
     """Print one line about what went wrong, on stderr."""
-    errors.print(f"[bold red]error:[/] {_escape(text)}")
+    errors.print(Text.assemble(("error:", "bold red"), f" {text}"))
 
 
 def say_warning(text: str) -> None:
     """Print one line about what a user should know, on stderr."""
-    errors.print(f"[yellow]warning:[/] {_escape(text)}")
+    errors.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
 
 def is_unread() -> bool:
@@ -115,7 +116,3 @@ def leave_unread() -> NoReturn:
 
 def _open_streams() -> list[IO[str]]:
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None and not stream.closed]
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

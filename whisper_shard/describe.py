@@ -1,9 +1,8 @@
 """Events and reports as lines of text: pure functions from what a room says to what a person reads."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
-
-from whisper_shard.utterance import MAX_SECONDS
 
 if TYPE_CHECKING:
     from whisper_shard.formats.overview import DatasetOverview, UtteranceView
@@ -46,21 +45,33 @@ def describe_counts(counts: Mapping[str, int], *, most: int = 8) -> str:
     return shown + (f", and {len(counts) - most} more" if len(counts) > most else "")
 
 
+def describe_number(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural where there is not one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 # -- prepare
 
 
 def describe_plan(plan: "preparing.PlanMade") -> str:
     """Say what will be done."""
-    parts = ", ".join(
-        f"{name} {size.num_rows:,} rows in {size.num_shards} shards" for name, size in plan.splits.items()
+    resumed = f"; done already: {describe_number(plan.num_shards_done, 'shard')}" if plan.num_shards_done else ""
+    return (
+        f"{describe_number(plan.num_rows, 'row')}: {_describe_sizes(plan.splits)}; "
+        f"{describe_number(plan.jobs, 'worker')}{resumed}"
     )
-    resumed = f"; {plan.num_shards_done} shards are done already" if plan.num_shards_done else ""
-    return f"{plan.num_rows:,} rows: {parts}; {plan.jobs} workers{resumed}"
+
+
+def _describe_sizes(splits: "Mapping[str, preparing.SplitSize]") -> str:
+    return ", ".join(
+        f"{name} {describe_number(size.num_rows, 'row')} in {describe_number(size.num_shards, 'shard')}"
+        for name, size in splits.items()
+    )
 
 
 def describe_preparation(event: "preparing.Progress") -> str:
     """Say how far a preparation is."""
-    eta = "" if event.eta_seconds is None else f", {describe_duration(event.eta_seconds)} left"
+    eta = f", {describe_duration(event.eta_seconds)} left" if event.eta_seconds else ""
     return (
         f"rows; {describe_duration(event.hours_in * 3600)} in, {describe_duration(event.hours_kept * 3600)} kept, "
         f"{event.num_rejects:,} rejects, {event.audio_seconds_per_second:,.0f} x real time{eta}"
@@ -71,18 +82,17 @@ def describe_split(folder: object, split: "preparing.SplitTotals") -> str:
     """Say what is in a dataset that was just made."""
     reasons = f": {describe_counts(split.rejects)}" if split.rejects else ""
     return (
-        f"{folder}: {split.num_utterances:,} utterances, {describe_duration(split.seconds_kept)} kept of "
-        f"{describe_duration(split.seconds_in)}, {split.num_shards} shards, {describe_bytes(split.num_bytes)}; "
+        f"{folder}: {describe_number(split.num_utterances, 'utterance')}, {describe_duration(split.seconds_kept)} "
+        f"kept of {describe_duration(split.seconds_in)}, {describe_number(split.num_shards, 'shard')}, "
+        f"{describe_bytes(split.num_bytes)}; "
         f"{split.num_rejects:,} rejected{reasons}"
     )
 
 
 def describe_dry_run(plan: "PlanReport") -> Iterator[str]:
     """Say what a run would do, and how the first recordings fare."""
-    parts = ", ".join(
-        f"{name} {size.num_rows:,} rows in {size.num_shards} shards" for name, size in plan.splits.items()
-    )
-    yield f"{plan.num_rows:,} rows: {parts}; {plan.shard_rows:,} rows a shard"
+    rows = describe_number(plan.num_rows, "row")
+    yield f"{rows}: {_describe_sizes(plan.splits)}; {describe_number(plan.shard_rows, 'row')} a shard"
     sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in plan.num_bytes.items())
     kept = describe_duration(plan.hours * 3600)
     yield f"about {kept} will be kept: {sizes} (from {len(plan.sampled)} recordings drawn)"
@@ -98,17 +108,17 @@ def describe_dry_run(plan: "PlanReport") -> Iterator[str]:
 def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
     """Say what a dataset holds."""
     yield (
-        f"{overview.folder}: {overview.num_utterances:,} utterances, {describe_duration(overview.hours * 3600)}, "
-        f"{overview.num_chars:,} characters; {overview.num_shards} shards of {overview.codec}, "
+        f"{overview.folder}: {describe_number(overview.num_utterances, 'utterance')}, "
+        f"{describe_duration(overview.hours * 3600)}, {overview.num_chars:,} characters; "
+        f"{describe_number(overview.num_shards, 'shard')} of {overview.codec}, "
         f"{describe_bytes(overview.num_bytes)}"
     )
     quantiles = ", ".join(f"{name} {seconds:.2f}" for name, seconds in overview.seconds_quantiles.items())
     yield f"seconds: {quantiles or 'none'}"
-    longest = max(overview.seconds_histogram, default=0) or 1
-    for second, count in enumerate(overview.seconds_histogram):
-        if count:
-            bar = "#" * max(1, round(BAR_CHARS * count / longest))
-            yield f"  {second:>2}-{min(second + 1, int(MAX_SECONDS)):<2} {bar} {count:,}"
+    highest = max((count for _, _, count in overview.seconds_histogram), default=0)
+    for start, end, count in overview.seconds_histogram:
+        bar = "#" * math.ceil(BAR_CHARS * count / highest)
+        yield f"  {start:>4g}-{end:<4g} {bar} {count:,}"
     for name in ("languages", "speakers"):
         counts = getattr(overview, name)
         yield f"{name}: {describe_counts(counts) or 'not given'}"

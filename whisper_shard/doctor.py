@@ -43,7 +43,7 @@ def examine() -> Iterator[Finding]:
     yield Finding(name="python", is_well=sys.version_info >= (3, 11), detail=f"{python} (3.11 or newer is needed)")
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    yield Finding(name="machine", is_well=True, detail=f"{cores} cores, {memory:.0f} GB memory")
+    yield Finding(name="machine", is_well=True, detail=f"cores: {cores}, memory: {memory:.0f} GB")
     shared = Path("/dev/shm")
     free = shutil.disk_usage(shared).free / 1e9 if shared.is_dir() else 0.0
     advice = (

@@ -94,7 +94,7 @@ def is_steps(kind: type, name: str) -> bool:
     return name in _steps_of(kind)
 
 
-def _steps_of(kind: type) -> dict[str, Steps]:
+def _steps_of(kind: type) -> dict[str, Any]:
     """Return the default of each list of steps."""
     return {field.name: field.default for field in dataclasses.fields(kind) if field.type == Steps}
 

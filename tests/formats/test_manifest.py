@@ -81,9 +81,15 @@ def test_batches_are_in_the_schema_and_number_the_rows(tmp_path):
             r"no column for the transcript \(--text-column; .*header has: audios, words",
         ),
         ("", r"is empty or begins with an empty line"),
-        (b"PK\x03\x04\x00\x00rest", r"is a binary file, not a CSV file of text \(begins with b'PK"),
-        ("audios,transcription\na.wav,Gr\xfc\xdfe\n".encode("latin1"), r"is not UTF-8; convert it: iconv"),
-        ("audios,transcription\n\u00e4\n".encode("utf-16"), r"c.csv: the header is not UTF-8"),
+        (b"PK\x03\x04\x00\x00rest", r"is no CSV file of text: byte 4 is zero, and it begins with b'PK"),
+        (b"PAR1\x15\x04", r"c.csv: is Parquet, not CSV; convert it: python -c .*read_parquet.*to_csv.*c.csv"),
+        ('{"audio": "a.wav", "text": "b"}\n', r"c.csv: is JSON, not CSV; convert it: .*read_json.*lines=True\).to_csv"),
+        ('[{"audio": "a.wav"}]', r"c.csv: is JSON, not CSV; convert it: .*read_json.*lines=False\).to_csv"),
+        (
+            "audios,transcription\na.wav,Gr\xfc\xdfe\n".encode("latin1"),
+            r"is not UTF-8; .* -f LATIN1 -t UTF-8 c.csv > c-u",
+        ),
+        ("audios,transcription\n\u00e4\n".encode("utf-16"), r"c.csv: the header is not UTF-8; .*iconv -f UTF-16 -t"),
         ('audios,transcription\na.wav,"open' + "x" * 140_000, r"row 0 \(line 2\): .*does a quote open there"),
         ("audios,transcription,audios\na,b,c\n", r"two columns have the same name: audios, transcription, audios"),
     ],
@@ -91,6 +97,16 @@ def test_batches_are_in_the_schema_and_number_the_rows(tmp_path):
 def test_unusable_manifests_say_what_is_wrong(tmp_path, content, message):
     with pytest.raises(ManifestError, match=message):
         list(read_manifest(write(tmp_path / "c.csv", content)))
+
+
+def test_known_columns_may_have_capitals(tmp_path):
+    (row,) = read_manifest(write(tmp_path / "c.csv", "Audio,Text,Language,Age\na.wav,Hello,de,40\n"))
+    assert (row.source, row.transcript, row.language, row.extra) == ("a.wav", "Hello", "de", {"Age": "40"})
+    both = write(tmp_path / "d.csv", "audio,text,Text\na.wav,low,high\n")
+    assert inspect_manifest(both).text_column == "text"
+    assert inspect_manifest(both, text_column="Text").text_column == "Text"
+    with pytest.raises(ManifestError, match=r"no column for the transcript \(--text-column TEXT\); the header has"):
+        inspect_manifest(both, text_column="TEXT")
 
 
 STRAY_QUOTES = [("a.wav", '"Hello there'), ("b.wav", "world one"), ("c.wav", 'say "yes" now'), ("d.wav", "last")]

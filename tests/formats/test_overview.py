@@ -18,9 +18,23 @@ def test_totals_and_histogram(dataset):
     overview = inspect_dataset(dataset.folder)
     assert (overview.num_utterances, overview.num_shards) == (3, 2)
     assert overview.hours == pytest.approx(6.5 / 3600)
-    assert overview.seconds_histogram[:4] == (0, 1, 2, 0)
+    counts = {start: count for start, _, count in overview.seconds_histogram if count}
+    assert counts == {1.5: 1, 2.5: 2}
     assert overview.seconds_quantiles["median"] == 2.5
     assert overview.speakers == {"speaker0": 2, "speaker1": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bars"),
+    [
+        ([0.3], ((0.3, 0.4, 1),)),
+        ([1.0, 2.95], tuple((n / 10, (n + 1) / 10, int(n in (10, 29))) for n in range(10, 30))),
+        ([0.5, 0.6, 29.99], tuple((2.0 * n, 2.0 * n + 2, {0: 2, 14: 1}.get(n, 0)) for n in range(15))),
+    ],
+)
+def test_the_histogram_reaches_over_the_lengths_there_are(tmp_path, seconds, bars):
+    made = make_dataset(tmp_path / "train", seconds)
+    assert inspect_dataset(made.folder).seconds_histogram == bars
 
 
 def test_one_utterance_can_be_read_and_heard(dataset, tmp_path):

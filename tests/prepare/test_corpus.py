@@ -66,6 +66,15 @@ def test_nothing_usable_lists_the_reasons(tmp_path):
     assert not (tmp_path / "out/train/dataset.json").exists()
 
 
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_wrong_folder_is_seen_from_the_path_that_was_tried(tmp_path, runs):
+    corpus = write_csv(tmp_path / "c.csv", [("data/none.wav", "words enough")])
+    tried = rf"missing_file 1; for example row 0, {tmp_path}/data/none.wav: .*; relative paths begin at the folder"
+    for _ in range(runs):  # the second reads what the first has written down
+        with pytest.raises(ManifestError, match=tried):
+            prepare(corpus, tmp_path / "out", jobs=1)
+
+
 def test_too_many_rejects_end_the_run_and_a_raised_limit_goes_on(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 3, extra=[("a.wav", b"bad"), ("b.wav", b"bad")])
     knobs = {"jobs": 1, "eval_fraction": 0.0}

@@ -11,6 +11,7 @@ Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spil
 import csv
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -78,10 +79,12 @@ def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "
     first_line = next(iter(head.splitlines()), "")
     if not first_line.strip():
         raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
+    if first_line.startswith(("{", "[{")):
+        raise _not_csv(path, "JSON", f"read_json({path.name!r}, lines={first_line.startswith('{')})")
     audio_names = (audio_column,) if audio_column else AUDIO_COLUMNS
     text_names = (text_column,) if text_column else TEXT_COLUMNS
     headers = {
-        delimiter: tuple(name.strip() for name in next(csv.reader([first_line], delimiter=delimiter)))
+        delimiter: _known_names(next(csv.reader([first_line], delimiter=delimiter)), asked=(audio_column, text_column))
         for delimiter in DELIMITERS
     }
     for delimiter, names in headers.items():
@@ -149,13 +152,24 @@ def _read_head(path: Path) -> str:
         raise ManifestError(f"{path}: is a folder, not a CSV file{hint}") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
-    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ManifestError(f"{path}: is a binary file, not a CSV file of text (begins with {head[:8]!r})")
+    if head.startswith(b"PAR1"):
+        raise _not_csv(path, "Parquet", f"read_parquet({path.name!r})")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _not_utf8(path, "the header", encoding="UTF-16")
+    if (place := head.find(b"\0")) >= 0:
+        raise ManifestError(f"{path}: is no CSV file of text: byte {place} is zero, and it begins with {head[:8]!r}")
     # A cut through the last character is no fault of the file.
     text = head.decode("utf-8-sig", errors="ignore" if len(head) == 1 << 16 else "replace")
     if "\ufffd" in text.split("\n")[0]:
         raise _not_utf8(path, "the header")
     return text
+
+
+def _known_names(names: Sequence[str], *, asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a header; those with a meaning here may have capitals, where a flag did not ask for them."""
+    given = [name.strip() for name in names]
+    known = {*AUDIO_COLUMNS, *TEXT_COLUMNS, *KNOWN_COLUMNS} - set(given)
+    return tuple(name.lower() if name.lower() in known and name not in asked else name for name in given)
 
 
 def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterator[list[str]]:
@@ -256,7 +270,7 @@ def _missing_column(
     path: Path, names: Sequence[str], audio_names: Sequence[str], text_names: Sequence[str]
 ) -> ManifestError:
     missing = [
-        f"{what} ({flag}; one of {', '.join(wanted)})"
+        f"{what} ({flag}{'; one of' if len(wanted) > 1 else ''} {', '.join(wanted)})"
         for what, flag, wanted in (
             ("the audio path", "--audio-column", audio_names),
             ("the transcript", "--text-column", text_names),
@@ -267,5 +281,13 @@ def _missing_column(
     return ManifestError(f"{path}: no column for {' nor for '.join(missing)}; the header has: {shown}")
 
 
-def _not_utf8(path: Path, where: str) -> ManifestError:
-    return ManifestError(f"{path}: {where} is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 {path.name}")
+def _not_utf8(path: Path, where: str, *, encoding: str = "LATIN1") -> ManifestError:
+    names = shlex.quote(path.name), shlex.quote(f"{path.stem}-utf8{path.suffix}")
+    return ManifestError(
+        f"{path}: {where} is not UTF-8; convert it: iconv -f {encoding} -t UTF-8 {names[0]} > {names[1]}"
+    )
+
+
+def _not_csv(path: Path, found: str, read: str) -> ManifestError:
+    convert = f"import pandas; pandas.{read}.to_csv({path.stem + '.csv'!r}, index=False)"
+    return ManifestError(f"{path}: is {found}, not CSV; convert it: python -c {shlex.quote(convert)}")

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from whisper_shard.formats.storage import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
 FULL_SCALE = 32768.0
-HISTOGRAM_EDGES = tuple(float(edge) for edge in range(31))
-"""Borders of the duration histogram, in seconds."""
+BAR_TENTHS = (1, 2, 5, 10, 20)
+"""Widths that a bar of the duration histogram may have, in tenths of a second: the first that makes few enough bars."""
+MAX_BARS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,8 @@ class DatasetOverview:
     """Code points of all texts."""
     seconds_quantiles: Mapping[str, float]
     """``min``, ``median``, ``mean``, ``p95``, ``max`` of the lengths in seconds; empty without utterances."""
-    seconds_histogram: tuple[int, ...]
-    """Utterances between each two of HISTOGRAM_EDGES."""
+    seconds_histogram: tuple[tuple[float, float, int], ...]
+    """From the shortest utterances to the longest: where a bar begins and ends, in seconds, and utterances in it."""
     rejects: Mapping[str, int]
     """Rows that were not kept, by reason, largest first."""
     languages: Mapping[str, int]
@@ -88,8 +89,7 @@ def inspect_dataset(folder: Path) -> DatasetOverview:
     """
     dataset = open_dataset(folder)
     table = pq.read_table(folder / INDEX_NAME, columns=["num_samples", "num_chars", "language", "speaker"])
-    seconds = table.column("num_samples").to_numpy() / SAMPLE_RATE
-    counts, _ = np.histogram(np.clip(seconds, 0, np.nextafter(HISTOGRAM_EDGES[-1], 0)), HISTOGRAM_EDGES)
+    num_samples = table.column("num_samples").to_numpy()
     return DatasetOverview(
         folder=folder,
         num_utterances=dataset.num_utterances,
@@ -98,8 +98,8 @@ def inspect_dataset(folder: Path) -> DatasetOverview:
         num_bytes=sum(shard.num_bytes for shard in dataset.shards),
         codec=dataset.meta.get("codec", "npy"),
         num_chars=pc.sum(table.column("num_chars")).as_py() or 0,
-        seconds_quantiles=_describe(seconds),
-        seconds_histogram=tuple(counts.tolist()),
+        seconds_quantiles=_describe(num_samples / SAMPLE_RATE),
+        seconds_histogram=tuple(_count_lengths(num_samples)),
         rejects=dataset.meta.get("rejects", {}),
         languages=_count_values(table.column("language")),
         speakers=_count_values(table.column("speaker")),
@@ -174,6 +174,17 @@ def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:
         "p95": float(np.quantile(seconds, 0.95)),
         "max": float(seconds.max()),
     }
+
+
+def _count_lengths(num_samples: NDArray[np.int32]) -> Iterator[tuple[float, float, int]]:
+    """Yield the bars of a histogram over the lengths there are, each with its ends in seconds."""
+    if not len(num_samples):
+        return
+    tenths = num_samples // (SAMPLE_RATE // 10)  # whole numbers: exactly 0.3 s must not land in the bar below
+    first, last = int(tenths.min()), int(tenths.max())
+    width = next((w for w in BAR_TENTHS if last // w - first // w < MAX_BARS), BAR_TENTHS[-1])
+    for bar, count in enumerate(np.bincount(tenths // width - first // width).tolist(), start=first // width):
+        yield bar * width / 10, (bar + 1) * width / 10, count
 
 
 def _count_values(column: pa.ChunkedArray) -> dict[str, int]:

@@ -181,6 +181,7 @@ def _write_shards(workers: Workers, tasks: list[Task], config: PrepareConfig, le
             ledger.add(
                 kept=outcome.num_utterances,
                 reasons=outcome.reasons,
+                examples=outcome.examples,
                 seconds_in=outcome.seconds_in,
                 seconds_kept=outcome.seconds_kept,
             )
@@ -298,7 +299,7 @@ def _check_receipts(
                 receipt, plan=plan.fingerprint, limits=run_limits(config), split=folder, corpus=split.corpus
             )
             if reason is None:
-                enter_receipt(receipt, ledger)
+                enter_receipt(receipt, ledger, corpus=split.corpus)
                 continue
             stale.append(f"{split.name} shard {shard:06d} is prepared again: {reason}")
             path.unlink()

@@ -10,7 +10,7 @@ from whisper_shard.config import PrepareConfig
 from whisper_shard.errors import ManifestError
 from whisper_shard.prepare.board import Status
 from whisper_shard.prepare.events import Done, Progress, SplitTotals
-from whisper_shard.prepare.receipts import Receipt
+from whisper_shard.prepare.receipts import Receipt, describe_reject
 from whisper_shard.utterance import SAMPLE_RATE
 
 
@@ -26,6 +26,8 @@ class Ledger:
     """Rows kept in finished shards."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Rejects in finished shards."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """For each reason, one of its rows in words."""
     seconds_in: float = 0.0
     """Audio decoded for finished shards."""
     seconds_kept: float = 0.0
@@ -40,20 +42,35 @@ class Ledger:
         """Rejects in finished shards."""
         return sum(self.reasons.values())
 
-    def add(self, *, kept: int, reasons: Mapping[str, int], seconds_in: float, seconds_kept: float) -> None:
+    def add(
+        self,
+        *,
+        kept: int,
+        reasons: Mapping[str, int],
+        examples: Mapping[str, str],
+        seconds_in: float,
+        seconds_kept: float,
+    ) -> None:
         """Enter one finished shard."""
         self.num_kept += kept
         self.reasons.update(reasons)
+        self.examples = {**examples, **self.examples}
         self.seconds_in += seconds_in
         self.seconds_kept += seconds_kept
 
 
-def enter_receipt(receipt: Receipt, ledger: Ledger) -> None:
-    """Enter a shard that an earlier run has finished."""
+def enter_receipt(receipt: Receipt, ledger: Ledger, *, corpus: Path) -> None:
+    """Enter a shard that an earlier run has finished; ``corpus`` is the folder of its manifest."""
     seconds_in = sum(receipt.rows["seconds"])
+    rejects = zip(*(receipt.rows[name] for name in ("reason", "row", "source", "detail")), strict=True)
     ledger.add(
         kept=receipt.info.num_utterances,
         reasons=Counter(reason for reason in receipt.rows["reason"] if reason is not None),
+        examples={
+            reason: describe_reject(row, corpus / source, detail)
+            for reason, row, source, detail in rejects
+            if reason is not None
+        },
         seconds_in=seconds_in,
         seconds_kept=sum(receipt.index["num_samples"]) / SAMPLE_RATE,
     )
@@ -70,8 +87,8 @@ def check_rejects(ledger: Ledger, config: PrepareConfig) -> None:
     if ledger.num_rejects > config.max_reject_fraction * ledger.num_rows and ledger.num_kept:
         raise ManifestError(
             f"{ledger.num_rejects} of {ledger.num_rows} rows are rejected, more than --max-reject-fraction "
-            f"{config.max_reject_fraction:g} allows: {_count_reasons(ledger)}; mend the corpus, or raise the limit and "
-            "run the same command again"
+            f"{config.max_reject_fraction:g} allows: {_describe_reasons(ledger)}; mend the corpus, or raise the limit "
+            "and run the same command again"
         )
 
 
@@ -82,12 +99,16 @@ def check_kept(corpus: Path, ledger: Ledger, config: PrepareConfig) -> None:
         ManifestError: No row was kept, or too many were rejected; lists the reasons.
     """
     if not ledger.num_kept:
-        raise ManifestError(f"{corpus}: none of its {ledger.num_rows} rows can be used: {_count_reasons(ledger)}")
+        raise ManifestError(f"{corpus}: none of its {ledger.num_rows} rows can be used: {_describe_reasons(ledger)}")
     check_rejects(ledger, config)
 
 
-def _count_reasons(ledger: Ledger) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in ledger.reasons.most_common())
+def _describe_reasons(ledger: Ledger) -> str:
+    """Count the reasons, and show a row of the most frequent one: a wrong folder or column is seen at a glance."""
+    counts = ledger.reasons.most_common()
+    hint = "; relative paths begin at the folder of the CSV" if counts[0][0] == "missing_file" else ""
+    shown = ", ".join(f"{reason} {count}" for reason, count in counts)
+    return f"{shown}; for example {ledger.examples[counts[0][0]]}{hint}"
 
 
 def as_progress(ledger: Ledger, statuses: Sequence[Status]) -> Progress:

@@ -116,6 +116,11 @@ def read_receipt(path: Path) -> Receipt | None:
         return None
 
 
+def describe_reject(row: int, path: Path, detail: str) -> str:
+    """Say which row was rejected, where its recording was looked for, and what came of it."""
+    return f"row {row}, {path}: {detail}"
+
+
 def find_staleness(
     receipt: Receipt, *, plan: str, limits: Mapping[str, float], split: Path, corpus: Path
 ) -> str | None:

@@ -1,5 +1,6 @@
 """One shard is one task: a worker decodes, writes and commits it alone; no audio crosses a process border."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -19,7 +20,7 @@ from whisper_shard.prepare.board import Marker, open_marker
 from whisper_shard.prepare.events import StepObserver, named_steps
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row, reject
 from whisper_shard.prepare.plan import read_shard_rows
-from whisper_shard.prepare.receipts import RowOutcome, stat_source, write_receipt
+from whisper_shard.prepare.receipts import RowOutcome, describe_reject, stat_source, write_receipt
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
 
@@ -73,6 +74,8 @@ class ShardResult:
     """Audio kept."""
     reasons: Mapping[str, int]
     """Rejects by reason."""
+    examples: Mapping[str, str]
+    """For each reason, one of its rows in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +169,7 @@ def _write_shard(task: Task) -> ShardResult:
         index_rows=writer.rows,
         on_step=task.on_step,
     )
-    return _summarize(task.number, outcomes, writer)
+    return _summarize(task, outcomes, writer)
 
 
 def run_limits(config: PrepareConfig) -> dict[str, float]:
@@ -262,18 +265,22 @@ def rows_of(task: Task) -> pa.Table:
     return read_shard_rows(task.rows, task.shard)
 
 
-def _summarize(number: int, outcomes: list[RowOutcome], writer: ShardWriter) -> ShardResult:
-    reasons: dict[str, int] = {}
+def _summarize(task: Task, outcomes: list[RowOutcome], writer: ShardWriter) -> ShardResult:
+    reasons, examples = Counter[str](), dict[str, str]()
     for outcome in outcomes:
         if outcome.reason is not None:
-            reasons[outcome.reason] = reasons.get(outcome.reason, 0) + 1
+            reasons[outcome.reason] += 1
+            examples.setdefault(
+                outcome.reason, describe_reject(outcome.row, task.corpus / outcome.source, outcome.detail)
+            )
     return ShardResult(
-        number=number,
+        number=task.number,
         num_utterances=len(writer.rows),
         num_rejects=sum(reasons.values()),
         seconds_in=sum(outcome.seconds for outcome in outcomes),
         seconds_kept=sum(row.num_samples for row in writer.rows) / SAMPLE_RATE,
         reasons=reasons,
+        examples=examples,
     )
 
 
