@@ -118,7 +118,7 @@ def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
     highest = max((count for _, _, count in overview.seconds_histogram), default=0)
     for start, end, count in overview.seconds_histogram:
         bar = "#" * math.ceil(BAR_CHARS * count / highest)
-        yield f"  {start:>4g}-{end:<4g} {bar} {count:,}"
+        yield f"  {start:>4.1f}-{end:<4.1f} {bar} {count:,}"
     for name in ("languages", "speakers"):
         counts = getattr(overview, name)
         yield f"{name}: {describe_counts(counts) or 'not given'}"

@@ -80,7 +80,7 @@ def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "
     if not first_line.strip():
         raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
     if first_line.startswith(("{", "[{")):
-        raise _not_csv(path, "JSON", f"read_json({path.name!r}, lines={first_line.startswith('{')})")
+        raise _not_csv(path, "JSON", f"read_json({json.dumps(path.name)}, lines={first_line.startswith('{')})")
     audio_names = (audio_column,) if audio_column else AUDIO_COLUMNS
     text_names = (text_column,) if text_column else TEXT_COLUMNS
     headers = {
@@ -153,7 +153,7 @@ def _read_head(path: Path) -> str:
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     if head.startswith(b"PAR1"):
-        raise _not_csv(path, "Parquet", f"read_parquet({path.name!r})")
+        raise _not_csv(path, "Parquet", f"read_parquet({json.dumps(path.name)})")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _not_utf8(path, "the header", encoding="UTF-16")
     if (place := head.find(b"\0")) >= 0:
@@ -289,5 +289,5 @@ def _not_utf8(path: Path, where: str, *, encoding: str = "LATIN1") -> ManifestEr
 
 
 def _not_csv(path: Path, found: str, read: str) -> ManifestError:
-    convert = f"import pandas; pandas.{read}.to_csv({path.stem + '.csv'!r}, index=False)"
+    convert = f"import pandas; pandas.{read}.to_csv({json.dumps(path.stem + '.csv')}, index=False)"
     return ManifestError(f"{path}: is {found}, not CSV; convert it: python -c {shlex.quote(convert)}")

@@ -118,7 +118,7 @@ def read_receipt(path: Path) -> Receipt | None:
 
 def describe_reject(row: int, path: Path, detail: str) -> str:
     """Say which row was rejected, where its recording was looked for, and what came of it."""
-    return f"row {row}, {path}: {detail}"
+    return f"row {row}, {path.absolute()}: {detail}"
 
 
 def find_staleness(

@@ -8,11 +8,14 @@ import copy
 import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -65,16 +68,18 @@ def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
     with explain_broken_install():
         from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
     _check_folder(model)
+    # Without a network the hub's library tries for half a minute, file by file, before it looks into its own cache.
+    is_local = Path(model).is_dir() or not _finds_hub()
     with _explain_load(model), quiet_bars():
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, local_files_only=is_local)
         if config.model_type != "whisper":
             raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
         config.dropout = dropout
         config.attention_dropout = config.activation_dropout = config.encoder_layerdrop = 0.0
         network = WhisperForConditionalGeneration.from_pretrained(
-            model, config=config, dtype=torch.float32, attn_implementation="sdpa"
+            model, config=config, dtype=torch.float32, attn_implementation="sdpa", local_files_only=is_local
         )
-        processor = WhisperProcessor.from_pretrained(model)
+        processor = WhisperProcessor.from_pretrained(model, local_files_only=is_local)
     return LoadedWhisper(
         model=network,
         processor=processor,
@@ -109,6 +114,16 @@ def _check_folder(model: str) -> None:
             f"{model}: no processor in it (processor_config.json or preprocessor_config.json); "
             "save model and processor into one folder"
         )
+
+
+def _finds_hub() -> bool:
+    """Tell whether the model hub's name leads anywhere; a proxy looks it up itself."""
+    from huggingface_hub import constants
+
+    try:
+        return bool(getproxies() or socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None))
+    except OSError:
+        return False
 
 
 @contextmanager
