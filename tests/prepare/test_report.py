@@ -45,6 +45,7 @@ def test_page_shows_counts_and_escapes_what_users_wrote():
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "<b>" not in page
+    assert 'class="dataframe texts"' in page
 
 
 def test_report_rejects_and_totals_agree(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from whisper_shard.formats.page import render_page
 from whisper_shard.prepare.events import SplitTotals
 from whisper_shard.prepare.receipts import Receipt
 from whisper_shard.utterance import SAMPLE_RATE
@@ -29,12 +30,7 @@ _LONG_TAIL = 1.5
 SHOWN_ROWS = 30
 _BAR_WIDTH, _BAR_HEIGHT = 640, 140
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:760px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .9em .15em 0;text-align:left;border:0}
-td:nth-child(n+2){text-align:right}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
-svg{background:#f6f6f4}rect{fill:#3a6ea5}text{font:11px system-ui,sans-serif;fill:#555}
-"""
+_STYLE = "svg{background:#8881}rect{fill:#5b8fc7}"
 
 
 def _no_counts(num_bins: int) -> NDArray[np.int64]:
@@ -136,11 +132,8 @@ def render_report(name: str, tally: Tally, examples: Sequence[Mapping[str, objec
         *_counter_section("Speakers", "speaker", tally.speakers),
     ]
     if examples:
-        parts += ["<h2>First rejects</h2>", _table(pd.DataFrame(list(examples)))]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>whisper-shard: {html.escape(name)}</title>'
-        f"<style>{_STYLE}</style>{''.join(parts)}</html>\n"
-    )
+        parts += ["<h2>First rejects</h2>", _table(pd.DataFrame(list(examples)), kind="texts")]
+    return render_page(f"whisper-shard: {name}", "".join(parts), style=_STYLE)
 
 
 def draw_histogram(counts: NDArray[np.int64], width: float) -> str:
@@ -215,8 +208,8 @@ def _counter_section(title: str, column: str, counts: Counter[str]) -> Iterable[
     return [f"<h2>{title}</h2>", _table(frame), *more]
 
 
-def _table(frame: pd.DataFrame, *, header: bool = True) -> str:
-    table: str = frame.to_html(index=False, header=header, border=0, escape=True)
+def _table(frame: pd.DataFrame, *, header: bool = True, kind: str = "numbers") -> str:
+    table: str = frame.to_html(index=False, header=header, border=0, escape=True, classes=kind)
     return table
 
 

@@ -245,7 +245,7 @@ def bounding_stage(stages: Iterable[StageTime], *, workers: int) -> str:
 
 def advise(rates: Iterable[LoaderRate], chosen: LoaderRate, *, bounding: str, cores: int) -> str:
     """Say in words what to do."""
-    text = f"Use --workers {chosen.workers}: {chosen.utterances_per_second:.0f} utterances/s"
+    text = f"Use --workers {chosen.workers}: {chosen.utterances_per_second:,.0f} utterances/s"
     if chosen.headroom is not None:
         enough = "enough" if chosen.headroom >= 1 else "NOT enough"
         text += f", {chosen.headroom:.1f} times what the training step takes: {enough}"
@@ -259,7 +259,7 @@ def advise(rates: Iterable[LoaderRate], chosen: LoaderRate, *, bounding: str, co
     }
     best = max(rate.workers for rate in rates)
     more = "" if best < cores else f" As many processes as cores were tried, {cores}."
-    return f"{text}. The costliest stage is {bounding}; if that is too slow: {cures[bounding]}.{more}"
+    return f"{text}. The loader's costliest stage is {bounding}; if that is too slow: {cures[bounding]}.{more}"
 
 
 def describe_machine() -> dict[str, Any]:

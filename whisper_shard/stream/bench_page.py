@@ -4,20 +4,14 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from whisper_shard.formats.page import render_page
 from whisper_shard.formats.storage import atomic_file
 from whisper_shard.stream.bench import BenchReport
 
 _WIDTH, _BAR, _LONGEST = 640, 26, 380  # pixels
 _PLAIN, _GOOD, _SLOW = "#7a9cc6", "#4a9d78", "#d95f4b"
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 760px; margin: 2em auto; padding: 0 1em; color: #222; }
-h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 2em; }
-.advice { background: #eef5ee; border-left: 4px solid #4a8; padding: .6em 1em; }
-table { border-collapse: collapse; margin-top: .8em; }
-td, th { padding: .2em .9em .2em 0; text-align: right; } th { font-weight: 600; }
-svg text { font: 13px system-ui, sans-serif; fill: #222; } .small { color: #666; font-size: .9em; }
-"""
+_STYLE = ".advice{background:#4a82;border-left:4px solid #4a8;padding:.6em 1em}"
 
 
 def write_bench_page(report: BenchReport, path: Path) -> None:
@@ -53,10 +47,9 @@ def bench_page(report: BenchReport) -> str:
         if stage.where == "device"
     )
     facts = report.machine
-    machine = f"{facts['cores']} cores of {facts['processor']}, device {facts['device']}, Python {facts['python']}"
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Loader benchmark</title><style>{_STYLE}</style>
-<h1>Loader benchmark: {html.escape(report.dataset)}</h1>
+    cores = f"{facts['cores']} core{'s' * (facts['cores'] != 1)}"
+    machine = f"{cores} of {facts['processor']}, device {facts['device']}, Python {facts['python']}"
+    body = f"""<h1>Loader benchmark: {html.escape(report.dataset)}</h1>
 <p>{report.num_utterances:,} utterances, {report.hours:,.1f} hours; {report.batch_utterances:.0f} utterances a step;
 {100 * report.padding_share:.1f} % of the samples of its batches is padding.</p>
 <p class="advice">{html.escape(report.advice)}</p>
@@ -68,9 +61,8 @@ def bench_page(report: BenchReport) -> str:
 {_bars(stages, marked=report.bounding_stage, color=_SLOW)}
 <p class="small">Red: what bounds the rate. Loader processes share their stages; the training process pays for
 transfer.{device}</p>
-<p class="small">Measured on {html.escape(machine)}.</p>
-</html>
-"""
+<p class="small">Measured on {html.escape(machine)}.</p>"""
+    return render_page(f"Loader benchmark: {report.dataset}", body, style=_STYLE)
 
 
 def _processes(count: int) -> str:
@@ -90,8 +82,11 @@ def _bars(bars: Sequence[tuple[str, float, str]], *, marked: str, color: str, li
         )
     if line is not None:
         x = 120 + _LONGEST * line / longest
-        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_BAR * len(bars)}" stroke="#222" stroke-width="2"/>')
-    return f'<svg width="{_WIDTH}" height="{_BAR * len(bars)}" role="img">{"".join(lines)}</svg>'
+        lines.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_BAR * len(bars)}" stroke="currentColor" stroke-width="2"/>'
+        )
+    height = _BAR * len(bars)
+    return f'<svg viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" role="img">{"".join(lines)}</svg>'
 
 
 def _rate_table(report: BenchReport) -> str:
@@ -103,4 +98,4 @@ def _rate_table(report: BenchReport) -> str:
         f"<td>{'' if rate.headroom is None else f'{rate.headroom:.1f}x'}</tr>"
         for rate in report.rates
     )
-    return f"<table>{head}{rows}</table>"
+    return f'<table class="numbers">{head}{rows}</table>'

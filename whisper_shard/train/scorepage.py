@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from whisper_shard.formats.page import render_page
 from whisper_shard.train.scoring import AlignedWords, Score, UtteranceScore, align_words
 
 if TYPE_CHECKING:
@@ -14,12 +15,10 @@ SHOWN_UTTERANCES = 50
 SHOWN_SLICES = 100
 """Most slices of one kind on the page: the worst."""
 
+_WINDOWS = {"full": "30 s", "short": "short"}
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.6em 0}td,th{padding:.15em .9em .15em 0;text-align:left;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
-.warning{background:#fff3cd;padding:.4em .8em;margin:.4em 0}.key{color:#888;font-size:.85em}
-.substitute{background:#ffe3b3}.delete{background:#ffd0d0;text-decoration:line-through}.insert{background:#d4e8ff}
+.warning{background:#fb04;padding:.4em .8em;margin:.4em 0}
+.substitute{background:#f904}.delete{background:#f444;text-decoration:line-through}.insert{background:#48f4}
 """
 
 
@@ -30,21 +29,20 @@ def build_page(report: "ScoreReport") -> str:
     parts = [
         f"<h1>{title} <small>({_percent(score.interval)})</small></h1>",
         f"<p>{_text(report.model)} on {_text(report.dataset)}: {report.num_utterances:,} utterances, "
-        f"{report.audio_seconds / 60:,.1f} minutes; headline: {report.windows[0].window} windows, text form "
+        f"{report.audio_seconds / 60:,.1f} minutes; headline: {_WINDOWS[report.windows[0].window]} windows, text form "
         f"{report.form}.</p>",
         *(f'<div class="warning">{_text(warning)}</div>' for warning in report.warnings),
         _totals(report.windows),
         *(_slices(window) for window in report.windows),
         _worst(score),
     ]
-    style = f"<style>{_STYLE}</style>"
-    return f'<!doctype html><meta charset="utf-8"><title>{title}</title>{style}{"".join(parts)}\n'
+    return render_page(title, "".join(parts), style=_STYLE)
 
 
 def _totals(windows: Sequence["WindowReport"]) -> str:
     rows = [
         (
-            window.window,
+            _WINDOWS[window.window],
             form,
             f"{score.wer:.2%}",
             _percent(score.interval),
@@ -81,7 +79,7 @@ def _slices(window: "WindowReport") -> str:
             for part in chosen
         ]
         heads = (kind, "utterances", "minutes", "WER", "95 % interval", "insertions")
-        parts.append(f"<h2>By {kind}, {window.window} windows</h2>{_table(heads, rows)}")
+        parts.append(f"<h2>By {kind}, {_WINDOWS[window.window]} windows</h2>{_table(heads, rows)}")
     return "".join(parts)
 
 
@@ -94,7 +92,8 @@ def _worst(score: Score) -> str:
     if not wrong:
         return "<h2>Worst utterances</h2><p>None: every word is right.</p>"
     rows = "".join(
-        f'<p><span class="key">{_text(row.key)}: {row.words.errors} errors in {row.words.num_reference} words</span>'
+        f'<p><span class="small">{_text(row.key)}: {_count(row.words.errors, "error")} '
+        f"in {_count(row.words.num_reference, 'word')}</span>"
         f"<br>{_alignment(align_words(row.reference, row.hypothesis))}</p>"
         for row in wrong
     )
@@ -103,6 +102,10 @@ def _worst(score: Score) -> str:
         '<span class="insert">only heard</span></p>'
     )
     return f"<h2>Worst utterances</h2>{legend}{rows}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _badness(row: UtteranceScore) -> tuple[int, float, str]:
