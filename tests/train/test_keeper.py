@@ -52,12 +52,12 @@ def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
     sizes, fail = [], [True]
     real = Stepper._pass
 
-    def pass_or_run_out(self, share, micro_batch, number):
+    def pass_or_run_out(self, share, waveforms, micro_batch, number):
         sizes.append(len(micro_batch.rows))
         if fail:
             fail.pop()
             raise torch.OutOfMemoryError("out of memory")
-        return real(self, share, micro_batch, number)
+        return real(self, share, waveforms, micro_batch, number)
 
     monkeypatch.setattr(Stepper, "_pass", pass_or_run_out)
     config = tiny_config(task, window="full", max_steps=4)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from whisper_shard.errors import ConfigError
 from whisper_shard.train.decoder import Caches, InferenceDecoder
+from whisper_shard.train.device import send
 from whisper_shard.train.objective import IGNORE_INDEX
 from whisper_shard.train.tokens import LabelBatch
 
@@ -119,7 +120,7 @@ class GreedyDecoder:
     def __init__(self, decoder: InferenceDecoder, *, end_id: int, rules: SuppressRules) -> None:
         self._decoder = decoder
         self._end_id = end_id
-        self._rules = rules
+        self._banned = [torch.tensor(ids, dtype=torch.int64) for ids in (rules.always, rules.at_begin)]
 
     def decode_labels(
         self, encoder_hidden: Tensor, labels: LabelBatch, *, max_new_tokens: int, bias: Tensor | None = None
@@ -173,24 +174,23 @@ class GreedyDecoder:
         """Return what the model says behind each input, (B, L), and loss sum and number of tokens of the labels."""
         kept = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         said = torch.full_like(labels.flatten(), IGNORE_INDEX - 1)
-        loss, num_tokens = 0.0, 0
+        losses = torch.zeros((), dtype=torch.float64, device=labels.device)
         for part in torch.split(kept, CHUNK_LOGITS):
             logits = self._decoder.logits(states.flatten(0, 1)[part])
-            targets = labels.flatten()[part]
-            known = targets != UNKNOWN
-            if bool(known.any()):
-                loss += float(functional.cross_entropy(logits[known], targets[known], reduction="sum"))
-                num_tokens += int(known.sum())
+            losses += functional.cross_entropy(logits, labels.flatten()[part], ignore_index=UNKNOWN, reduction="sum")
             first = (part % labels.shape[1] == prefix - 1).nonzero()[:, 0]
             said[part] = self._choose(logits, first)
-        return said.view_as(labels), loss, num_tokens
+        num_tokens = int((labels.flatten()[kept] != UNKNOWN).sum())
+        return said.view_as(labels), float(losses), num_tokens
 
     def _choose(self, logits: Tensor, first_rows: Tensor | None = None) -> Tensor:
         """Return the most probable allowed token of each row; ``first_rows`` are at the begin of their text."""
-        if self._rules.always:
-            logits[:, list(self._rules.always)] = -torch.inf
-        if self._rules.at_begin and first_rows is not None and len(first_rows):
-            logits[first_rows[:, None], torch.tensor(self._rules.at_begin, device=logits.device)] = -torch.inf
+        if self._banned[0].device != logits.device:  # once: a list as an index would be copied at each step
+            self._banned = [send(ids, logits.device) for ids in self._banned]
+        never, not_first = self._banned
+        logits.index_fill_(1, never, -torch.inf)
+        if first_rows is not None:
+            logits[first_rows[:, None], not_first] = -torch.inf
         return logits.argmax(dim=-1)
 
     def _continue(

@@ -18,6 +18,17 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Format of matrix products by its name in the configuration."""
 
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: ",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+)
+"""Words for memory that ran out where torch has no class for it: on a CPU, and within NVIDIA's libraries.
+
+Source: c10/core/impl/alloc_cpu.cpp of PyTorch; the status codes of cuBLAS, cuDNN and cuFFT.
+"""
+
 CUDA_LIBRARIES = ("libc10_cuda", "libtorch_cuda", "libcudart", "libcuda.so", "libcublas", "libnvrtc")
 """Libraries whose absence means: a package built for CUDA lies beside a torch built without."""
 
@@ -64,6 +75,31 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def set_up_gpu(device: torch.device) -> None:
+    """Make a GPU the current one and let it compute as suits windows of many lengths; on a CPU do nothing.
+
+    float32 products may round to TF32. Attention never goes through cuDNN, though torch prefers it on Hopper and
+    Blackwell: it builds a plan for every new shape, which takes up to a second, and with windows and texts of all
+    lengths nearly every pass has a new shape. Flash and memory-efficient attention take any shape at once.
+
+    Source: check_prefer_cudnn_attention in sdp_utils.cpp of PyTorch; times from
+    https://github.com/modelscope/FunASR/issues/3704 (a B200), not measured here.
+    """
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device; a GPU gets it behind the work it still has to do, and nothing waits."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # The allocator of page-locked memory gives a block to nobody else before the copy is over.
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
 def set_threads(threads: int) -> int:
     """Let torch use ``threads`` CPU threads, 0: as many as this process may run on; return how many."""
     count = threads or len(os.sched_getaffinity(0))
@@ -72,11 +108,9 @@ def set_threads(threads: int) -> int:
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether an error says that memory ran out: torch has a class for that on GPUs, and words on CPUs.
-
-    Source: c10/core/impl/alloc_cpu.cpp, https://github.com/pytorch/pytorch/blob/main/c10/core/impl/alloc_cpu.cpp.
-    """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+    """Tell whether an error says that memory ran out: by its class, or by its words."""
+    has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return has_class or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -58,8 +58,6 @@ def join_ranks(device: torch.device) -> Ranks:
         raise ConfigError(
             f"WORLD_SIZE is {world} but {', '.join(missing)} is not set; start with bin/train-ddp or torchrun"
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     control = dist.new_group(backend="gloo", timeout=TIMEOUT) if device.type == "cuda" else dist.group.WORLD
@@ -103,8 +101,8 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> Non
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         with explain_lost_rank(ranks):
             dist.all_reduce(flat)
-        for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(own) for own, part in zip(bucket, parts, strict=True)])
 
 
 def sum_over_ranks(numbers: torch.Tensor, ranks: Ranks) -> torch.Tensor:

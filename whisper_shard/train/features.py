@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from whisper_shard.train.device import explain_broken_install
+from whisper_shard.train.device import explain_broken_install, send
 from whisper_shard.utterance import FRAMES_PER_SECOND, HOP_LENGTH, MAX_SECONDS, N_FFT, SAMPLE_RATE
 
 MAX_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
@@ -143,7 +143,7 @@ def _draw_bands(seeds: Sequence[int], count: int, device: torch.device) -> Tenso
     """Return (B, count) numbers in [0, 1), each row from its own seed."""
     mask = (1 << 64) - 1
     rows = [np.random.Generator(np.random.Philox(key=seed & mask)).random(count, dtype=np.float32) for seed in seeds]
-    return torch.from_numpy(np.stack(rows)).to(device, non_blocking=True)
+    return send(torch.from_numpy(np.stack(rows)), device)
 
 
 def _bands(draws: Tensor, longest: Tensor, extent: Tensor, size: int) -> Tensor:

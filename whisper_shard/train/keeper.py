@@ -119,7 +119,7 @@ class Keeper:
         if self.stepper.average is not None:
             self.stepper.average.restore(checkpoint.tensors["average"])
         restore_random(checkpoint.tensors["random"], checkpoint.state["random"])
-        if self.stepper.scaler.is_enabled():
+        if self.stepper.scaler.is_enabled() and checkpoint.state["scaler"]:  # empty: of a run in bfloat16
             self.stepper.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
         self._restore_limit(checkpoint.state["pass_limit"])
         state = run_state_from_json(checkpoint.state["run"])

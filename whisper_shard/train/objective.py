@@ -38,7 +38,7 @@ def token_loss(
     if len(rows) <= CHUNK_TOKENS:
         return _chunk_loss(rows, head, targets, label_smoothing), num_tokens
     losses = [
-        checkpoint(_chunk_loss, part, head, target, label_smoothing, use_reentrant=False)
+        checkpoint(_chunk_loss, part, head, target, label_smoothing, use_reentrant=False, preserve_rng_state=False)
         for part, target in zip(torch.split(rows, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True)
     ]
     return torch.stack(losses).sum(), num_tokens

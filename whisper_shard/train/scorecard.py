@@ -16,7 +16,7 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.formats.index import Dataset, open_dataset
 from whisper_shard.formats.storage import as_environment_fault, atomic_file, write_json
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.device import choose_device, choose_precision, set_threads
+from whisper_shard.train.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.evaluation import BatchEvaluator, Evaluation, EvaluationPart, Window, finish_evaluation
 from whisper_shard.train.model import LoadedWhisper, load_whisper
 from whisper_shard.train.scorepage import build_page
@@ -188,6 +188,7 @@ def _evaluate(
     progress: Callable[[ScoreProgress], None],
 ) -> Evaluation:
     device = choose_device()
+    set_up_gpu(device)
     loaded.model.to(device).eval()
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
     evaluator = BatchEvaluator(

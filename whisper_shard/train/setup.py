@@ -15,7 +15,7 @@ from torch import nn
 from whisper_shard.config import TrainConfig
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 from whisper_shard.train.adapt import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
-from whisper_shard.train.device import choose_device, choose_precision, set_threads
+from whisper_shard.train.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.distributed import Ranks, join_ranks, leave_ranks
 from whisper_shard.train.model import LoadedWhisper, SpeechLoss
 from whisper_shard.train.silence import allow_lending
@@ -44,11 +44,11 @@ def open_machine(config: TrainConfig) -> Iterator[Machine]:
     """
     device = choose_device()
     dtype = choose_precision(config.precision, device)
+    set_up_gpu(device)
     ranks = join_ranks(device)
     set_threads(config.threads)
     if device.type == "cpu":
         keep_freed_memory()
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     try:
         yield Machine(device=device, dtype=dtype, ranks=ranks)
     finally:

@@ -27,6 +27,7 @@ ATTENTION = "sdpa_and_silence"
 """Name of `attend` among the attention functions of transformers."""
 STRIDE = 4
 """Of so many neighbouring positions one is kept."""
+_ALIGNMENT = 8  # Source: preprocess_mask in aten/src/ATen/native/transformers/attention.cpp of PyTorch
 DONOR_CHOICE = 64
 """The donor is the shortest of so many utterances: short, but not the corpus's oddest."""
 
@@ -102,8 +103,12 @@ def with_lent(keys: Tensor, values: Tensor, lent: Lent) -> tuple[Tensor, Tensor,
 
 
 def score_bias(like: Tensor, num_own: int, num_lent: int, stride: int) -> Tensor:
-    """Return what makes each lent position count as often as the positions it stands for, (1, 1, 1, own + lent)."""
-    bias = like.new_zeros(1, 1, 1, num_own + num_lent)
+    """Return what makes each lent position count as often as the positions it stands for, (1, 1, 1, own + lent).
+
+    Its strides are multiples of 8: memory-efficient attention on GPUs would else copy it, in every layer.
+    """
+    size = num_own + num_lent
+    bias = like.new_zeros(1, 1, 1, -(-size // _ALIGNMENT) * _ALIGNMENT)[..., :size]
     bias[..., num_own:] = math.log(stride)
     return bias
 

@@ -5,6 +5,7 @@ neither the size of a pass nor the number of ranks changes the update, but for t
 step waits for the device: whether it was finite is decided there, by a fused optimizer that skips an update on a flag.
 """
 
+import gc
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from whisper_shard.config import TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.draws import draw_uniform, hash_key
-from whisper_shard.train.device import autocast, is_out_of_memory
+from whisper_shard.train.device import autocast, is_out_of_memory, send
 from whisper_shard.train.distributed import Ranks, gather_rows, sum_gradients, sum_over_ranks
 from whisper_shard.train.model import SpeechLoss
 from whisper_shard.train.moving import MovingAverage
@@ -150,7 +151,7 @@ class Stepper:
         self.device = self.parameters[0].device
         self.longest_window = 2 * network.model.config.max_source_positions * HOP_LENGTH
         self.limit = first_limit(config, self.device)
-        self._donor = None if donor is None else donor.to(self.device)
+        self._donor = None if donor is None else send(donor, self.device)
         self._silence: Silence | None = None
         self.average = MovingAverage.of(network.model, config.ema) if config.ema else None
 
@@ -270,11 +271,12 @@ class Stepper:
 
     def _accumulate(self, share: Share, step: int) -> list[tuple[MicroBatch, Tensor]]:
         """Sum gradients over the passes of this rank; begin again with smaller passes if memory runs out."""
+        waveforms = send(share.batch.waveforms, self.device)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             passes: list[tuple[MicroBatch, Tensor]] = []
             for number, micro_batch in enumerate(cut_micro_batches(share.windows, limit=self.limit)):
-                loss = self._try_pass(share, micro_batch, (step, number))
+                loss = self._try_pass(share, waveforms, micro_batch, (step, number))
                 if loss is None:
                     self._shrink(micro_batch)
                     break
@@ -282,41 +284,37 @@ class Stepper:
             else:
                 return passes
 
-    def _try_pass(self, share: Share, micro_batch: MicroBatch, number: tuple[int, int]) -> Tensor | None:
+    def _try_pass(
+        self, share: Share, waveforms: Tensor, micro_batch: MicroBatch, number: tuple[int, int]
+    ) -> Tensor | None:
         """Run one pass forward and backward; None if memory ran out."""
         try:
-            return self._pass(share, micro_batch, number)
+            return self._pass(share, waveforms, micro_batch, number)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _pass(self, share: Share, micro_batch: MicroBatch, number: tuple[int, int]) -> Tensor:
+    def _pass(self, share: Share, waveforms: Tensor, micro_batch: MicroBatch, number: tuple[int, int]) -> Tensor:
         # Dropout follows from the seed and the place in the run, not from what was drawn before: so it resumes.
         torch.manual_seed(hash_key(self.config.seed, "dropout", self.ranks.rank, *number) % 2**63)
         rows = list(micro_batch.rows)
         batch = share.batch
-        waveforms = _to_window(batch.waveforms[rows], micro_batch.window_samples)
         labels = self.labeler.collate([share.labels[row] for row in rows])
         seeds = [hash_key(self.config.seed, "spec augment", batch.epoch, batch.keys[r]) % 2**31 for r in rows]
         with autocast(self.device, self.dtype):
             loss_sum, _ = self.network(
-                self._send(waveforms),
-                self._send(labels.decoder_input_ids),
-                self._send(labels.labels),
-                self._send(batch.num_samples[rows]),
+                _to_window(waveforms, send(torch.tensor(rows), self.device), micro_batch.window_samples),
+                send(labels.decoder_input_ids, self.device),
+                send(labels.labels, self.device),
+                send(batch.num_samples[rows], self.device),
                 seeds=seeds,
-                kept=self._send(labels.kept),
+                kept=send(labels.kept, self.device),
                 silence=self._silence if micro_batch.window_samples < self.longest_window else None,
             )
         self.scaler.scale(loss_sum / share.num_tokens).backward()
         detached: Tensor = loss_sum.detach()
         return detached
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _shrink(self, micro_batch: MicroBatch) -> None:
         """Halve what goes into a pass.
@@ -330,25 +328,28 @@ class Stepper:
                 f"{self.device}; try --gradient-checkpointing, --window auto or a smaller model"
             )
         self.limit = self.limit.halved(rows=len(micro_batch.rows), window_samples=micro_batch.window_samples)
+        gc.collect()  # runs without its collector: what the failed pass left in cycles would stay in memory
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Clip and update, unless something is not finite; return the norm and whether the update was skipped."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return torch.zeros_like(loss), torch.zeros_like(loss)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.scaler.scale(loss)  # a rank whose first step has no pass has not made a scale yet
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = nn.utils.get_total_norm(gradients)
         skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
         if self.config.max_grad_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            # The fused kernel skips the update on the device if this is 1; GradScaler uses the same door.
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
-            self.optimizer.step()
+        # The fused kernel skips the update on the device if this is 1: the door that GradScaler.step uses. That one
+        # looks at gradients only; here an infinite loss counts as well.
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.scaler.update()
         return norm, skipped
 
 
@@ -365,9 +366,9 @@ def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
     return PassLimit(utterances=32, seconds=240.0)
 
 
-def _to_window(waveforms: Tensor, window_samples: int) -> Tensor:
-    """Return waveforms cut or zero-padded to the window: audio is padded, never the spectrogram."""
-    waveforms = waveforms[:, :window_samples]
+def _to_window(waveforms: Tensor, rows: Tensor, window_samples: int) -> Tensor:
+    """Return rows of waveforms, cut or zero-padded to the window: audio is padded, never the spectrogram."""
+    waveforms = waveforms[:, :window_samples].index_select(0, rows)
     return functional.pad(waveforms, (0, window_samples - waveforms.shape[1]))
 
 
