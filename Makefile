@@ -1,6 +1,8 @@
 # Bare `make` lists the targets. Everything installs into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 BIN := .venv/bin
+# A test process for each core, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test test-crash test-long check bench bench-peers clean
 
@@ -21,13 +23,13 @@ demo: setup  ## the whole journey offline: speak a corpus, prepare, verify, benc
 	$(BIN)/whisper-shard demo demo
 
 test: setup  ## the tests, about four minutes on two cores
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-crash: setup  ## the long form of the crash tests: many kills at random moments
-	$(BIN)/python -m pytest -m long tests/prepare tests/train
+	$(PYTEST) -m long tests/prepare tests/train
 
 test-long: setup  ## every test, long forms too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup  ## lint, format, types, floors
 	$(BIN)/ruff check .

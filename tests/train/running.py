@@ -25,7 +25,9 @@ _PRELOADED = [
     "transformers.models.whisper.modeling_whisper",
     "transformers.models.whisper.processing_whisper",
     "transformers.models.whisper.tokenization_whisper",
+    "audiomentations",
     "jiwer",
+    "pandas",
     "whisper_shard.train.loop",
 ]
 

@@ -165,9 +165,9 @@ def test_lora_is_heard(tiny):
     assert ours.token_ids == generate(tiny, hidden, 8)
 
 
-@pytest.mark.pretrained
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_real_model_says_what_generate_says_of_real_speech(whisper_base, dtype):
+@pytest.fixture(scope="module")
+def real(whisper_base):
+    """What the real encoder makes of four recordings, and what generate says of them."""
     recordings = sorted((WHISPER_BASE.parents[1] / "data" / "spoken-digits" / "audios").glob("*_0.wav"))[::15]
     waveforms = torch.zeros(len(recordings), 30 * 16000)
     for row, path in enumerate(recordings):
@@ -176,11 +176,17 @@ def test_real_model_says_what_generate_says_of_real_speech(whisper_base, dtype):
         waveforms[row, : len(waveform)] = waveform
     with torch.no_grad():
         hidden = encode(whisper_base.model.eval(), LogMel()(waveforms))
-    labeler = Labeler(whisper_base.tokenizer)
-    prefix = labeler.prefix_batch(len(recordings))
-    ours = greedy_decode(whisper_base.model, hidden, prefix, max_new_tokens=16, dtype=dtype)
-    theirs = generate(whisper_base, hidden, 16)
-    assert len(set(theirs)) > 2
+    said = generate(whisper_base, hidden, 16)
+    assert len(set(said)) > 2
+    return hidden, said
+
+
+@pytest.mark.pretrained
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_real_model_says_what_generate_says_of_real_speech(whisper_base, real, dtype):
+    hidden, theirs = real
+    prefix = Labeler(whisper_base.tokenizer).prefix_batch(len(hidden))
+    ours = greedy_decode(whisper_base.model.eval(), hidden, prefix, max_new_tokens=16, dtype=dtype)
     if dtype == torch.float32:
         assert ours.token_ids == theirs
     else:

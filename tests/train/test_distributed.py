@@ -54,20 +54,23 @@ def test_two_ranks_train_as_one(task, alone, tmp_path):
 
 
 @pytest.mark.long
-def test_three_ranks_train_as_one(task, alone, tmp_path):
-    assert [end.exit_code for end in launch(task, tmp_path / "run", steady_config(task), world=3)] == [0, 0, 0]
-    assert_same_training(tmp_path / "run", alone)
+def test_three_ranks_train_as_one_and_all_notice_a_lost_one(task, alone, tmp_path):
+    run = tmp_path / "run"
+    ends = launch(task, run, steady_config(task), world=3, kill=Kill(step=3, rank=1))
+    assert [end.exit_code for end in ends] == [1, -signal.SIGKILL, 1]
+    for rank in (0, 2):
+        assert f"rank {rank} of 3 lost contact with another rank, killed or failed" in ends[rank].message
+    assert [end.exit_code for end in launch(task, run, steady_config(task), world=3)] == [0, 0, 0]
+    assert_same_training(run, alone)
 
 
 def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alone, tmp_path):
     run = tmp_path / "run"
-    ends = launch(task, run, steady_config(task), world=3, kill=Kill(step=3, rank=1))
-    assert ends[1].exit_code == -signal.SIGKILL
-    for rank in (0, 2):
-        assert ends[rank].exit_code == 1
-        assert f"rank {rank} of 3 lost contact with another rank, killed or failed" in ends[rank].message
-        assert "run the same command again: training goes on from the last checkpoint" in ends[rank].message
-    assert [end.exit_code for end in launch(task, run, steady_config(task), world=2)] == [0, 0]
+    ends = launch(task, run, steady_config(task), world=2, kill=Kill(step=3, rank=1))
+    assert [end.exit_code for end in ends] == [1, -signal.SIGKILL]
+    assert "rank 0 of 2 lost contact with another rank, killed or failed" in ends[0].message
+    assert "run the same command again: training goes on from the last checkpoint" in ends[0].message
+    assert launch(task, run, steady_config(task))[0].exit_code == 0
     assert [line["step"] for line in read_metrics(run) if line["kind"] == "resume"] == [2]
     assert_same_training(run, alone)
     delivered = [line for line in lasting_metrics(run) if line["kind"] == "epoch"]

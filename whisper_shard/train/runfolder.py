@@ -13,6 +13,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,7 @@ def write_report(folder: RunFolder, report: TrainReport) -> None:
     write_json(folder.report, asdict(report))
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Return the versions that numbers can depend on."""
     found = {"python": platform.python_version()}
