@@ -31,14 +31,14 @@ errors = _Terminal(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line every 30 seconds and one at the end.
+    """A bar on a terminal that can draw one; elsewhere a plain line every 30 seconds and one at the end.
 
     Use as a context manager; call `update` as often as you like.
     """
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._live = console.is_terminal
+        self._live = console.is_terminal and not console.is_dumb_terminal
         self._last_line = time.monotonic()
         self._line = ""
         self._task: TaskID | None = None
@@ -73,7 +73,7 @@ class Progress:
                 self._task = self._bar.add_task(self._title, total=total, note=note)
             self._bar.update(self._task, completed=done, total=total, note=note)
             return
-        self._line = f"{self._title}: {done}/{'?' if total is None else total} {note}".rstrip()
+        self._line = f"{self._title}: {done}{'' if total is None else f'/{total}'} {note}".rstrip()
         if time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self.say(self._line)
             self._last_line = time.monotonic()

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,18 @@ def test_faults_of_the_machine_say_what_to_do(tmp_path, number, message):
     with pytest.raises(EnvironmentFault, match=message), atomic_file(tmp_path / "a") as file:
         file.write(b"new")
         raise error
+
+
+def test_a_filesystem_that_removes_nothing_does_not_hide_the_fault(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with (
+        pytest.raises(EnvironmentFault, match=r"absent/a.json: cannot write: No such file"),
+        atomic_file(tmp_path / "absent/a.json"),
+    ):
+        pass
 
 
 def test_json_is_written_in_one_way(tmp_path):

@@ -8,7 +8,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:
 h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
 table{border-collapse:collapse;margin:.6em 0;display:block;overflow-x:auto}
 td,th{padding:.15em .9em .15em 0;text-align:left;vertical-align:top;overflow-wrap:normal}
-.numbers :is(td,th):nth-child(n+2),.n{text-align:right;font-variant-numeric:tabular-nums}
+.numbers :is(td,th):nth-child(n+2),.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:currentColor}
 .small{opacity:.7;font-size:.9em}
 """

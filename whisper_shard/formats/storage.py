@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,16 @@ def atomic_file(path: Path, *, on_step: Callable[[str], None] = ignore_step) -> 
         sync_folder(path.parent)
         on_step("committed")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise as_environment_fault(error, path) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):  # a filesystem that is read-only refuses to remove even what is not there
+        path.unlink()
 
 
 def _start_writeback(descriptor: int, offset: int, num_bytes: int) -> None:
