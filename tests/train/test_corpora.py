@@ -45,14 +45,17 @@ def test_evaluation_data_known_from_training_is_refused(task, tmp_path):
         open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "keys")))
     seconds = np.random.default_rng(0).uniform(0.3, 2.5, 12).tolist()
     make_dataset(tmp_path / "audio", [9.0, *seconds[1:2]], prefix="renamed")
-    with pytest.raises(TrainingError, match=r"1 of 2 evaluation utterances are in .* too, the first is renamed00001"):
+    with pytest.raises(
+        TrainingError, match=r"1 of 2 evaluation utterances .*first is renamed00001 .*remove what the manifest"
+    ):
         open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "audio")))
 
 
 def test_texts_too_long_for_the_decoder_are_named(tmp_path, tiny):
     data = make_dataset(tmp_path / "long", [1.0] * 5, text="xyzzy! " * 150)
     with pytest.raises(
-        TrainingError, match=r"5 utterances have texts of more than 448 tokens.*utt00000, utt00001, utt00002 \.\.\."
+        TrainingError,
+        match=r"5 utterances have texts of more than 448 tokens.*utt00000, utt00001, utt00002 \.\.\..*\"text_length\"",
     ):
         check_labels(data, Labeler(tiny.tokenizer))
     check_labels(make_dataset(tmp_path / "fits", [1.0], text="zero " * 100), Labeler(tiny.tokenizer))

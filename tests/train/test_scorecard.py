@@ -134,8 +134,8 @@ def test_windows_that_differ_are_warned_of():
 def test_cut_off_hypotheses_and_broken_weights_are_warned_of():
     good = ["one two three four"] * 10
     found = find_warnings([make_window("full", good, cap_hits=3, loss=float("nan"))], ScoreConfig(max_new_tokens=7))
-    assert "3 of 10 hypotheses in full windows were cut off at 7 tokens: raise --max-new-tokens" in found[0]
-    assert "the loss in full windows is nan: the weights are damaged" in found[1]
+    assert "3 of 10 hypotheses in 30 s windows were cut off at 7 tokens: raise --max-new-tokens" in found[0]
+    assert "the loss in 30 s windows is nan: the weights are damaged" in found[1]
 
 
 def test_an_empty_dataset_is_an_error(report, tmp_path):

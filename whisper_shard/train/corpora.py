@@ -73,7 +73,8 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
         what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
         raise TrainingError(
             f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
-            f"{train.folder} too, the first is {first} ({what}); WER would mean nothing: split the corpus again"
+            f"{train.folder} too, the first is {first} ({what}); WER would mean nothing: remove what "
+            "the manifest says twice, or give other rows with prepare --eval-corpus"
         )
 
 
@@ -102,7 +103,7 @@ def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -
         raise TrainingError(
             f"{data.folder}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
             f"decoder has room for: {', '.join(keys)}{' ...' if len(too_long) > 3 else ''}; "
-            "shorten or remove them and prepare the dataset again"
+            'shorten them, or drop them by [[prepare.filters]] kind = "text_length", and prepare the dataset again'
         )
 
 

@@ -284,13 +284,14 @@ def find_warnings(reports: Sequence[WindowReport], config: ScoreConfig) -> list[
             )
     for report in reports:
         size = len(report.scores[config.text_form].utterances)
+        windows = "30 s windows" if report.window == "full" else "short windows"
         if report.cap_hits > CAP_SHARE * size:
             warnings.append(
-                f"{report.cap_hits} of {size} hypotheses in {report.window} windows were cut off at "
+                f"{report.cap_hits} of {size} hypotheses in {windows} were cut off at "
                 f"{config.max_new_tokens} tokens: raise --max-new-tokens, or the model repeats itself"
             )
         if not math.isfinite(report.loss):
-            warnings.append(f"the loss in {report.window} windows is {report.loss}: the weights are damaged")
+            warnings.append(f"the loss in {windows} is {report.loss}: the weights are damaged")
     return warnings
 
 
