@@ -156,10 +156,13 @@ def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     loaded.model.generation_config.language, loaded.model.generation_config.task = "en", "transcribe"
+    of_the_guide = {
+        "learning_rate": 1e-5, "warmup_steps": 0.05, "lr_scheduler_type": "cosine", "weight_decay": 0.01,
+        "logging_steps": 50, "seed": 42,
+    }  # fmt: skip
     settings = Seq2SeqTrainingArguments(
-        output_dir=folder, learning_rate=1e-5, warmup_steps=0.05, lr_scheduler_type="cosine", weight_decay=0.01,
-        save_strategy="no", eval_strategy="no", report_to=[],
-        logging_steps=50, seed=42, disable_tqdm=True, remove_unused_columns=False, **arguments,
+        output_dir=folder, save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
+        remove_unused_columns=False, **(of_the_guide | arguments),
     )  # fmt: skip
     return Seq2SeqTrainer(model=loaded.model, args=settings, train_dataset=train, data_collator=Collator(loaded))
 

@@ -3,10 +3,11 @@
     python -m benchmarks.bench_windows --model whisper-base/ --digits spoken-digits/ --work runs/windows \
         --runs read:full:1 read:auto:1
 
-A run is RECIPE:POLICY:SEED. Each trains whisper-base once through `train_model` and scores the result on the whole test
-part; it is kept in ``--work`` and not made again, so a long study can be made in pieces. Without ``--runs`` the
-finished runs are compared with `full` on the same corpus, seeds together, and the JSON is written; it also says how
-near borrowed silence brings the published model to 30 s windows: encoder states, and hypotheses.
+A run is RECIPE:POLICY:SEED. Each trains whisper-base once, through `train_model` or the guide's Seq2SeqTrainer, and
+scores the result on the whole test part; it is kept in ``--work`` and not made again, so a long study can be made in
+pieces. Without ``--runs`` the finished runs are compared with `full` and `literal` of the same recipe, seeds together,
+and the JSON is written; it also says how near borrowed silence brings the published model to 30 s windows: encoder
+states, and hypotheses.
 
 Cost is CPU seconds of optimizer steps, evaluation not counted. Of the spoken digits a run sees 480 of 2,700 and is
 tested on 300 others, of the same six speakers. Read speech is spoken by a synthesizer in many voices: 480 utterances
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bench_train import guide_features, make_trainer
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config import ScoreConfig, TrainConfig
@@ -35,22 +37,24 @@ from whisper_shard.train.evaluation import evaluate_part, fit_window, short_wind
 from whisper_shard.train.events import Event, Stepped
 from whisper_shard.train.features import MAX_SAMPLES, LogMel
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.model import encode, listen_to_silence, load_whisper
+from whisper_shard.train.model import encode, listen_to_silence, load_whisper, save_model_folder
 from whisper_shard.train.runfolder import library_versions
 from whisper_shard.train.scorecard import score_model
 from whisper_shard.train.silence import allow_lending, find_donor
 from whisper_shard.train.tokens import Labeler
 
 RESULTS = Path(__file__).parent / "results"
-BATCH = 16
+BATCH, LR, WARMUP = 16, 2e-5, 0.1
 EVAL_LIMIT = 24  # in training: it decides nothing here but that the trained weights are kept
 RECIPES = {"read": ("read", 30), "read-brief": ("read", 12), "digits": ("digits", 24), "digits-brief": ("digits", 12)}
 """Corpus and optimizer steps of `full`, the recipe to be matched."""
 ALONE = {"beyond": "nothing", "min_window_seconds": 2.0, "margin_seconds": (0.2, 1.5)}
 POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
+    "literal": (1.0, {}),
     "full": (1.0, {"window": "full"}),
     "auto": (1.0, {}),
     "auto-longer": (1.1, {}),
+    "auto-thirtysecond": (1.0, {"full_share": 1 / 32}),
     "auto-sixteenth": (1.0, {"full_share": 1 / 16}),
     "short": (1.0, {"beyond": "nothing"}),
     "sixteenth": (1.0, {**ALONE, "full_share": 1 / 16}),
@@ -58,8 +62,13 @@ POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
 }
 """Steps in multiples of those of `full`, and the knobs that differ from the defaults.
 
-auto hears borrowed silence behind its windows; short hears nothing there; the last two hear nothing, and see some
-utterances at 30 s."""
+literal is the guide's Seq2SeqTrainer, in fp32 and with gradient checkpointing, 4 x 4 utterances a step. auto hears
+borrowed silence behind its windows; short hears nothing there; the last two hear nothing, and see some utterances at
+30 s."""
+
+
+RIVALS = ("full", "literal")
+"""Policies that all others are compared with."""
 
 
 class StepClock:
@@ -85,6 +94,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
     parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", default="windows", help="of the file in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
     for run in args.runs:
@@ -114,36 +124,68 @@ def make_run(recipe: str, policy: str, seed: int, args: argparse.Namespace) -> N
     shutil.rmtree(folder, ignore_errors=True)
     longer, knobs = POLICIES[policy]
     corpus, steps_of_full = RECIPES[recipe]
-    steps = round(steps_of_full * longer)
-    config = TrainConfig(
-        model=args.model, language="en", precision="bf16", batch_size=BATCH, lr=2e-5, warmup=0.1, workers=0,
-        max_steps=steps, eval_every=steps, eval_limit=EVAL_LIMIT, max_new_tokens=96, log_every=1, patience=0, seed=seed,
-        tensorboard=False, save_minutes=1e6, threads=args.threads, **knobs,
-    )  # fmt: skip
-    clock, data = StepClock(), args.work / "data" / corpus
-    report = train_model(data, folder / "train", config, clock)
-    if report.best_step != steps:
-        raise SystemExit(f"{folder}: the trained model is not better than the one before; nothing to compare")
-    lines = [json.loads(line) for line in (folder / "train" / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line["kind"] == "train"]
+    data, steps = args.work / "data" / corpus, round(steps_of_full * longer)
+    train = train_literally if policy == "literal" else train_here
+    model, run = train(data, folder / "train", steps=steps, knobs={**knobs, "seed": seed}, args=args)
     score_model(
-        report.model,
+        str(model),
         data / "eval",
         ScoreConfig(
             out=str(folder), language="en", precision="bf16", max_new_tokens=96, window="full", threads=args.threads
         ),
     )
-    run = {
-        "steps": steps,
-        "utterances": sum(line["utterances"] for line in trained),
-        "mean_window_seconds": sum(line["padded_seconds"] for line in trained)
-        / sum(line["utterances"] for line in trained),
-        "cpu_seconds": clock.cpu_seconds,
-        "knobs": knobs,
-    }
+    run = {"steps": steps, **run, "knobs": knobs}
     (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
     shutil.rmtree(folder / "train")
     print(folder, run, summary(folder), flush=True)
+
+
+def train_here(
+    data: Path, folder: Path, *, steps: int, knobs: dict[str, Any], args: argparse.Namespace
+) -> tuple[Path, dict[str, float]]:
+    """Train with our loop; return the model's folder, and what was learned from at what cost."""
+    config = TrainConfig(
+        model=args.model, language="en", precision="bf16", batch_size=BATCH, lr=LR, warmup=WARMUP, workers=0,
+        max_steps=steps, eval_every=steps, eval_limit=EVAL_LIMIT, max_new_tokens=96, log_every=1, patience=0,
+        tensorboard=False, save_minutes=1e6, threads=args.threads, **knobs,
+    )  # fmt: skip
+    clock = StepClock()
+    report = train_model(data, folder, config, clock)
+    if report.best_step != steps:
+        raise SystemExit(f"{folder}: the trained model is not better than the one before; nothing to compare")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    utterances = sum(line["utterances"] for line in trained)
+    return Path(report.model), {
+        "utterances": utterances,
+        "mean_window_seconds": sum(line["padded_seconds"] for line in trained) / utterances,
+        "cpu_seconds": clock.cpu_seconds,
+    }
+
+
+def train_literally(
+    data: Path, folder: Path, *, steps: int, knobs: dict[str, Any], args: argparse.Namespace
+) -> tuple[Path, dict[str, float]]:
+    """Train with the guide's Seq2SeqTrainer; features are computed before its clock starts, as the guide does."""
+    loaded = load_whisper(args.model)
+    dataset = open_dataset(data / "train")
+    rows = guide_features(loaded, dataset, dataset.num_utterances)
+    loaded.model.config.use_cache = False
+    trainer = make_trainer(
+        loaded, rows, str(folder), max_steps=steps, learning_rate=LR, warmup_steps=WARMUP, seed=knobs["seed"],
+        gradient_checkpointing=True, use_cpu=True, per_device_train_batch_size=4,
+        gradient_accumulation_steps=BATCH // 4,
+    )  # fmt: skip
+    began = time.process_time()
+    trainer.train()
+    cpu_seconds = time.process_time() - began
+    loaded.model.config.use_cache = True
+    save_model_folder(loaded, folder / "model", language="en", task="transcribe")
+    return folder / "model", {
+        "utterances": steps * BATCH,
+        "mean_window_seconds": 30.0,
+        "cpu_seconds": cpu_seconds,
+    }
 
 
 def summary(folder: Path) -> dict[str, float]:
@@ -158,20 +200,20 @@ def errors_and_words(folder: Path) -> np.ndarray[Any, Any]:
     return np.array([(row["errors"], len(row["reference"].split())) for row in sorted(rows, key=lambda r: r["key"])])
 
 
-def compare(ours: list[Path], full: list[Path]) -> dict[str, Any]:
-    """Compare finished runs with those of `full` of the same seeds: cost, and a bootstrap over test utterances.
+def compare(ours: list[Path], rivals: list[Path]) -> dict[str, Any]:
+    """Compare finished runs with those of a rival with the same seeds: cost, and a bootstrap over test utterances.
 
     Errors of all seeds are added up utterance by utterance, so that a resampled corpus is the same for all runs.
     """
-    mine, theirs = (sum(errors_and_words(folder) for folder in folders) for folders in (ours, full))
+    mine, theirs = (sum(errors_and_words(folder) for folder in folders) for folders in (ours, rivals))
     rows = np.random.default_rng(0).integers(0, len(mine), size=(5000, len(mine)))
     differences = (mine[rows, 0] - theirs[rows, 0]).sum(axis=1) / mine[rows, 1].sum(axis=1)
-    cpu = [sum(json.loads((f / "run.json").read_text())["cpu_seconds"] for f in folders) for folders in (ours, full)]
+    cpu = [sum(json.loads((f / "run.json").read_text())["cpu_seconds"] for f in folders) for folders in (ours, rivals)]
     return {
         "seeds": len(ours),
-        "cpu_share_of_full": cpu[0] / cpu[1],
+        "cpu_share": cpu[0] / cpu[1],
         "wer": float(mine[:, 0].sum() / mine[:, 1].sum()),
-        "wer_full": float(theirs[:, 0].sum() / theirs[:, 1].sum()),
+        "wer_of_rival": float(theirs[:, 0].sum() / theirs[:, 1].sum()),
         "difference_interval": [float(q) for q in np.quantile(differences, [0.025, 0.975])],
     }
 
@@ -217,25 +259,27 @@ def write_result(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(threads=args.threads, versions=library_versions()),
-        "settings": {"model": Path(args.model).name, "batch": BATCH, "lr": 2e-5, "recipes": RECIPES},
+        "settings": {"model": Path(args.model).name, "batch": BATCH, "lr": LR, "recipes": RECIPES},
     }
     for corpus, policies in runs.items():
-        result[corpus] = {"runs": {}, "against_full": {}}
+        result[corpus] = {"runs": {}, "against_full": {}, "against_literal": {}}
         for policy, by_seed in policies.items():
             for seed, folder in by_seed.items():
                 run = json.loads((folder / "run.json").read_text())
                 result[corpus]["runs"][f"{policy}-{seed}"] = {**run, "wer": summary(folder)}
-            seeds = sorted(set(by_seed) & set(policies["full"]))
-            if policy != "full" and seeds:
-                found = compare([by_seed[s] for s in seeds], [policies["full"][s] for s in seeds])
-                result[corpus]["against_full"][policy] = found
-                print(f"{corpus} {policy:<18}", {k: np.round(v, 4).tolist() for k, v in found.items()})
+            for rival in RIVALS:
+                seeds = sorted(set(by_seed) & set(policies.get(rival, {})))
+                if policy != rival and seeds:
+                    found = compare([by_seed[s] for s in seeds], [policies[rival][s] for s in seeds])
+                    result[corpus][f"against_{rival}"][policy] = found
+                    shown = {key: np.round(value, 4).tolist() for key, value in found.items()}
+                    print(f"{corpus} {policy:<18} against {rival}", shown)
     result["nearness"] = {
         path.name: measure_nearness(open_dataset(path / "eval"), args.model)
         for path in sorted((args.work / "data").iterdir())
     }
     print(json.dumps(result["nearness"], indent=1))
-    path = RESULTS / f"{result['date']}-windows.json"
+    path = RESULTS / f"{result['date']}-{args.name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {path}")
 
