@@ -35,13 +35,18 @@ PER_SHARD = 1000  # about 250 MB, as prepare makes them
 JSON_BYTES = 250
 
 
-def index_tables(num_utterances: int) -> Iterator[pa.Table]:
-    """Yield the index of a corpus shard by shard; texts are random words, about 14 characters a second."""
+def random_words() -> str:
+    """Return 16 MB of random letters and spaces, which do not compress well."""
     rng = np.random.default_rng(0)
-    seconds = draw_seconds(num_utterances)
     letters = rng.integers(97, 123, 1 << 24).astype(np.uint8)
     letters[rng.random(len(letters)) < 0.18] = 32
-    words = letters.tobytes().decode()
+    return letters.tobytes().decode()
+
+
+def index_tables(num_utterances: int, words: str, *, name: str = "utt") -> Iterator[pa.Table]:
+    """Yield the index of a corpus shard by shard; texts are cut from ``words``, about 14 characters a second."""
+    rng = np.random.default_rng(list(name.encode()))
+    seconds = draw_seconds(num_utterances)
     for shard in range(num_utterances // PER_SHARD):
         rows = np.arange(shard * PER_SHARD, (shard + 1) * PER_SHARD)
         num_samples = (seconds[rows] * SAMPLE_RATE).astype(np.int32)
@@ -54,7 +59,7 @@ def index_tables(num_utterances: int) -> Iterator[pa.Table]:
         columns = {
             "shard": np.full(PER_SHARD, shard, np.int32),
             "row": np.arange(PER_SHARD, dtype=np.int32),
-            "key": [f"utt{row:09d}" for row in rows.tolist()],
+            "key": [f"{name}{row:09d}" for row in rows.tolist()],
             "audio_offset": audio_offsets,
             "audio_bytes": audio_bytes.astype(np.int32),
             "json_offset": audio_offsets + audio_blocks,
@@ -72,13 +77,13 @@ def index_tables(num_utterances: int) -> Iterator[pa.Table]:
         yield pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def write_index_only(folder: Path, num_utterances: int) -> None:
-    folder.mkdir()
+def write_index_only(folder: Path, num_utterances: int, words: str, *, name: str = "utt") -> None:
+    folder.mkdir(parents=True)
     shards = [
         ShardInfo(name=f"shards/{shard:06d}.tar", num_bytes=1 << 30, sha256="0" * 64, num_utterances=PER_SHARD)
         for shard in range(num_utterances // PER_SHARD)
     ]
-    write_dataset(folder, shards=shards, tables=index_tables(num_utterances), meta={})
+    write_dataset(folder, shards=shards, tables=index_tables(num_utterances, words, name=name), meta={})
     os.sync()
 
 
@@ -128,7 +133,7 @@ def run_apart(folder: Path, what: str, state: PlanState | None) -> dict[str, flo
 
 def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
     started = time.perf_counter()
-    write_index_only(folder, num_utterances)
+    write_index_only(folder, num_utterances, random_words())
     print(f"written in {time.perf_counter() - started:.0f} s", flush=True)
     start = open_loader(open_dataset(folder), StreamConfig(augment=())).start
     states = {"open": None, "first batch": None, "resume": start.at(7, start.steps_per_epoch - 1)}
