@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from whisper_shard.errors import ConfigError
@@ -10,6 +11,9 @@ from whisper_shard.train.matrices import effective_weight
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Linear layers that get low-rank updates: all of attention and feed-forward."""
+
+COMPILED_PROGRAMS = 16
+"""Programs torch.compile may make of the layers of a model before it gives up on more."""
 
 
 def freeze_encoder(model: Any) -> None:
@@ -44,7 +48,12 @@ def checkpoint_encoder(model: Any) -> None:
 
 
 def compile_layers(model: Any) -> None:
-    """Compile each layer with torch.compile: one program for all layers, windows of any length."""
+    """Compile each layer with torch.compile: one program for all layers, windows of any length.
+
+    There are nine at most: encoder and decoder, with borrowed silence and without, each again for a single row, and the
+    donor's. torch counts them together, and by default would run the ninth uncompiled.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_PROGRAMS)
     for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
         layer.compile(dynamic=True)
 

@@ -1,0 +1,305 @@
+"""What can be known of a GPU without one: nothing in a step waits, and float16 is scaled, skipped and resumed rightly.
+
+Tests marked `cuda` are the same questions to a real one.
+"""
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from tests.train.running import final_weights, lasting_metrics, make_task, of_kind, report_of, tiny_config
+from tests.train.stand_in_gpu import CASES
+from whisper_shard.errors import StopRequested
+from whisper_shard.formats.index import open_dataset
+from whisper_shard.stream.loader import open_loader
+from whisper_shard.train import loop
+from whisper_shard.train.distributed import Ranks
+from whisper_shard.train.evaluation import evaluate_model
+from whisper_shard.train.events import Skipped, Stepped
+from whisper_shard.train.loop import train_model
+from whisper_shard.train.model import SpeechLoss, load_whisper
+from whisper_shard.train.setup import build_network, build_optimizer
+from whisper_shard.train.silence import find_donor
+from whisper_shard.train.step import Flags, Stepper
+from whisper_shard.train.tokens import Labeler
+
+ROOT = Path(__file__).parents[2]
+HUGE = 2.0**127
+"""A loss scaled by this is infinite."""
+READS = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
+"""Operations that give the host something that only the device knows."""
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class HostLabeler(Labeler):
+    """Makes labels on the host, where reading is free."""
+
+    def collate(self, rows, **more):
+        with _disable_current_modes():
+            return super().collate(rows, **more)
+
+
+def make_stepper(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **knobs):
+    config = tiny_config(task, augment=(), **knobs)
+    device = torch.device(device)
+    loaded = load_whisper(str(task / "tiny"), dropout=config.dropout)
+    data = open_dataset(task / "train")
+    built = build_network(loaded, config, device)
+    built.__class__ = network
+    stepper = Stepper(
+        built, build_optimizer(loaded.model, config),
+        scaler=torch.amp.GradScaler(device.type, enabled=scale > 0, init_scale=scale or 1.0),
+        labeler=HostLabeler(loaded.tokenizer), config=config, ranks=Ranks(), dtype=dtype, total_steps=100,
+        donor=find_donor(data) if config.hears_silence else None,
+    )  # fmt: skip
+    return stepper, next(iter(open_loader(data, config)))
+
+
+def weights_of(stepper):
+    return {name: p.detach().cpu().clone() for name, p in stepper.network.named_parameters()}
+
+
+class Reading(TorchDispatchMode):
+    """Notes every operation that reads from the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for arg in args if isinstance(arg, list | tuple) for index in arg
+        )  # fmt: skip
+        if name in READS or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class ReadingNetwork(SpeechLoss):
+    """A network as somebody might change it: it looks at its loss."""
+
+    def forward(self, *inputs, **keywords):
+        loss, tokens = super().forward(*inputs, **keywords)
+        return (loss if loss > 0 else loss * 0), tokens
+
+
+@pytest.mark.parametrize("network", [SpeechLoss, ReadingNetwork])
+def test_a_step_reads_nothing_back(task, network):
+    stepper, batch = make_stepper(
+        task, scale=2.0, network=network, spec_augment=True, stochastic_depth=0.1, label_smoothing=0.1, ema=0.9,
+        gradient_checkpointing=True, micro_batch=2,
+    )  # fmt: skip
+    with Reading() as reading:
+        outcome = stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    assert len(outcome.passes) == 3
+    assert set(reading.found) == (set() if network is SpeechLoss else {"_local_scalar_dense"})
+
+
+@pytest.mark.parametrize("knobs", [{}, {"gradient_checkpointing": True}])
+def test_a_step_leaves_no_tensors_to_a_collector_that_is_off(task, knobs):
+    stepper, batch = make_stepper(task, **knobs)
+    stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        stepper.take(batch, step=1, lr=1e-3, flags=Flags())
+        gc.collect()
+        assert not [thing for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_a_scaled_loss_gives_the_same_update(task):
+    plain, batch = make_stepper(task)
+    scaled, _ = make_stepper(task, scale=1024.0)
+    for step in (0, 1):
+        numbers = [each.take(batch, step=step, lr=1e-3, flags=Flags()).read() for each in (plain, scaled)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
+    for name, weight in weights_of(plain).items():
+        torch.testing.assert_close(weights_of(scaled)[name], weight)
+
+
+def test_an_overflow_changes_nothing_but_the_scale(task):
+    stepper, batch = make_stepper(task, scale=HUGE)
+    before = weights_of(stepper)
+    outcome = stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    loss, norm, skipped = outcome.read()
+    assert skipped and loss < 100.0 and not norm < float("inf")
+    assert outcome.is_overflow()
+    assert stepper.scaler.get_scale() == HUGE / 2
+    for name, weight in weights_of(stepper).items():
+        assert torch.equal(weight, before[name]), name
+    for state in stepper.optimizer.state.values():
+        assert not state["step"] and not state["exp_avg"].any() and not state["exp_avg_sq"].any()
+    stepper.scaler.update(1024.0)
+    assert not stepper.take(batch, step=1, lr=1e-3, flags=Flags()).read()[2]
+    name = "model.model.encoder.conv1.weight"
+    assert not torch.equal(weights_of(stepper)[name], before[name])
+
+
+def test_an_infinite_loss_is_skipped_under_a_scale_as_well(task):
+    """The scaler looks at gradients only, and these are finite."""
+    stepper, _ = make_stepper(task, scale=1024.0)
+    before = weights_of(stepper)
+    for parameter in stepper.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    _, skipped = stepper._update(torch.tensor(torch.inf), 1e-3)
+    assert skipped == 1.0
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(stepper).items())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1024.0])
+def test_a_step_in_which_nothing_counts_changes_nothing(task, scale):
+    stepper, batch = make_stepper(task, scale=scale, ema=0.9)
+    before = weights_of(stepper)
+    batch.weights.zero_()
+    assert stepper.take(batch, step=0, lr=1e-3, flags=Flags()).read() == (0.0, 0.0, False)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(stepper).items())
+
+
+def scaled_from(monkeypatch, scale):
+    monkeypatch.setattr(loop, "make_scaler", lambda machine: torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+def stop_after(step):
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def test_skipped_steps_and_the_scale_outlive_a_stop(monkeypatch, task, tmp_path):
+    """The first steps overflow: they move no learning rate, and who goes on goes on with the lowered scale."""
+    scaled_from(monkeypatch, HUGE)
+    config, events = tiny_config(task), []
+    train_model(task, tmp_path / "whole", config, events.append)
+    assert 0 < len(of_kind(events, Skipped)) < 4
+    assert {event.reason for event in of_kind(events, Skipped)} == {"fp16 overflow"}
+    with pytest.raises(StopRequested, match="stopped by SIGTERM"):
+        train_model(task, tmp_path / "parts", config, stop_after(4))
+    train_model(task, tmp_path / "parts", config)
+    assert lasting_metrics(tmp_path / "parts") == lasting_metrics(tmp_path / "whole")
+    whole, parts = (final_weights(tmp_path / name) for name in ("whole", "parts"))
+    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+
+
+def test_a_run_in_bfloat16_goes_on_in_float16(monkeypatch, task, tmp_path):
+    config = tiny_config(task)
+    with pytest.raises(StopRequested, match="stopped by SIGTERM"):
+        train_model(task, tmp_path / "run", config, stop_after(2))
+    scaled_from(monkeypatch, 1024.0)
+    assert train_model(task, tmp_path / "run", config).steps == 6
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The compiled stand-in of a GPU."""
+    if shutil.which("g++") is None or torch.backends.cuda.is_built():
+        pytest.skip("needs g++ and a torch without CUDA")
+    path = tmp_path_factory.mktemp("library") / "stand_in_gpu.so"
+    home = Path(torch.__file__).parent
+    source = Path(__file__).with_name("stand_in_gpu.cpp")
+    subprocess.run(
+        ["g++", "-std=c++20", "-O0", "-shared", "-fPIC", source, f"-I{home}/include", f"-L{home}/lib",
+         f"-Wl,-rpath,{home}/lib", "-lc10", "-ltorch_cpu", "-o", path], check=True,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_all_tensors_fit_together_on_a_gpu_without_data_and_nothing_waits(library, task, case):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.train.stand_in_gpu", library, task, case]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert found.stdout == "done\n", found.stdout + found.stderr[-4000:]
+
+
+@pytest.mark.long
+def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
+    """One program for the encoder, one for the decoder, each also for a pass of one row, and one for the donor."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    task = make_task(tmp_path, train=48)
+    knobs = {"batch_size": 8, "dropout": 0.0, "full_share": 0.2}
+    losses = []
+    for compiled in (False, True):
+        stepper, _ = make_stepper(task, compile=compiled, **knobs)
+        batches = zip(range(6), open_loader(open_dataset(task / "train"), stepper.config), strict=False)
+        losses.append([stepper.take(b, step=step, lr=1e-3, flags=Flags()).read()[:2] for step, b in batches])
+    for eager, made in zip(*losses, strict=True):
+        assert made == pytest.approx(eager, rel=1e-4)
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] <= 9
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize(("precision", "near"), [(torch.float32, 1e-3), (torch.bfloat16, 0.02), (torch.float16, 0.02)])
+def test_a_gpu_learns_what_a_cpu_learns(task, precision, near):
+    scale = 1024.0 if precision == torch.float16 else 0.0
+    cpu, batch = make_stepper(task)
+    gpu, _ = make_stepper(task, device="cuda", dtype=precision, scale=scale)
+    for step in range(3):
+        here, there = (each.take(batch, step=step, lr=1e-3, flags=Flags()).read() for each in (cpu, gpu))
+        assert there[0] == pytest.approx(here[0], rel=near)
+        assert there[1] == pytest.approx(here[1], rel=10 * near)
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_torch_itself_finds_nothing_that_waits_in_a_step(task):
+    stepper, batch = make_stepper(task, device="cuda", dtype=torch.float16, scale=2.0, spec_augment=True, ema=0.9)
+    stepper.take(batch, step=0, lr=1e-3, flags=Flags()).read()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outcome = stepper.take(batch, step=1, lr=1e-3, flags=Flags())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert outcome.ready is not None
+    assert not outcome.read()[2]
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("window", ["full", "short", "borrowed"])
+def test_a_gpu_says_what_a_cpu_says(task, window):
+    loaded = load_whisper(str(task / "tiny"))
+    data = open_dataset(task / "train")
+    batches = [batch for _, batch in zip(range(2), open_loader(data, tiny_config(task, augment=())), strict=False)]
+    found = []
+    for device in ("cpu", "cuda"):
+        loaded.model.to(device)
+        found.append(evaluate_model(
+            loaded, batches, Labeler(loaded.tokenizer), window=window, precision="fp32", max_new_tokens=12,
+            device=torch.device(device), donor=find_donor(data),
+        ))  # fmt: skip
+    assert found[1].loss == pytest.approx(found[0].loss, rel=1e-3)
+    same = [a.hypothesis == b.hypothesis for a, b in zip(*(each.utterances for each in found), strict=True)]
+    assert sum(same) >= 0.8 * len(same)
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_whole_run_on_a_gpu_is_stopped_and_goes_on(task, tmp_path, precision):
+    config = tiny_config(task, precision=precision, average=2, ema=0.9, spec_augment=True, progress_every=2)
+    with pytest.raises(StopRequested, match="stopped by SIGTERM"):
+        train_model(task, tmp_path / "run", config, stop_after(3))
+    train_model(task, tmp_path / "run", config)
+    assert report_of(tmp_path / "run").steps == 6
