@@ -41,6 +41,15 @@ def test_flags_stand_over_the_toml_file(tmp_path):
     assert config.filters == ({"kind": "x", "y": 1},)
 
 
+def test_lists_in_toml_leave_the_positionals_alone(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('[train]\nlr = 2e-5\nmix = ["more/train", "most/train"]\nweights = [1, 0.5, 2]\n')
+    argv = ["--config", str(file), "data", "run"]
+    config, paths = load_config(TrainConfig, command="train", argv=argv, positionals={"dataset": "", "run": ""})
+    assert (config.mix, config.weights, config.lr) == (("more/train", "most/train"), (1.0, 0.5, 2.0), 2e-5)
+    assert paths == {"dataset": "data", "run": "run"}
+
+
 def test_other_commands_tables_do_not_matter(tmp_path):
     file = tmp_path / "recipe.toml"
     file.write_text("[train]\nlr = 3e-5\nresume = false\nmargin_seconds = [0.5, 1]\n")
@@ -58,6 +67,9 @@ def test_other_commands_tables_do_not_matter(tmp_path):
         ("[prepare]\nfilters = 3", r"filters must be a list of tables"),
         ("[prepare.jobs]\nx = 1", r"jobs must be a plain value"),
         ('[prepare]\njobs = "many"', r"--jobs.*many"),
+        ('[prepare]\nrebuild = "no"', r"\[prepare\] rebuild is 'no'; it must be true or false"),
+        ("[prepare]\njobs = [1, 2]", r"\[prepare\] jobs is \[1, 2\]; it must be one value, not a list"),
+        ("jobs = 1", r"jobs stands outside of a table; put it below \[prepare\]"),
     ],
 )
 def test_mistakes_in_toml_are_named(tmp_path, content, message):

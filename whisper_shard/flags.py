@@ -61,7 +61,7 @@ def load_config(
 
     file, rest = _take_config_flag(list(argv))
     table = _read_table(file, command, kind) if file else {}
-    flags = list(_toml_flags({name: value for name, value in table.items() if not is_steps(kind, name)}))
+    flags = list(_toml_flags(kind, {name: value for name, value in table.items() if not is_steps(kind, name)}))
     steps = {name: tuple(table.get(name, default)) for name, default in _steps_of(kind).items()}
     _refuse_unknown_flags(kind, rest, command)
     arguments = dataclasses.make_dataclass(
@@ -141,13 +141,21 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     for name, table in content.items():
-        if name not in TABLES or not isinstance(table, dict):
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{file}: {name} stands outside of a table; put it below [{command}], if that is its command"
+            )
+        if name not in TABLES:
             raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)}; there are {', '.join(TABLES)}")
     table = content.get(command, {})
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = {field.name: field.default for field in dataclasses.fields(kind)}
     for name, value in table.items():
         if name not in known:
-            raise ConfigError(f"{file}: [{command}] has no knob {name!r}{suggest(name, known)}")
+            raise ConfigError(f"{file}: [{command}] has no knob {name!r}{suggest(name, list(known))}")
+        if isinstance(known[name], bool) and not isinstance(value, bool):
+            raise ConfigError(f"{file}: [{command}] {name} is {value!r}; it must be true or false")
+        if isinstance(value, list) and not isinstance(known[name], tuple):
+            raise ConfigError(f"{file}: [{command}] {name} is {value}; it must be one value, not a list")
         if is_steps(kind, name) and not (isinstance(value, list) and all(isinstance(step, dict) for step in value)):
             raise ConfigError(f"{file}: [{command}] {name} must be a list of tables: [[{command}.{name}]]")
         if isinstance(value, dict):
@@ -155,8 +163,12 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
     return cast(Mapping[str, Any], table)
 
 
-def _toml_flags(table: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in table.items():
+def _toml_flags(kind: type, table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the knobs of a table as flags: lists first, and behind them one that ends their words."""
+    lists = {name: value for name, value in table.items() if isinstance(value, list)}
+    knobs = dataclasses.fields(kind)
+    end = {} if not lists else next({k.name: k.default} for k in knobs if isinstance(k.default, int | float | str))
+    for name, value in {**lists, **end, **table}.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             yield flag if value else "--no-" + flag[2:]

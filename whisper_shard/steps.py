@@ -47,4 +47,6 @@ def _import(kind: str, where: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}: cannot import kind {kind!r}: {error}") from error
+        raise ConfigError(
+            f"{where}: cannot import kind {kind!r}: {error}; is it installed, or its folder named in PYTHONPATH?"
+        ) from error
