@@ -57,6 +57,8 @@ def test_missing_dataset_and_pinned_digest(dataset, tmp_path):
     (dataset.folder / "index.parquet").unlink()
     with pytest.raises(DatasetError, match=r"index.parquet: is missing"):
         open_dataset(dataset.folder)
+    with pytest.raises(DatasetError, match=r"trian: no finished dataset here .*did you mean 'train'\?"):
+        open_dataset(dataset.folder.with_name("trian"))
 
 
 @pytest.mark.parametrize("name", ["index.parquet", "lengths.arrow"])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from whisper_shard.errors import DatasetError
+from whisper_shard.errors import DatasetError, suggest
 from whisper_shard.formats.shard import IndexRow
 from whisper_shard.formats.storage import atomic_file, ignore_step, json_bytes, sha256_of_file, write_json
 
@@ -179,7 +179,9 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
     path = folder / DATASET_NAME
     if not path.is_file():
         parts = [name for name in ("train", "eval") if (folder / name / DATASET_NAME).is_file()]
-        hint = f"; did you mean {folder / parts[0]}?" if parts else "; run `whisper-shard prepare` first, or to its end"
+        siblings = [path.parent.name for path in folder.parent.glob(f"*/{DATASET_NAME}")]
+        hint = f"; did you mean {folder / parts[0]}?" if parts else suggest(folder.name, siblings)
+        hint = hint or "; run `whisper-shard prepare` first, or to its end"
         raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing){hint}")
     if sha256 is not None and (found := sha256_of_file(path)) != sha256:
         raise DatasetError(f"{path}: sha256 is {found}, but {sha256} was asked for: this is another dataset")

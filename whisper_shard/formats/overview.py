@@ -198,8 +198,9 @@ def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
 
 def _suggest_keys(dataset: Dataset, key: str) -> str:
     """Return keys that hold what was asked for, which may be a row number or part of a file's name."""
-    part = key.lstrip("0") or key
-    near = [name for name in dataset.columns("key")["key"] if part in name][:3]
+    part, row = key.lstrip("0") or key, f"{key:0>9}-"
+    names = dataset.columns("key")["key"]
+    near = [name for name in names if name.startswith(row)] or [name for name in names if part in name][:3]
     return f"; perhaps {', '.join(near)}" if near else ""
 
 
