@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.making import make_dataset
 from whisper_shard.cli import COMMANDS, run
 
 
@@ -71,3 +72,13 @@ def test_a_pipe_that_breaks_elsewhere_is_still_the_machines_fault():
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr[:32]) == (3, "error: this machine: Broken pipe")
+
+
+@pytest.mark.parametrize(("command", "shown"), [("--help >&-", ""), ("inspect n\u00f6", r"n\xf6: 1 utterance, 1.5 s")])
+def test_an_output_that_cannot_show_all_ends_nothing(command, shown, tmp_path):
+    make_dataset(tmp_path / "n\u00f6", [1.5])
+    line = f"{sys.executable} -m whisper_shard {command}"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.getcwd()}
+    ran = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(shown)

@@ -3,6 +3,7 @@
 Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,8 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; the rest is in errors.py."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -81,7 +84,8 @@ def run(argv: Sequence[str]) -> int:
         try:
             return _dispatch(argv)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the shell's >&-
+                sys.stdout.flush()
     except WhisperShardError as error:
         say_error(str(error))
         return error.exit_code
