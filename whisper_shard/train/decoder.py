@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whisper_shard.train.listening import KeysValues, Listening, listen
-from whisper_shard.train.matrices import Affine, affine, join_heads, split_heads, stack
+from whisper_shard.train.matrices import Affine, affine, join_heads, linear, split_heads, stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,24 +131,24 @@ class InferenceDecoder:
 
     def logits(self, states: Tensor) -> Tensor:
         """Return scores of every token, (N, V) float32, of states (N, D)."""
-        return functional.linear(states.to(self.dtype), self._head).float()
+        return linear(states.to(self.dtype), self._head).float()
 
     def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         return functional.embedding(tokens, self._tokens) + positions
 
     def _own_projections(self, hidden: Tensor, layer: DecoderLayer) -> list[Tensor]:
         normed = functional.layer_norm(hidden, hidden.shape[-1:], *layer.self_norm).to(self.dtype)
-        return split_heads(functional.linear(normed, *layer.self_in), self.num_heads, parts=3)
+        return split_heads(linear(normed, *layer.self_in), self.num_heads, parts=3)
 
     def _rest_of_layer(self, hidden: Tensor, mixed: Tensor, number: int, cross: Listening) -> Tensor:
         layer, size = self._layers[number], hidden.shape[-1:]
-        hidden = hidden + functional.linear(join_heads(mixed), *layer.self_out)
+        hidden = hidden + linear(join_heads(mixed), *layer.self_out)
         normed = functional.layer_norm(hidden, size, *layer.cross_norm).to(self.dtype)
-        (queries,) = split_heads(functional.linear(normed, *layer.cross_query), self.num_heads)
-        hidden = hidden + functional.linear(cross.attend(number, queries), *layer.cross_out)
+        (queries,) = split_heads(linear(normed, *layer.cross_query), self.num_heads)
+        hidden = hidden + linear(cross.attend(number, queries), *layer.cross_out)
         normed = functional.layer_norm(hidden, size, *layer.final_norm).to(self.dtype)
-        widened = self._activation(functional.linear(normed, *layer.widen))
-        return hidden + functional.linear(widened, *layer.narrow)
+        widened = self._activation(linear(normed, *layer.widen))
+        return hidden + linear(widened, *layer.narrow)
 
 
 def _matrices(layer: Any, dtype: torch.dtype) -> DecoderLayer:

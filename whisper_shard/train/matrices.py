@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Affine = tuple[Tensor, Tensor | None]
 """Weight and bias."""
+FEW_ROWS = range(3, 25)
+"""Rows for which a float32 product on a CPU is up to twice as fast with the weight on the left."""
 
 
 def affine(module: Any, dtype: torch.dtype) -> Affine:
@@ -37,6 +40,15 @@ def effective_weight(linear: Any) -> Tensor:
     for adapter in linear.active_adapters:
         weight = weight + linear.get_delta_weight(adapter).detach()
     return weight
+
+
+def linear(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return (..., D) passed through a layer, as `torch.nn.functional.linear` does, also where rows are few."""
+    rows = states.numel() // states.shape[-1]
+    if rows not in FEW_ROWS or states.dtype != torch.float32 or states.device.type != "cpu":
+        return functional.linear(states, weight, bias)
+    passed = (weight @ states.reshape(rows, -1).t()).t().contiguous().view(*states.shape[:-1], -1)
+    return passed if bias is None else passed.add_(bias)
 
 
 def split_heads(states: Tensor, num_heads: int, *, parts: int = 1) -> list[Tensor]:
