@@ -175,7 +175,9 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe.describe_steps(event))
         case training.Examining():
-            progress.update(event.num_done, event.num_utterances, f"utterances scored, {event.window} windows")
+            progress.update(
+                event.num_done, event.num_utterances, f"utterances scored, {describe.WINDOW_NAMES[event.window]}"
+            )
         case training.Evaluated(is_final=False):
             progress.say(describe.describe_evaluation(event))
         case training.Delivered():
@@ -204,8 +206,9 @@ def score(config: ScoreConfig, *, model: str, dataset: str) -> int:
     with Progress("scoring") as progress:
 
         def show(event: "scorecard.ScoreProgress") -> None:
-            windows = "30 s windows" if event.window == "full" else "short windows"
-            progress.update(event.num_done, event.num_utterances, f"utterances in {windows}")
+            progress.update(
+                event.num_done, event.num_utterances, f"utterances in {describe.WINDOW_NAMES[event.window]}"
+            )
 
         report = score_model(model, Path(dataset), config, show)
     for line in describe.describe_score(report):

@@ -10,6 +10,7 @@ from typing import IO, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from whisper_shard.errors import EXIT_UNREAD
@@ -44,13 +45,15 @@ class Progress:
         self._task: TaskID | None = None
         self._bar = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            # In a narrow terminal the note is cut, and nothing else.
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            expand=True,
         )
 
     def __enter__(self) -> "Progress":
