@@ -7,7 +7,8 @@ compared; ours also in short windows, as training does for progress. The spectro
 its clock starts (the usual recipe stores them), ours while it runs. The Trainer gets language and task, without which
 `generate` would pass through the encoder once more to find them, and gets each of the number formats a user would try.
 Sides take turns, and the best of the turns counts: by CPU seconds on a CPU, where other programs may run beside, by
-wall time on a GPU.
+wall time on a GPU (``--device cuda``; the first turn warms up there, so take three, and ``--batch 64``). On a GPU the
+Trainer's bfloat16 is measured without cuDNN's attention as well, which builds a plan for every new shape.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import Spoken, read_digits, speak_sentences
 from whisper_shard.stream.batch import Batch
@@ -63,12 +65,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     keep_freed_memory()
+    use_tf32(torch.device(args.device))
     corpora = {
         "digits": list(read_digits(args.digits, args.utterances)),
         "read": list(speak_sentences(args.utterances, shortest=3.0, longest=12.0, seed=1)),
     }
     results = {name: compare(args, corpus) for name, corpus in corpora.items()}
-    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "arguments": shown(args)}
+    report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(args.device), "arguments": shown(args)}
     path = RESULTS / f"{report['date']}-{args.name}.json"
     path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     print(f"wrote {path}")
@@ -89,7 +92,8 @@ def compare(args: argparse.Namespace, corpus: Sequence[Spoken]) -> dict[str, Any
         for window in windows:
             name = f"ours {window} {precision}"
             sides[name] = Ours(name, loaded, batches, window=window, precision=precision, cap=args.cap)
-    for kind in ("fp32", "bf16", "bf16_full_eval"):
+    on_gpu = torch.device(args.device).type == "cuda"
+    for kind in ("fp32", "bf16", "bf16_full_eval", *(("bf16_full_eval flash",) if on_gpu else ())):
         name = f"Trainer {kind}"
         sides[name] = Theirs(name, load_whisper(args.model), corpus, kind, args)
     runs: dict[str, list[Run]] = {name: [] for name in sides}
@@ -132,14 +136,15 @@ class Ours:
 
     def __call__(self) -> Run:
         start = time.perf_counter(), time.process_time()
-        found = evaluate_model(
-            self.loaded,
-            self.batches,
-            self.labeler,
-            window=self.window,
-            max_new_tokens=self.cap,
-            precision=self.precision,
-        )
+        with our_settings(self.loaded.model.device):
+            found = evaluate_model(
+                self.loaded,
+                self.batches,
+                self.labeler,
+                window=self.window,
+                max_new_tokens=self.cap,
+                precision=self.precision,
+            )
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         by_key = {row.key: row.hypothesis for row in found.utterances}
         texts = [by_key[key] for batch in self.batches for key in batch.keys]
@@ -154,7 +159,8 @@ class Theirs:
     ) -> None:
         self.name, self.corpus, self.texts = name, corpus, []
         # With bf16_full_eval the Trainer casts the model and leaves casting the features to its user.
-        self.dtype = torch.bfloat16 if kind == "bf16_full_eval" else torch.float32
+        self.dtype = torch.bfloat16 if kind.startswith("bf16_full_eval") else torch.float32
+        self.cudnn_attention = not kind.endswith("flash")
         self.tokenizer = loaded.tokenizer
         self.tokenizer.set_prefix_tokens(language="en", task="transcribe")
         settings = loaded.model.generation_config
@@ -173,7 +179,7 @@ class Theirs:
             predict_with_generate=True,
             generation_max_length=args.cap,
             bf16=kind == "bf16",
-            bf16_full_eval=kind == "bf16_full_eval",
+            bf16_full_eval=self.dtype == torch.bfloat16,
             use_cpu=args.device == "cpu",
             report_to=[],
             disable_tqdm=True,
@@ -202,7 +208,8 @@ class Theirs:
 
     def __call__(self) -> Run:
         start = time.perf_counter(), time.process_time()
-        metrics = self.trainer.evaluate()
+        with their_settings(cudnn_attention=self.cudnn_attention):
+            metrics = self.trainer.evaluate()
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         return Run(
             name=self.name,
@@ -255,8 +262,8 @@ def cost(run: Run) -> float:
     return run.wall_seconds if torch.cuda.is_available() else run.cpu_seconds
 
 
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+def machine(device: str) -> dict[str, Any]:
+    gpu = gpu_name(torch.device(device))
     return describe_machine("torch", "transformers", threads=torch.get_num_threads(), gpu=gpu)
 
 

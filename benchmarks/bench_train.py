@@ -6,22 +6,32 @@ Measures seconds and CPU seconds an utterance for
 
 - ``literal``: Seq2SeqTrainer as in the guide: batch 4 x 16, gradient checkpointing, fp16 (which does not run on a CPU:
   fp32 there);
-- ``tuned``: as a competent user would set it: 16 a pass (64 on a GPU), bf16, no checkpointing;
+- ``tuned``: as a competent user would set it: 16 a pass, bf16, no checkpointing;
 - ``full``: our loop with every utterance in a 30 s window;
 - ``auto``: our loop with its default windows.
 
 Features of the recipe are computed before its clock starts, as the guide does; ours are computed inside. What it takes
-to evaluate is measured by bench_eval.py, how many steps it takes by bench_windows.py. On a GPU (``--device cuda``) the
-memory at its peak is reported too, and with ``--peak-tflops`` the share of that peak that real audio used (MFU).
+to evaluate is measured by bench_eval.py, how many steps it takes by bench_windows.py.
+
+On a GPU, for example
+
+    python -m benchmarks.bench_train --model whisper-small/ --digits spoken-digits/ --device cuda --batch 64 \
+        --steps 10 --workers 8 --peak-tflops 989
+
+both sides put as much of a batch into a pass as fits, take `--workers` loader processes, and are not timed in their
+first steps. ``tuned`` is measured twice, ``tuned flash`` being without cuDNN's attention, which builds a plan for every
+new shape. Memory at its peak is reported, and with ``--peak-tflops`` (dense bf16: 989 for an H100 SXM, 312 for an A100)
+the share of that peak that real audio used (MFU).
 """
 
 import argparse
+import gc
 import json
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +40,7 @@ from typing import Any
 import torch
 
 from benchmarks.flops import count_training_flops
+from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config import TrainConfig
@@ -94,12 +105,13 @@ def time_ours(
     loader = open_loader(data, config, pin_memory=device.type == "cuda")
     batches = iter(loader)
     small = next(iter(open_loader(data, replace(config, batch_size=4, workers=0))))
-    stepper.take(small, step=0, lr=0.0, flags=Flags()).read()
-    for step in range(warm_steps):
-        stepper.take(next(batches), step=step, lr=0.0, flags=Flags()).read()
+    with our_settings(device):
+        stepper.take(small, step=0, lr=0.0, flags=Flags()).read()
+        for step in range(warm_steps):
+            stepper.take(next(batches), step=step, lr=0.0, flags=Flags()).read()
     found: dict[str, float] = {}
     windows = real = tokens = waited = 0.0
-    with measured(found, steps * batch, device):
+    with our_settings(device), measured(found, steps * batch, device):
         for step in range(steps):
             began = time.perf_counter()
             learned = next(batches)
@@ -117,10 +129,17 @@ def time_ours(
         "tokens": tokens / count,
         "data_wait_share": waited / count / found["wall_seconds_per_utterance"],
     }
+    return found | judge_speed(args, loaded, found)
+
+
+def judge_speed(args: argparse.Namespace, loaded: Any, found: dict[str, float]) -> dict[str, float]:
+    """Return hours of audio an hour, and the share of the device's peak that real audio used, where that is known."""
+    wall = found["wall_seconds_per_utterance"]
+    judged = {"audio_hours_per_hour": found["audio_seconds"] / wall}
     if args.peak_tflops:
         flops = count_training_flops(loaded.model.config, seconds=found["audio_seconds"], tokens=found["tokens"])
-        found["mfu"] = flops / found["wall_seconds_per_utterance"] / (args.peak_tflops * 1e12)
-    return found
+        judged["mfu"] = flops / wall / (args.peak_tflops * 1e12)
+    return judged
 
 
 def guide_features(loaded: Any, data: Dataset, count: int) -> list[dict[str, Any]]:
@@ -131,7 +150,8 @@ def guide_features(loaded: Any, data: Dataset, count: int) -> list[dict[str, Any
         for waveform, size, text in zip(batch.waveforms, batch.num_samples.tolist(), batch.texts, strict=True):
             samples = waveform[:size].numpy()
             features = loaded.processor.feature_extractor(samples, sampling_rate=SAMPLE_RATE).input_features[0]
-            rows.append({"input_features": features, "labels": loaded.tokenizer(text).input_ids})
+            labels = loaded.tokenizer(text).input_ids
+            rows.append({"input_features": features, "labels": labels, "seconds": size / SAMPLE_RATE})
     return rows[:count]
 
 
@@ -168,12 +188,39 @@ def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -
 
 
 def time_guide(
-    args: argparse.Namespace, data: Dataset, *, steps: int, batch: int, micro: int, literal: bool
+    args: argparse.Namespace,
+    data: Dataset,
+    *,
+    steps: int,
+    batch: int,
+    micro: int,
+    literal: bool,
+    warm_steps: int,
+    cudnn_attention: bool = True,
 ) -> dict[str, float]:
-    """Train some optimizer steps with Seq2SeqTrainer; a small step before them is not timed."""
+    """Train some optimizer steps with Seq2SeqTrainer; on a GPU with smaller passes if these do not fit."""
+    device = torch.device(args.device)
+    while True:
+        try:
+            with their_settings(cudnn_attention=cudnn_attention):
+                found = run_guide(args, data, steps, batch=batch, micro=micro, literal=literal, warm_steps=warm_steps)
+            return found | {"utterances_a_pass": micro}
+        except torch.OutOfMemoryError:
+            if micro == 1:
+                raise
+            micro //= 2
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def run_guide(
+    args: argparse.Namespace, data: Dataset, steps: int, *, batch: int, micro: int, literal: bool, warm_steps: int
+) -> dict[str, float]:
+    """Train with passes of a given size; a small step, and on a GPU the first ones, are not timed."""
     device = torch.device(args.device)
     loaded = load_whisper(args.model)
-    rows = guide_features(loaded, data, steps * batch)
+    rows = guide_features(loaded, data, (steps + warm_steps) * batch)
     loaded.model.config.use_cache = False
     arguments: dict[str, Any] = {
         "gradient_checkpointing": literal,
@@ -181,24 +228,46 @@ def time_guide(
         "fp16": literal and device.type == "cuda",
         "use_cpu": device.type == "cpu",
         "per_device_train_batch_size": micro,
+        "dataloader_num_workers": args.workers,
     }
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         warm = make_trainer(loaded, rows[:micro], folder, max_steps=1, gradient_accumulation_steps=1, **arguments)
         warm.train()
-        accumulation = max(1, batch // micro)
         trainer = make_trainer(
-            loaded, rows, folder, gradient_accumulation_steps=accumulation, max_steps=steps, **arguments
-        )
-        found: dict[str, float] = {}
-        with measured(found, steps * batch, device):
-            trainer.train()
-    return found
+            loaded, rows, folder, gradient_accumulation_steps=max(1, batch // micro), max_steps=steps + warm_steps,
+            **arguments,
+        )  # fmt: skip
+        trainer.add_callback(make_clock(measured(found, steps * batch, device), begin=warm_steps))
+        trainer.train()
+    found["audio_seconds"] = sum(row["seconds"] for row in rows) / len(rows)
+    found["tokens"] = sum(len(row["labels"]) - 1 for row in rows) / len(rows)
+    return found | judge_speed(args, loaded, found)
+
+
+def make_clock(clock: AbstractContextManager[None], *, begin: int) -> Any:
+    """Return a callback that enters a context after so many steps, 0: before the first; it leaves it after the last."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, _settings: Any, _state: Any, _control: Any, **_more: Any) -> None:
+            if begin == 0:
+                clock.__enter__()
+
+        def on_step_end(self, _settings: Any, state: Any, _control: Any, **_more: Any) -> None:
+            if state.global_step == begin:
+                clock.__enter__()
+            elif state.global_step == state.max_steps:
+                clock.__exit__(None, None, None)
+
+    return Clock()
 
 
 def ratios(train: dict[str, Any], device: str) -> dict[str, float]:
     """Say how many times less time our ways take than the guide's: CPU time, or on a GPU wall time."""
     measure = "cpu_seconds_per_utterance" if device == "cpu" else "wall_seconds_per_utterance"
-    pairs = [(theirs, ours) for theirs in ("literal", "tuned") for ours in ("full", "auto")]
+    pairs = [(theirs, ours) for theirs in ("literal", "tuned", "tuned flash") for ours in ("full", "auto")]
+    pairs = [pair for pair in pairs if pair[0] in train]
     return {f"{theirs} / {ours}": round(train[theirs][measure] / train[ours][measure], 2) for theirs, ours in pairs}
 
 
@@ -210,18 +279,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="utterances an optimizer step; the guide's is 64")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps timed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes of ours")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes, of both sides")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="peak of the device in bf16, for MFU")
     parser.add_argument("--name", default="train", help="of the file in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
     keep_freed_memory()
-    machine = describe_machine(threads=torch.get_num_threads(), versions=library_versions(), device=args.device)
+    device = torch.device(args.device)
+    use_tf32(device)
+    machine = describe_machine(
+        threads=torch.get_num_threads(), versions=library_versions(), device=args.device, gpu=gpu_name(device)
+    )
     result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
     result["settings"] = {**vars(args), "model": Path(args.model).name, "digits": args.digits.name}
-    ours = {"steps": 4 * args.steps, "batch": args.batch, "warm_steps": 4 if args.device == "cuda" else 0}
-    theirs = {"steps": args.steps, "batch": args.batch}
+    on_gpu = device.type == "cuda"
+    warm_steps = 4 if on_gpu else 0
+    ours = {"steps": 4 * args.steps, "batch": args.batch, "warm_steps": warm_steps}
+    theirs = {"steps": args.steps, "batch": args.batch, "warm_steps": warm_steps}
+    tuned = {"micro": args.batch if on_gpu else min(args.batch, 16), "literal": False, **theirs}
     count = args.batch * (ours["steps"] + ours["warm_steps"] + 1)
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         "read speech of 7 to 8 s": lambda: speak_sentences(count, shortest=7, longest=8, seed=3),
@@ -232,9 +308,8 @@ def main() -> None:
             data = write_speech(Path(folder) / str(number), make())
             train = {
                 "literal": time_guide(args, data, micro=4, literal=True, **theirs),
-                "tuned": time_guide(
-                    args, data, micro=min(args.batch, 16 if args.device == "cpu" else 64), literal=False, **theirs
-                ),
+                "tuned": time_guide(args, data, **tuned),
+                **({"tuned flash": time_guide(args, data, cudnn_attention=False, **tuned)} if on_gpu else {}),
                 "full": time_ours(args, data, window="full", **{**ours, "steps": args.steps}),
                 "auto": time_ours(args, data, window="auto", **ours),
             }
@@ -249,11 +324,10 @@ def main() -> None:
 def print_table(name: str, found: dict[str, Any]) -> None:
     """Print what was measured on one corpus."""
     print(f"\n{name}")
+    shown = ("audio_hours_per_hour", "mfu", "peak_gpu_gb", "utterances_a_pass", "data_wait_share")
     for way, numbers in found["train"].items():
         wall, cpu = numbers["wall_seconds_per_utterance"], numbers["cpu_seconds_per_utterance"]
-        more = "".join(
-            f"  {key} {numbers[key]:.3g}" for key in ("mfu", "peak_gpu_gb", "data_wait_share") if key in numbers
-        )
+        more = "".join(f"  {key} {numbers[key]:.3g}" for key in shown if key in numbers)
         print(f"  {way:<18}{cpu:7.2f} CPU s and {wall:6.2f} s an utterance{more}")
     for pair, ratio in found["ratios"].items():
         print(f"  {pair:<18}{ratio:7.2f}")

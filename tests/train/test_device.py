@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from whisper_shard.errors import ConfigError
-from whisper_shard.train.device import autocast, choose_device, choose_precision, set_threads
+from whisper_shard.train.device import (
+    autocast,
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+    send,
+    set_threads,
+)
 
 CPU = torch.device("cpu")
 
@@ -47,3 +54,23 @@ def test_threads_are_set():
         assert set_threads(0) >= 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_class_or_by_words(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_what_is_sent_to_the_host_stays_there():
+    tensor = torch.ones(2)
+    assert send(tensor, CPU) is tensor

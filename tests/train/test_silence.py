@@ -10,7 +10,7 @@ from whisper_shard.errors import DatasetError
 from whisper_shard.train.adapt import add_lora, checkpoint_encoder
 from whisper_shard.train.features import LogMel
 from whisper_shard.train.model import SpeechLoss, decode_teacher_forced, encode, record_silence, save_model_folder
-from whisper_shard.train.silence import allow_lending, find_donor
+from whisper_shard.train.silence import allow_lending, find_donor, score_bias
 
 FULL = 480_000
 
@@ -133,3 +133,14 @@ def test_a_damaged_donor_is_passed_over_only_if_damage_may_be(tmp_path):
     with pytest.raises(DatasetError, match="crc32"):
         find_donor(dataset)
     assert find_donor(dataset, bad_record="skip").shape == (1, 16_000)
+
+
+@pytest.mark.parametrize(("num_own", "num_lent"), [(50, 350), (61, 341), (8, 1)])
+def test_the_bias_is_laid_out_as_gpus_want_it(num_own, num_lent):
+    bias = score_bias(torch.zeros(1, dtype=torch.bfloat16), num_own, num_lent, 4)
+    assert bias.shape == (1, 1, 1, num_own + num_lent)
+    assert bias.dtype == torch.bfloat16
+    assert all(stride % 8 == 0 for stride in bias.stride()[:-1])
+    assert bias.stride(-1) == 1
+    assert not bias[..., :num_own].any()
+    assert (bias[..., num_own:] == torch.tensor(4.0).log().bfloat16()).all()
