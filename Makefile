@@ -22,7 +22,7 @@ setup: .venv/.ready  ## make .venv with everything in it
 demo: setup  ## the whole journey offline: speak a corpus, prepare, verify, bench, train, score
 	$(BIN)/whisper-shard demo demo
 
-test: setup  ## the tests, about four minutes on two cores
+test: setup  ## the tests, in a process for each core
 	$(PYTEST) -m "not long"
 
 test-crash: setup  ## the long form of the crash tests: many kills at random moments

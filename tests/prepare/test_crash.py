@@ -286,21 +286,19 @@ def test_changed_configuration_names_the_knobs(tmp_path):
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "fresh")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"audios,transcription\n", "has a header but no row"),
-        (b"audios,transcription\na.wav,fine\nb.wav,\xff\n", "is not UTF-8"),
-    ],
-)
-def test_rebuild_removes_nothing_for_a_manifest_that_cannot_be_used(tmp_path, content, message):
+def test_rebuild_removes_nothing_for_a_manifest_that_cannot_be_used(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 3)
     prepare(corpus, tmp_path / "out", jobs=1)
     before = fingerprint(tmp_path / "out")
-    corpus.write_bytes(content)
-    with pytest.raises(ManifestError, match=message):
-        prepare(corpus, tmp_path / "out", jobs=1, rebuild=True)
-    assert fingerprint(tmp_path / "out") == before
+    unusable = {
+        b"audios,transcription\n": "has a header but no row",
+        b"audios,transcription\na.wav,fine\nb.wav,\xff\n": "is not UTF-8",
+    }
+    for content, message in unusable.items():
+        corpus.write_bytes(content)
+        with pytest.raises(ManifestError, match=message):
+            prepare(corpus, tmp_path / "out", jobs=1, rebuild=True)
+        assert fingerprint(tmp_path / "out") == before
 
 
 def test_reordered_manifest_is_noticed(tmp_path):

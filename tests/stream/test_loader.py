@@ -71,7 +71,9 @@ def utterances(batches):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("workers", "packed"), [(1, ""), (2, ""), (3, ""), (4, ""), (2, "speaker")])
+@pytest.mark.parametrize(
+    ("workers", "packed"), [(1, ""), (2, ""), (3, ""), pytest.param(4, "", marks=pytest.mark.long), (2, "speaker")]
+)
 def test_workers_change_nothing(dataset, workers, packed):
     base = NOISIER if workers == 1 else CONFIG
     config = dataclasses.replace(base, pack_by=packed, batch_size=4 if packed else 12)
