@@ -144,6 +144,15 @@ def test_one_utterance_too_many_is_an_error(tiny, dataset):
         stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
 
 
+def test_an_optimizer_that_does_not_fit_is_an_error(tiny, dataset, monkeypatch):
+    stepper = make_stepper(tiny)
+    monkeypatch.setattr(stepper.optimizer, "step", lambda: run_out_on_cpu(None))
+    with pytest.raises(
+        TrainingError, match=r"the optimizer's moments, twice the size .* memory of cpu; try --lora-rank"
+    ):
+        stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
+
+
 def test_prompts_of_the_data_are_read_and_not_learned(tiny, dataset, tmp_path):
     seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
     prompted = make_dataset(tmp_path / "train", seconds, per_shard=16, record={"prompt": "six seven"})

@@ -165,7 +165,8 @@ class Stepper:
             flags: What this rank wants all to do afterwards.
 
         Raises:
-            TrainingError: One utterance alone does not fit into memory, its text is too long, or a rank is gone.
+            TrainingError: One utterance alone, or the optimizer, does not fit into memory, a text is too long, or a rank
+                is gone.
         """
         share = self._share(batch, step, flags)
         self._silence = self._listen(share)
@@ -333,7 +334,11 @@ class Stepper:
             torch.cuda.empty_cache()
 
     def _update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Clip and update, unless something is not finite; return the norm and whether the update was skipped."""
+        """Clip and update, unless something is not finite; return the norm and whether the update was skipped.
+
+        Raises:
+            TrainingError: The optimizer's state does not fit into memory.
+        """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return torch.zeros_like(loss), torch.zeros_like(loss)
@@ -348,7 +353,15 @@ class Stepper:
         # The fused kernel skips the update on the device if this is 1: the door that GradScaler.step uses. That one
         # looks at gradients only; here an infinite loss counts as well.
         self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"the optimizer's moments, twice the size of what is trained, do not fit into the memory of "
+                f"{self.device}; try --lora-rank 8, --freeze-encoder or a smaller model"
+            ) from error
         self.scaler.update()
         return norm, skipped
 
