@@ -165,7 +165,7 @@ class Stepper:
             flags: What this rank wants all to do afterwards.
 
         Raises:
-            TrainingError: One utterance alone, or the optimizer, does not fit into memory, a text is too long, or a rank
+            TrainingError: One utterance alone, or the optimizer, does not fit into memory; a text is too long; a rank
                 is gone.
         """
         share = self._share(batch, step, flags)
