@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from tests.making import make_waveform
+from whisper_shard.config import TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.train.adapt import add_lora, compile_layers, freeze_encoder, freeze_layers, plain_state_dict
 from whisper_shard.train.model import SpeechLoss, load_whisper, save_model_folder
+from whisper_shard.train.setup import build_network
 from whisper_shard.train.tokens import Labeler
 
 
@@ -74,3 +76,16 @@ def test_compiled_layers_give_the_same_loss_for_any_window(tiny):
     compile_layers(tiny.model)
     assert [loss_of(tiny, seconds).item() for seconds in (2.0, 3.0)] == pytest.approx(expected, rel=1e-5)
     assert set(tiny.model.state_dict()) == names
+
+
+def test_first_updates_follow_from_the_seed_alone(tiny_folder):
+    pytest.importorskip("peft")
+    states = []
+    for before, seed in ((1, 42), (2, 42), (1, 43)):
+        torch.manual_seed(before)
+        network = build_network(
+            load_whisper(str(tiny_folder)), TrainConfig(lora_rank=2, seed=seed), torch.device("cpu")
+        )
+        states.append(next(p.detach() for name, p in network.named_parameters() if "lora_A" in name))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])

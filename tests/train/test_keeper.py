@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.making import WORDS
 from tests.train.running import of_kind, tiny_config
@@ -29,6 +30,13 @@ def test_checkpoint_of_another_model_is_refused(task, tmp_path):
     shutil.rmtree(model)
     make_tiny_whisper(model, texts=WORDS, width=32, encoder_layers=1, decoder_layers=1, heads=2, vocabulary=260)
     with pytest.raises(StateError, match=r"step-00000001: the checkpoint is of another model: .* has shape"):
+        train_model(task, tmp_path / "run", config)
+    shutil.rmtree(model)
+    shutil.copytree(task / "tiny", model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.encoder.conv1.weight"] += 0.01
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StateError, match=r"step-00000001: the checkpoint is of another model: .* of the same shape"):
         train_model(task, tmp_path / "run", config)
 
 

@@ -1,5 +1,6 @@
 """The record of a run."""
 
+import math
 import os
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def test_interrupted_lines_are_cut_off(tmp_path):
         (2, 1 / 3),
         (3, 0.5),
     ]
+
+
+def test_damaged_lines_are_left_out(tmp_path):
+    line = '{"kind": "train", "step": 1}\n'
+    (tmp_path / "metrics.jsonl").write_text(line + "\0" * 20 + "\n" + "7\n" + line)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 1]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    with MetricsLog(tmp_path, step=-1, tensorboard=False) as log:
+        log.write("eval", 1, loss=math.nan, wer=math.inf, cer=0.5)
+    assert read_metrics(tmp_path) == [{"kind": "eval", "step": 1, "loss": None, "wer": None, "cer": 0.5}]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -127,15 +127,15 @@ def test_resumed_run_tells_so(task, tmp_path):
 
 @pytest.fixture(scope="module")
 def mixed(task, tmp_path_factory):
-    """An undisturbed run of 4 steps that also scores mixtures with the model it began with."""
+    """An undisturbed run of 4 steps with estimates, that also scores mixtures with the model it began with."""
     run = tmp_path_factory.mktemp("mixed") / "run"
-    train_model(task, run, tiny_config(task, max_steps=4, interpolate=True))
+    train_model(task, run, tiny_config(task, max_steps=4, interpolate=True, progress_every=1))
     return run
 
 
-@pytest.mark.parametrize("nth", [0, 1, 4, 6, 9])
-def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed, tmp_path, nth):
-    """The runs have 2 batches an evaluation: before, after steps 2 and 4, and twice at the end."""
+@pytest.mark.parametrize(("nth", "saved"), [(0, []), (2, [1]), (5, [2]), (8, [4]), (13, [4])])
+def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed, tmp_path, nth, saved):
+    """The runs have 2 batches an evaluation: before, after each step (1 and 3 are estimates), and twice at the end."""
     seen = []
 
     def stop(event):
@@ -144,10 +144,11 @@ def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed
             if len(seen) == nth + 1:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    config = tiny_config(task, max_steps=4, interpolate=True)
+    config = tiny_config(task, max_steps=4, interpolate=True, progress_every=1)
     with pytest.raises(StopRequested, match=r"run: stopped by SIGTERM while evaluating, all is saved; the same"):
         train_model(task, tmp_path / "run", config, stop)
     assert len(seen) == nth + 1
     assert (seen[0].num_done, seen[0].num_utterances, seen[0].window) == (3, 4, "full")
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1:] == saved
     train_model(task, tmp_path / "run", config)
     assert_same_result(tmp_path / "run", mixed)

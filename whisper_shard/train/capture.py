@@ -1,5 +1,6 @@
 """A live run as tensors by name, and back: parameters, moments of the optimizer, states of the random generators."""
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,18 @@ import torch
 from torch import nn
 
 from whisper_shard.errors import StateError
+
+_SAMPLED = 64  # values of each parameter that tell it from another
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """Return what tells a model from others of its shape: a digest of some values of each parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        sample = values[:: max(1, len(values) // _SAMPLED)].float().cpu()
+        digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def capture_model(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -39,7 +39,7 @@ class Checkpoint:
     step: int
     """Optimizer steps made when it was saved."""
     tensors: Mapping[str, Tensors]
-    """Groups of tensors: ``model``, ``optimizer``, ``random``."""
+    """Groups of tensors: ``model``, ``optimizer``, ``random``, and ``average`` where there is one."""
     state: Mapping[str, Any]
     """Everything that is not a tensor."""
     folder: Path

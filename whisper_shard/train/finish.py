@@ -1,5 +1,6 @@
 """The end of a run: the best weights are restored, perhaps averaged or mixed, scored in both windows, and saved."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Finish:
             restore_model(model, tried)
             found = self.examiner.examine("full")
             wers[candidate] = found.wer
-            if found.wer < wer:
+            if found.wer < wer and math.isfinite(found.loss):
                 name, wer, evaluation, weights = candidate, found.wer, found, tried
         restore_model(model, weights)
         return Choice(name=name, evaluation=evaluation, candidates=wers)

@@ -49,6 +49,8 @@ class Keeper:
     """Network, optimizer and scaler."""
     machine: Machine
     """Rank 0 writes; all ranks read."""
+    base: str
+    """Fingerprint of the weights that the run began with."""
 
     def save(self, state: RunState, plan: PlanState) -> Path:
         """Write a checkpoint; keep the last two and what is best for either. All ranks must call it together.
@@ -73,6 +75,7 @@ class Keeper:
                     **({"average": self.stepper.average.weights} if self.stepper.average else {}),
                 },
                 state={
+                    "base": self.base,
                     "run": state.to_json(),
                     "plan": plan.to_json(),
                     "random": random_numbers,
@@ -115,6 +118,11 @@ class Keeper:
     def _put_back(self, checkpoint: Checkpoint) -> Restored:
         model, optimizer = self.stepper.network.model, self.stepper.optimizer
         restore_model(model, checkpoint.tensors["model"])
+        if checkpoint.state["base"] != self.base:
+            raise StateError(
+                "the checkpoint is of another model: its run began with other weights of the same shape; "
+                "use its own model or another run folder"
+            )
         restore_optimizer(optimizer, model, checkpoint.tensors["optimizer"])
         if self.stepper.average is not None:
             self.stepper.average.restore(checkpoint.tensors["average"])

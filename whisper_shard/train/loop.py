@@ -8,12 +8,13 @@ What a run learns is a function of data, settings and seed: order, windows, drop
 in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from whisper_shard.config import TrainConfig
-from whisper_shard.errors import StopRequested
+from whisper_shard.errors import StopRequested, TrainingError
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.state import PlanState
@@ -59,8 +60,8 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
         ModelError: The model cannot be loaded.
         ConfigError: Settings that cannot be followed.
         StateError: The run folder belongs to a run with other data, settings or model, or is damaged.
-        TrainingError: Evaluation data that is empty or known from training, texts too long for the decoder, losses
-            that are not finite, memory too small for one utterance, or another rank that is gone.
+        TrainingError: Evaluation data that is empty or known from training, texts too long for the decoder, damaged
+            weights, losses that are not finite, memory too small for one utterance, or another rank that is gone.
         StopRequested: SIGTERM or Ctrl-C; all is saved.
         EnvironmentFault: The disk is full, or a loader process died.
     """
@@ -148,7 +149,7 @@ class Trainer:
             loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine, run=folder.path,
             request=request, progress=progress, donor=donor,
         )  # fmt: skip
-        self.keeper = Keeper(folder=folder, stepper=self.stepper, machine=machine)
+        self.keeper = Keeper(folder=folder, stepper=self.stepper, machine=machine, base=loaded.fingerprint)
         warnings: list[str] = []
         self._restored = self.keeper.restore(warnings.append)
         self.state = self._restored.state if self._restored else RunState()
@@ -243,9 +244,6 @@ class Trainer:
             self.recorder.finish_window(self._lr)
         if step % self._steps_per_epoch == 0:
             self.recorder.finish_epoch(batch.epoch, loader.planned(batch.epoch))
-        if config.progress_every and step % config.progress_every == 0:
-            self._settle()
-            self.recorder.evaluated(self.examiner.examine_quickly(), is_best=False, kind="progress")
         return self._judge(loader, batch)
 
     def _judge(self, loader: Loader, batch: Batch | None) -> bool:
@@ -255,26 +253,37 @@ class Trainer:
             StopRequested: A signal came; the step is saved, and the evaluation is begun anew by who goes on.
         """
         step, config = self.state.step, self.config
-        is_last, ends_epoch = step >= self.total_steps, step % self._steps_per_epoch == 0
-        is_evaluation = is_last or (step % config.eval_every == 0 if config.eval_every else ends_epoch)
+        ends_epoch = step % self._steps_per_epoch == 0
+        is_evaluation = step >= self.total_steps or (step % config.eval_every == 0 if config.eval_every else ends_epoch)
         try:
             is_best = is_evaluation and self._evaluate()
+            if config.progress_every and step % config.progress_every == 0 and not is_evaluation:
+                self._estimate()
         except StopRequested:
             self.state.owes_evaluation = True
             self._save(loader, batch)
             raise
         self.state.owes_evaluation = False
         is_due = step % config.save_every == 0 if config.save_every else is_evaluation
-        if is_due or is_best or is_last or self._agreed.save:
+        if is_due or is_best or self._is_over() or self._agreed.save:
             self._save(loader, batch)
             return True
         return False
 
     def _evaluate(self) -> bool:
-        """Score the model in 30 s windows; return whether it is the best so far."""
+        """Score the model in 30 s windows; return whether it is the best so far.
+
+        Raises:
+            TrainingError: The model makes no sense before any training.
+        """
         self._settle()
         evaluation = self.examiner.examine("full")
         if self.state.step == 0:
+            if not math.isfinite(evaluation.loss):
+                raise TrainingError(
+                    f"{self.config.model}: before any training its loss on the evaluation data is {evaluation.loss:g}: "
+                    "its weights are damaged; take another model"
+                )
             self.state.wer_before = evaluation.wer
         is_best = self.state.judge(evaluation.wer, evaluation.loss)
         self.recorder.evaluated(evaluation, is_best=is_best)
@@ -282,6 +291,11 @@ class Trainer:
         if self.config.average > 1:
             self.keeper.save_snapshot(self.state, self.config.average)
         return is_best
+
+    def _estimate(self) -> None:
+        """Estimate the WER between two evaluations; this decides nothing."""
+        self._settle()
+        self.recorder.evaluated(self.examiner.examine_quickly(), is_best=False, kind="progress")
 
     def _save(self, loader: Loader, batch: Batch | None) -> None:
         """Write a checkpoint that goes on after ``batch``; None: at the beginning."""

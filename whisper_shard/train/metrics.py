@@ -2,10 +2,11 @@
 
 A line has ``kind`` (train, eval, progress, epoch, skip, resume, warning, final) and ``step``. All but the fields of
 TIMING are functions of data, settings and seed: a run that was killed and resumed ends with the lines of one that was
-not.
+not. A number that is not finite is null: JSON has none.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,8 @@ class MetricsLog:
         if self._file is None:
             return
         with _explain_faults(self._path):
-            self._file.write(json.dumps({"kind": kind, "step": step, **fields}) + "\n")
+            finite = {name: finite_or_none(value) for name, value in fields.items()}
+            self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
             self._file.flush()
             if self._board is not None:
                 for name, value in fields.items():
@@ -81,11 +83,24 @@ class MetricsLog:
                         self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
+def finite_or_none(value: Any) -> Any:
+    """Return a value as JSON can hold it: None for a float that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return all whole lines of a run's metrics.jsonl; none if there is no such file."""
+    """Return all whole lines of a run's metrics.jsonl, without those that a kill or a power loss has damaged."""
     path = run / METRICS_NAME
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+    return [value for line in lines if line.endswith("\n") and (value := _parse(line)) is not None]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def cut_lines_after(path: Path, step: int) -> None:

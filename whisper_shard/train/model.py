@@ -25,6 +25,7 @@ from torch.nn import functional
 from whisper_shard.errors import ConfigError, ModelError
 from whisper_shard.formats.storage import as_environment_fault, sync_folder
 from whisper_shard.train.adapt import plain_state_dict
+from whisper_shard.train.capture import fingerprint_model
 from whisper_shard.train.device import explain_broken_install
 from whisper_shard.train.features import MAX_FRAMES, LogMel, spec_augment
 from whisper_shard.train.objective import token_loss
@@ -52,6 +53,8 @@ class LoadedWhisper:
     """Whether prefixes have language and task tokens."""
     path: str
     """Folder or name it was loaded from."""
+    fingerprint: str
+    """Tells its weights, as loaded, from others."""
 
 
 def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
@@ -87,6 +90,7 @@ def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
         n_mels=network.config.num_mel_bins,
         is_multilingual=is_multilingual(network),
         path=model,
+        fingerprint=fingerprint_model(network),
     )
 
 

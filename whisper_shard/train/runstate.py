@@ -1,5 +1,6 @@
 """Where a run stands: everything that is neither weight nor moment, small enough to be JSON in every checkpoint."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -79,7 +80,7 @@ class RunState:
     worse_evaluations: int = 0
     """Evaluations since then."""
     owes_evaluation: bool = False
-    """Whether a signal came before the evaluation due at this step was over: a resumed run begins with it."""
+    """Whether a signal came before what was to be evaluated at this step was over: a resumed run begins with it."""
     evaluated_steps: list[int] = field(default_factory=list)
     """Steps whose weights are kept for averaging."""
     window: Window = field(default_factory=Window)
@@ -93,8 +94,9 @@ class RunState:
         return {**asdict(self), "ledger": ledger}
 
     def judge(self, wer: float, loss: float) -> bool:
-        """Take note of an evaluation; return whether it is the best so far."""
-        if self.best_wer < 0 or (wer, loss) < (self.best_wer, self.best_loss):
+        """Take note of an evaluation; return whether it is the best so far, which needs a finite loss."""
+        is_better = self.best_wer < 0 or (wer, loss) < (self.best_wer, self.best_loss)
+        if is_better and math.isfinite(loss):
             self.best_wer, self.best_loss, self.best_step, self.worse_evaluations = wer, loss, self.step, 0
             return True
         self.worse_evaluations += 1

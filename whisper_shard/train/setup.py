@@ -14,6 +14,7 @@ from torch import nn
 
 from whisper_shard.config import TrainConfig
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
+from whisper_shard.stream.draws import hash_key
 from whisper_shard.train.adapt import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.train.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.distributed import Ranks, join_ranks, leave_ranks
@@ -79,6 +80,7 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
         freeze_encoder(model)
     freeze_layers(model, config.freeze_layers)
     if config.lora_rank:
+        torch.manual_seed(hash_key(config.seed, "lora") % 2**63)
         add_lora(model, config.lora_rank)
         model.to(device)
     if config.gradient_checkpointing:

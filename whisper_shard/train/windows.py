@@ -1,8 +1,8 @@
 """How long a window each utterance is given, and which utterances pass through the model together.
 
 Whisper listens to 30 s at a time, and most of its work is done on that window, silence or not. Here a batch becomes
-micro-batches with windows of their own: a share at the full 30 s, so that the model stays good where standard tools
-use it, the rest only as long as its longest utterance and a little silence.
+micro-batches with windows of their own: as long as their longest utterance and a little silence, and for a share of
+the utterances, where one is asked for, the full 30 s. What keeps the model good in 30 s is in `silence`.
 
 The window of an utterance depends on the global batch, the seed and the step, and on nothing else: neither the number
 of ranks nor the size of a micro-batch changes what the model hears.
