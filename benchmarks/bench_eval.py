@@ -2,13 +2,14 @@
 
     python -m benchmarks.bench_eval --model whisper-base/ --digits spoken-digits/test.csv
 
-Both sides evaluate the same recordings with the same model, batch and cap, in 30 s windows, and their texts are
-compared; ours also in short windows, as training does for progress. The spectrograms of the Trainer are computed before
-its clock starts (the usual recipe stores them), ours while it runs. The Trainer gets language and task, without which
-`generate` would pass through the encoder once more to find them, and gets each of the number formats a user would try.
-Sides take turns, and the best of the turns counts: by CPU seconds on a CPU, where other programs may run beside, by
-wall time on a GPU (``--device cuda``; the first turn warms up there, so take three, and ``--batch 64``). On a GPU the
-Trainer's bfloat16 is measured without cuDNN's attention as well, which builds a plan for every new shape.
+Both sides evaluate the same recordings with the same model, batch and cap (the guide's 128), in 30 s windows, and their
+texts are compared; ours also in short windows with borrowed silence behind them, as training does for progress. The
+spectrograms of the Trainer are computed before its clock starts (the usual recipe stores them), ours while it runs. The
+Trainer gets language and task, without which `generate` would pass through the encoder once more to find them, and gets
+each of the number formats a user would try. Sides take turns, and the best of the turns counts: by CPU seconds on a
+CPU, where other programs may run beside, by wall time on a GPU (``--device cuda``; the first turn warms up there, so
+take three, and ``--batch 64``). On a GPU the Trainer's bfloat16 is measured without cuDNN's attention as well, which
+builds a plan for every new shape.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def compare(args: argparse.Namespace, corpus: Sequence[Spoken]) -> dict[str, Any
     batches = [make_batch(corpus[i : i + args.batch]) for i in range(0, len(corpus), args.batch)]
     sides: dict[str, Callable[[], Run]] = {}
     for precision in ("fp32", "bf16"):
-        windows: tuple[Window, ...] = ("full", "short")
+        windows: tuple[Window, ...] = ("full", "borrowed")
         for window in windows:
             name = f"ours {window} {precision}"
             sides[name] = Ours(name, loaded, batches, window=window, precision=precision, cap=args.cap)
@@ -133,6 +134,7 @@ class Ours:
     ) -> None:
         self.name, self.loaded, self.batches, self.window, self.precision = name, loaded, batches, window, precision
         self.cap, self.labeler = cap, Labeler(loaded.tokenizer, "en")
+        self.donor = batches[0].waveforms[:1, : int(batches[0].num_samples[0])]  # the shortest, as in training
 
     def __call__(self) -> Run:
         start = time.perf_counter(), time.process_time()
@@ -144,6 +146,7 @@ class Ours:
                 window=self.window,
                 max_new_tokens=self.cap,
                 precision=self.precision,
+                donor=self.donor,
             )
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         by_key = {row.key: row.hypothesis for row in found.utterances}
