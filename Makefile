@@ -1,7 +1,7 @@
 # Bare `make` lists the targets. Everything installs into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 BIN := .venv/bin
-# A test process for each core, with one thread each.
+# One test process per core, with one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test test-crash test-long check bench bench-peers clean
@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --d
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: .venv/.ready  ## make .venv with everything in it
+setup: .venv/.ready  ## create .venv with everything in it
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "whisper-shard needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
@@ -19,19 +19,19 @@ setup: .venv/.ready  ## make .venv with everything in it
 	$(BIN)/whisper-shard doctor --fix
 	touch $@
 
-demo: setup  ## the whole journey offline: speak a corpus, prepare, verify, bench, train, score
+demo: setup  ## every command offline: synthesize a corpus, prepare, verify, inspect, bench, train, score
 	$(BIN)/whisper-shard demo demo
 
-test: setup  ## the tests, in a process for each core
+test: setup  ## the tests, in one process per core
 	$(PYTEST) -m "not long"
 
-test-crash: setup  ## the long form of the crash tests: many kills at random moments
+test-crash: setup  ## the long crash tests: many kills at random moments
 	$(PYTEST) -m long tests/prepare tests/train
 
-test-long: setup  ## every test, long forms too
+test-long: setup  ## all tests, including the long ones
 	$(PYTEST)
 
-check: setup  ## lint, format, types, floors
+check: setup  ## lint, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -42,8 +42,8 @@ bench: setup  ## benchmarks on this machine; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_stream
 	$(BIN)/python -m benchmarks.bench_index
 
-bench-peers: setup  ## the loader beside webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
+bench-peers: setup  ## the loader against webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
 	sh benchmarks/peers.sh
 
-clean:  ## remove .venv and all caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache demo
+clean:  ## remove .venv, caches, build/ and demo/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build demo

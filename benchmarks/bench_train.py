@@ -1,4 +1,4 @@
-"""Training speed against the well-known guide's recipe on current transformers, all in one run on one machine.
+"""Training speed against the popular guide's recipe on current transformers, all in one run on one machine.
 
     python -m benchmarks.bench_train --model whisper-base/ --digits spoken-digits/
 

@@ -1,4 +1,4 @@
-"""Every knob, one frozen dataclass a command, with its unit in the docstring under it.
+"""Every knob: one frozen dataclass per command, with the unit in the docstring under each field.
 
 A TOML file and flags set them: see flags.py. Lists of steps (``[[prepare.filters]]``, ``[[train.augment]]``) exist in
 TOML only; each step has a ``kind`` and its parameters.
@@ -18,7 +18,7 @@ GUIDE_AUGMENT: Steps = (
     {"kind": "AddGaussianNoise", "min_amplitude": 0.0005, "max_amplitude": 0.003, "p": 0.2},
     {"kind": "Gain", "min_gain_db": -2.0, "max_gain_db": 2.0, "p": 0.2},
 )
-"""What the well-known fine-tuning guide does to training audio."""
+"""What the popular fine-tuning guide does to training audio."""
 
 _MANY = 1_000_000_000  # more than any run needs
 _MAX_NEW_TOKENS = 447  # Whisper's decoder has 448 positions, and at least one token goes before the text
@@ -30,57 +30,57 @@ class PrepareConfig:
 
     # -- the corpus
     audio_column: str = ""
-    """Column with the audio path; empty: the first of audios, audio, path, file, wav, audio_filepath that exists."""
+    """Column of audio paths; empty: the first of audios, audio, path, file, wav, audio_filepath that exists."""
     text_column: str = ""
-    """Column with the transcript; empty: the first of transcription, text, sentence, transcript that exists."""
+    """Column of transcripts; empty: the first of transcription, text, sentence, transcript that exists."""
     eval_corpus: str = ""
-    """A second manifest that becomes the evaluation set; empty: split the evaluation set off the corpus."""
+    """A second manifest to use as the evaluation set; empty: split it off the corpus."""
     eval_fraction: float = 0.1
-    """Share of the corpus set aside for evaluation, 0 to 0.9; 0 makes no evaluation set."""
+    """Share of the corpus set aside for evaluation, 0 to 0.9; 0: no evaluation set."""
     seed: int = 42
-    """Seed of the split and of the order in which utterances fill the shards."""
+    """Seed of the split and of the order of utterances in the shards."""
 
     # -- the waveform
     trim_db: float = 30.0
-    """Silence at both ends is what lies this many dB below the loudest frame; 0 keeps everything."""
+    """Trim both ends where they are this many dB below the loudest frame; 0: do not trim."""
     peak: float = 1.0
-    """Largest absolute sample after normalization, 0 to 1; 0 leaves the level alone."""
+    """Largest absolute sample after peak normalization, 0 to 1; 0: keep the level."""
 
     # -- the text and the filters
     text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
-    """lowercase: letters and digits only (as the guide); written: spaces and Unicode cleaned; verbatim: untouched."""
+    """lowercase: letters and digits only, as the guide; written: clean spaces and Unicode; verbatim: no change."""
     min_seconds: float = 1.0
-    """Utterances must be longer than this many seconds, after trimming."""
+    """Reject utterances of this many seconds or less, after trimming."""
     max_seconds: float = 30.0
-    """Utterances must be shorter than this many seconds, after trimming; Whisper's window is 30."""
+    """Reject utterances of this many seconds or more, after trimming; at most 30, Whisper's window."""
     min_text_chars: int = 6
-    """Fewest characters of normalized text (the guide keeps what has more than 5)."""
+    """Reject utterances with fewer characters of normalized text than this."""
     max_recording_seconds: float = 600.0
-    """Recordings longer than this many seconds before trimming are rejected without being decoded to their end."""
+    """Reject recordings longer than this many seconds before trimming, without decoding them to the end."""
     filters: Steps = ()
     """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
     decoders: Steps = ()
-    """Further decoders, asked before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
+    """Further decoders, tried before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
 
     # -- the output
     codec: Literal["npy", "flac"] = "npy"
     """npy: int16 arrays, fastest to read; flac: half the bytes, lossless, slower to read."""
     shard_mb: int = 256
-    """Aimed size of one shard in 10^6 bytes."""
+    """Target size of a shard in MB (10^6 bytes)."""
 
     # -- the run
     jobs: int = 0
-    """Worker processes; 0: one a core."""
+    """Worker processes; 0: one per core."""
     decode_timeout_seconds: float = 120.0
-    """A recording that keeps its decoder busy longer than this is rejected as decoder_timeout."""
+    """Reject a recording whose decoding takes longer than this many seconds."""
     worker_memory_mb: int = 4096
-    """A decoder that wants more memory than this is stopped, and its recording rejected."""
+    """Reject a recording whose decoding needs more memory than this many MB."""
     max_reject_fraction: float = 0.5
-    """More rejects than this share of all rows end the run with an error, 0 to 1."""
+    """End with an error if more than this share of all rows is rejected, 0 to 1."""
     rebuild: bool = False
-    """Prepare again what was made with another configuration or manifest, instead of refusing the output folder."""
+    """If OUT was made with another configuration or manifest, prepare it again instead of refusing it."""
     dry_run: bool = False
-    """Print the plan, check that the first 50 recordings decode, write nothing."""
+    """Print the plan, test the first 50 recordings, write nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -107,31 +107,31 @@ class StreamConfig:
     """How a dataset becomes batches; shared by train and bench."""
 
     batch_size: int = 64
-    """Utterances an optimizer step, over all ranks."""
+    """Utterances per optimizer step, over all ranks."""
     batch_seconds: float = 0.0
-    """If not 0: a budget of padded seconds an optimizer step, instead of batch_size."""
+    """Padded seconds per optimizer step, instead of batch_size; 0: use batch_size."""
     length_buckets: int = 32
-    """Kinds of length that batches are made of, 1 to 256; more: less padding, 1: lengths are mixed at random."""
+    """Buckets of similar length that batches are drawn from, 1 to 256; more: less padding; 1: random lengths."""
     mix: tuple[str, ...] = ()
-    """Further datasets that are mixed with DATASET, each a prepared folder such as more/train."""
+    """Further datasets to mix with DATASET, each a prepared folder such as more/train."""
     weights: tuple[float, ...] = ()
-    """With mix: passes an epoch over DATASET and over each of mix; 0.5: half of it in each; empty: one each."""
+    """With mix: passes per epoch over DATASET and each of mix; 0.5: half of it per epoch; empty: 1 each."""
     pack_by: Literal["", "speaker", "source"] = ""
     """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
     pack_gap_seconds: tuple[float, float] = (0.1, 0.5)
-    """Pauses between packed utterances are drawn from this range."""
+    """Range of the random pause between packed utterances, in seconds."""
     workers: int = 2
-    """Loader processes; 0 reads in the training process."""
+    """Loader processes; 0: read in the training process."""
     prefetch: int = 2
-    """Batches each loader process keeps ready."""
+    """Batches that each loader process keeps ready."""
     bad_record: Literal["raise", "skip"] = "raise"
-    """What to do with a damaged utterance: stop, or keep its place with weight 0 and log it."""
+    """At a damaged utterance: stop with an error, or log it and keep its row with weight 0."""
     max_bad: int = 100
-    """With bad_record = skip: stop all the same after this many."""
+    """With bad_record skip: stop with an error after more than this many."""
     seed: int = 42
     """Seed of order, augmentation and initial weights."""
     augment: Steps = GUIDE_AUGMENT
-    """Disturbances of the training audio, TOML only; [] switches them off."""
+    """Augmentations of the training audio, TOML only; []: none."""
     sample_format: Literal["float32", "int16"] = "float32"
     """Samples of a batch: float32 in [-1, 1]; or int16, half the bytes between processes and to the GPU."""
 
@@ -156,13 +156,13 @@ class BenchConfig(StreamConfig):
     out: str = ""
     """Folder for bench.json and bench.html; empty: the dataset's own."""
     seconds: float = 4.0
-    """Measuring time a setting, in seconds."""
+    """Measuring time per setting, in seconds."""
     max_workers: int = -1
     """Try 0, 1, 2, ... up to this many loader processes; -1: the number of cores."""
     step_ms: float = 0.0
-    """Time of one training step in milliseconds, for the headroom; 0: unknown."""
+    """Time of one training step in milliseconds, to compute the loader's headroom; 0: unknown."""
     model: str = ""
-    """Measure the training step of this model folder instead of giving step_ms."""
+    """Model folder whose training step is measured, instead of giving step_ms."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -178,7 +178,7 @@ class TrainConfig(StreamConfig):
     model: str = "openai/whisper-small"
     """Model to start from: a folder, or a name on the model hub."""
     eval: str = ""
-    """Evaluation dataset; empty: DATASET/eval, or the sibling `eval` of DATASET, must exist."""
+    """Evaluation dataset; empty: DATASET/eval, else eval beside DATASET."""
     language: str = ""
     """Language token where the data has no column `language` (a BCP-47 tag such as en); empty: en."""
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -188,23 +188,23 @@ class TrainConfig(StreamConfig):
     epochs: int = 5
     """Passes over the training set."""
     max_steps: int = 0
-    """Optimizer steps, if not 0; then epochs is not used."""
+    """Optimizer steps, instead of epochs; 0: use epochs."""
     lr: float = 1e-5
     """Peak learning rate."""
     warmup: float = 0.05
-    """Share of all steps over which the learning rate rises."""
+    """Share of all steps for linear learning-rate warm-up, 0 to 1."""
     min_lr_factor: float = 0.0
-    """The cosine ends at this share of lr."""
+    """Share of lr at which the cosine schedule ends, 0 to 1."""
     weight_decay: float = 0.01
-    """AdamW decay; norms, biases and embeddings of positions are exempt."""
+    """Weight decay of AdamW; norms, biases and position embeddings are exempt."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm; 0: they are not."""
+    """Clip gradients to this norm; 0: do not clip."""
     label_smoothing: float = 0.0
-    """Share of the probability that is spread over all other tokens, 0 to 0.3."""
+    """Share of each label's probability that is spread over all tokens, 0 to 0.3."""
     micro_batch: Literal["auto"] | int = "auto"
-    """Utterances a forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved while memory runs out."""
+    """Utterances per forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved if memory runs out."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where a GPU has it, fp16 on older GPUs, fp32 on a CPU."""
+    """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
     gradient_checkpointing: bool = False
     """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
     compile: bool = False
@@ -212,35 +212,35 @@ class TrainConfig(StreamConfig):
 
     # -- windows
     window: Literal["auto", "full", "packed"] = "auto"
-    """full: pad each utterance to 30 s; auto: to the longest beside it; packed: several of one speaker in a window."""
+    """full: pad utterances to 30 s; auto: to the longest of similar ones; packed: pack several into 30 s (pack_by)."""
     beyond: Literal["silence", "nothing"] = "silence"
-    """With window auto, behind a short window: silence, borrowed, so that it learns for 30 s windows; or nothing."""
+    """With window auto, what follows a short window: borrowed silence, to train for 30 s windows; or nothing."""
     full_share: float = 0.0
-    """With window auto: share of every step's utterances that is padded to 30 s; with beyond nothing try 0.125."""
+    """With window auto: share of each step's utterances that is padded to 30 s; with beyond nothing, try 0.125."""
     full_final: float = 0.0
-    """With window auto: the last share of all steps that uses 30 s windows only."""
+    """With window auto: share of all steps, at the end, that uses 30 s windows only."""
     min_window_seconds: float = 1.0
-    """With window auto: shortest window."""
+    """With window auto: shortest window in seconds."""
     margin_seconds: tuple[float, float] = (0.2, 0.5)
-    """With window auto: silence after the longest utterance is drawn from this range."""
+    """With window auto: range of the random silence after the longest utterance of a window, in seconds."""
     max_padding: float = 0.25
-    """With window auto: utterances share a window as long as at most this share of it would be padding, 0 to 1."""
+    """With window auto: largest share of an utterance's window that may be padding, 0 to 1."""
 
     # -- regularization
     timestamps: float = 0.0
-    """Share of utterances whose labels have time stamps, 0 to 1; the others say that there are none."""
+    """Share of utterances whose labels have timestamps, 0 to 1; the others get <|notimestamps|>."""
     spec_augment: bool = False
-    """Mask bands of time and frequency, within real frames."""
+    """SpecAugment: mask bands of time and frequency, within the utterance."""
     freeze_encoder: bool = False
     """Train the decoder only."""
     freeze_layers: int = 0
-    """Keep the first layers of the encoder as they are."""
+    """Freeze the first so many layers of the encoder."""
     lora_rank: int = 0
-    """If not 0: train low-rank updates of this rank only (extra `lora`)."""
+    """Train only LoRA adapters of this rank (needs the extra `lora`); 0: train the weights themselves."""
     dropout: float = 0.0
-    """Dropout probability in the decoder and encoder layers."""
+    """Dropout probability in encoder and decoder layers."""
     stochastic_depth: float = 0.0
-    """Probability that an utterance skips a layer of the encoder."""
+    """Probability that an utterance skips an encoder layer."""
 
     # -- evaluation and stopping
     eval_every: int = 0
@@ -248,33 +248,33 @@ class TrainConfig(StreamConfig):
     progress_every: int = 0
     """Also estimate the WER every so many steps, in short windows with borrowed silence; decides nothing; 0: never."""
     eval_limit: int = 0
-    """Evaluate on the first so many utterances (by a fixed shuffle); 0: all."""
+    """Evaluate on so many utterances only, by a fixed shuffle; 0: all."""
     eval_batch: int = 32
-    """Utterances a forward pass in evaluation."""
+    """Utterances per forward pass in evaluation."""
     max_new_tokens: int = 128
-    """Longest hypothesis in tokens; how often it is reached is reported."""
+    """Longest hypothesis in tokens; the number of hypotheses cut off there is reported."""
     patience: int = 3
-    """Stop after so many evaluations without a better WER; 0: never."""
+    """Stop early after so many evaluations without a better WER; 0: never."""
     average: int = 0
-    """Also score the mean of the last so many evaluated checkpoints, and keep it if better."""
+    """At the end, also score the mean of the last so many evaluated weights, and keep it if better; 0: none."""
     ema: float = 0.0
-    """Also score an average of the weights that keeps this much of itself at each step, such as 0.999; 0: none."""
+    """At the end, also score a moving average of the weights with this decay per step, such as 0.999; 0: none."""
     interpolate: bool = False
-    """Also score mixtures with the base model, and keep the best."""
+    """At the end, also score interpolations with the base model, and keep the best."""
 
     # -- saving
     save_every: int = 0
-    """Checkpoint every so many steps; 0: at each evaluation."""
+    """Save a checkpoint every so many steps; 0: at each evaluation."""
     save_minutes: float = 15.0
-    """Checkpoint at least every so many minutes; 0: at every step."""
+    """Save a checkpoint at least every so many minutes; 0: at every step."""
     resume: bool = True
-    """Go on from the last checkpoint in RUN, if there is one."""
+    """Resume from the last checkpoint in RUN, if there is one."""
     log_every: int = 10
-    """Steps between two lines of training metrics."""
+    """Write training metrics every so many steps."""
     tensorboard: bool = True
-    """Write RUN/tensorboard beside RUN/metrics.jsonl."""
+    """Also write the metrics to RUN/tensorboard."""
     max_nonfinite: int = 5
-    """Stop after so many steps whose loss is not finite."""
+    """Stop with an error after so many steps whose loss or gradient is not finite."""
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
 
@@ -332,21 +332,21 @@ class ScoreConfig:
     out: str = ""
     """Folder for score.json and score.html; empty: MODEL/score-<name of the dataset>."""
     window: Literal["full", "short", "both"] = "both"
-    """Windows to decode in: 30 s, as every standard tool does; as short as the audio allows; or both."""
+    """Windows to decode in; full: 30 s, as standard tools do; short: as short as the audio allows."""
     language: str = ""
     """Language token where the data has no column `language`; empty: en."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Task token where the data has no column `task`."""
     eval_batch: int = 32
-    """Utterances a forward pass."""
+    """Utterances per forward pass."""
     max_new_tokens: int = 128
     """Longest hypothesis in tokens."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
-    """Headline's text. basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
+    """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     limit: int = 0
-    """Score the first so many utterances only (by a fixed shuffle); 0: all."""
+    """Score so many utterances only, by a fixed shuffle; 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward passes."""
+    """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
 
@@ -363,7 +363,7 @@ class VerifyConfig:
     """Check every byte of a dataset against its checksums, and decode every utterance."""
 
     sha256: str = ""
-    """The sha256 that dataset.json must have, if it is known from elsewhere."""
+    """Required sha256 of dataset.json, known from elsewhere; empty: any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,19 +371,19 @@ class InspectConfig:
     """Show what a dataset holds, or one utterance of it."""
 
     key: str = ""
-    """Show this utterance."""
+    """Key of the utterance to show; empty: show the dataset."""
     wav: str = ""
-    """With key: also write its audio to this file."""
+    """With key: also write the audio to this wav file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
-    """Make a small spoken corpus here, and take it all the way to a scored model, offline."""
+    """Synthesize a small speech corpus and take it all the way to a scored model, offline."""
 
     utterances: int = 1600
-    """Recordings to make."""
+    """Recordings to synthesize."""
     steps: int = 400
-    """Optimizer steps of the small Whisper that is trained from nothing."""
+    """Optimizer steps of the small Whisper, trained from random weights."""
     corpus_only: bool = False
     """Make the corpus and its TOML file, then stop."""
     seed: int = 0
@@ -392,10 +392,10 @@ class DemoConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorConfig:
-    """Look at the installation and say what is wrong with it."""
+    """Check the installation and say what is wrong with it."""
 
     fix: bool = False
-    """Put torchaudio's CUDA-only extension files aside where they keep it from being imported."""
+    """Rename torchaudio's CUDA-only extension files if they keep it from being imported."""
 
 
 def _check_range(flag: str, value: float, low: float, high: float) -> None:

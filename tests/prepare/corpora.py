@@ -1,4 +1,4 @@
-"""Corpora and fingerprints for the tests of this room."""
+"""Corpora and fingerprints for the tests of this folder."""
 
 import csv
 import hashlib
