@@ -52,7 +52,7 @@ def test_a_dry_run_writes_nothing_and_names_the_broken(folder, capsys):
 def test_verify_finds_a_changed_byte_and_names_the_utterance(folder, capsys):
     dataset = open_dataset(folder / "data/eval")
     assert run(["verify", str(folder / "data/eval")]) == 0
-    assert "sound; " in capsys.readouterr().out
+    assert "intact; " in capsys.readouterr().out
     columns = dataset.columns("key", "audio_offset")
     shard = dataset.shard_path(0)
     whole = shard.read_bytes()
@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_a_state_that_goes_on(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command again goes on" in shown
+    assert "run the same command again to resume" in shown
     ran = subprocess.run([*command, *QUICK], capture_output=True, text=True, check=True)
     assert "done in" in ran.stdout
     first, second = (open_dataset(base / "data/train").index_sha256 for base in (folder, tmp_path))

@@ -69,7 +69,7 @@ def test_other_commands_tables_do_not_matter(tmp_path):
         ('[prepare]\njobs = "many"', r"--jobs.*many"),
         ('[prepare]\nrebuild = "no"', r"\[prepare\] rebuild is 'no'; it must be true or false"),
         ("[prepare]\njobs = [1, 2]", r"\[prepare\] jobs is \[1, 2\]; it must be one value, not a list"),
-        ("jobs = 1", r"jobs stands outside of a table; put it below \[prepare\]"),
+        ("jobs = 1", r"jobs is outside of any table; put it below \[prepare\]"),
     ],
 )
 def test_mistakes_in_toml_are_named(tmp_path, content, message):
@@ -87,7 +87,7 @@ def test_mistakes_in_toml_are_named(tmp_path, content, message):
         (["a", "b", "--peak", "loud"], r"prepare: --peak is 'loud'; it must be a number; see"),
         (["a", "b", "--seed"], r"prepare: --seed needs a value; see"),
         (["a", "b", "--codec", "mp3"], r"prepare: --codec is 'mp3'; it must be one of 'npy', 'flac'; see"),
-        (["a", "b", "c"], r"prepare: cannot use c here: it is no flag, and no argument is missing; see"),
+        (["a", "b", "c"], r"prepare: unexpected c: it is not a flag, and no argument is missing; see"),
         (["a", "b", "--config"], r"--config needs a file"),
         (["a", "b", "--config", "absent.toml"], r"absent.toml: cannot read the configuration: No such file"),
         (["a", "b", "--min-seconds", "9", "--max-seconds", "3"], r"--min-seconds 9 and --max-seconds 3"),

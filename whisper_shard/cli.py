@@ -1,4 +1,4 @@
-"""The command line: which command, its knobs, its exit code. The work is done in the rooms below.
+"""The command line: which command, its knobs, its exit code. The work is done in the packages below.
 
 Heavy imports happen inside the commands, so that ``--help`` answers at once.
 """
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
         config=PrepareConfig,
         positionals={
             "corpus": "CSV with audio paths and transcripts",
-            "out": "folder to write; the same again resumes",
+            "out": "output folder; the same command again resumes",
         },
         run=commands.prepare,
     ),
@@ -57,21 +57,24 @@ COMMANDS: dict[str, Command] = {
     "bench": Command(config=BenchConfig, positionals=_DATASET, run=commands.bench),
     "train": Command(
         config=TrainConfig,
-        positionals={"dataset": "prepared folder (with train/ and eval/)", "run": "folder to write; again resumes"},
+        positionals={
+            "dataset": "prepared folder with train/ and eval/",
+            "run": "run folder to write; the same command again resumes",
+        },
         run=commands.train,
     ),
     "score": Command(
         config=ScoreConfig,
-        positionals={"model": "model folder or hub name", **_DATASET},
+        positionals={"model": "model folder, or a name on the model hub", **_DATASET},
         run=commands.score,
     ),
-    "demo": Command(config=DemoConfig, positionals={"out": "folder to play in"}, run=commands.demo),
+    "demo": Command(config=DemoConfig, positionals={"out": "output folder"}, run=commands.demo),
     "doctor": Command(config=DoctorConfig, positionals={}, run=commands.doctor),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; the rest is in errors.py."""
+    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; for others see errors.py."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
@@ -98,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
         if not is_environment_error(error):
             raise
         say_error(
-            f"{error.filename or 'this machine'}: {error.strerror or error}; mend it, then run the same command again"
+            f"{error.filename or 'this machine'}: {error.strerror or error}; fix this, then run the same command again"
         )
         return EXIT_ENVIRONMENT
 
@@ -125,15 +128,15 @@ def _print_help() -> None:
     for name, command in COMMANDS.items():
         usage = " ".join([name, *(word.upper() for word in command.positionals)])
         say(f"  {usage:<24} {(command.config.__doc__ or '').splitlines()[0]}")
-    say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can stand in a TOML file: --config FILE.toml.")
+    say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can be set in a TOML file: --config FILE.toml.")
 
 
 def _how_to_go_on(argv: Sequence[str]) -> str:
     if "--rebuild" in argv:
-        return "the same command without --rebuild goes on where this one stopped"
+        return "run the same command without --rebuild to resume"
     if argv[:1] in (["prepare"], ["train"]):
-        return "the same command again goes on where this one stopped"
-    return "the same command again begins anew"
+        return "run the same command again to resume"
+    return "run the same command again to start over"
 
 
 def _terminate(argv: Sequence[str], _signal: int, _frame: FrameType | None) -> NoReturn:

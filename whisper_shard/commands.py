@@ -1,4 +1,4 @@
-"""The commands: each calls its room and shows what comes back. One function a command; each returns an exit code."""
+"""The commands: each runs one job and shows its result. One function per command; each returns an exit code."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def verify(config: VerifyConfig, *, dataset: str) -> int:
     if checked is not None:
         utterances = describe.describe_number(checked.num_utterances, "utterance")
         shards, size = describe.describe_number(checked.num_shards, "shard"), describe.describe_bytes(checked.num_bytes)
-        say(f"{dataset}: sound; {utterances} in {shards}, {size}, all read")
+        say(f"{dataset}: intact; {utterances} in {shards}, {size}, all read")
     return 0
 
 
@@ -166,12 +166,12 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
 
     match event:
         case training.AlreadyOver():
-            progress.say(f"{event.run}: this run is over; what came of it:")
+            progress.say(f"{event.run}: this run is finished; its result:")
         case training.Started():
             write_settings()
             progress.say(describe.describe_start(event))
         case training.Resumed():
-            progress.say(f"going on from step {event.step}, {event.folder}")
+            progress.say(f"resuming from step {event.step}, {event.folder}")
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe.describe_steps(event))
         case training.Examining():

@@ -1,4 +1,4 @@
-"""Events and reports as lines of text: pure functions from what a room says to what a person reads."""
+"""Events and reports as lines of text: pure functions from what the packages report to what a person reads."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -92,7 +92,7 @@ def describe_split(folder: object, split: "preparing.SplitTotals") -> str:
 def describe_dry_run(plan: "PlanReport") -> Iterator[str]:
     """Say what a run would do, and how the first recordings fare."""
     rows = describe_number(plan.num_rows, "row")
-    yield f"{rows}: {_describe_sizes(plan.splits)}; {describe_number(plan.shard_rows, 'row')} a shard"
+    yield f"{rows}: {_describe_sizes(plan.splits)}; {describe_number(plan.shard_rows, 'row')} per shard"
     sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in plan.num_bytes.items())
     kept = describe_duration(plan.hours * 3600)
     yield f"about {kept} will be kept: {sizes} (from {len(plan.sampled)} recordings drawn)"
@@ -143,9 +143,9 @@ def describe_bench(report: "BenchReport") -> Iterator[str]:
     length = describe_duration(report.hours * 3600)
     yield (
         f"{report.num_utterances:,} utterances, {length}; {report.batch_utterances:.1f} "
-        f"a batch, {report.padding_share:.1%} padding{step}"
+        f"per batch, {report.padding_share:.1%} padding{step}"
     )
-    yield f"{'stage':<12} {'us an utterance':>16}"
+    yield f"{'stage':<12} {'us/utterance':>16}"
     for stage in report.stages:
         yield f"{stage.name:<12} {stage.seconds * 1e6:>16,.0f}"
     yield (
@@ -169,8 +169,8 @@ def describe_start(event: "training.Started") -> str:
     """Say what is about to be trained, and where."""
     ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
     return (
-        f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} an epoch), "
-        f"{event.num_parameters / 1e6:.1f} M parameters in training, {event.precision} on {event.device}{ranks}"
+        f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
+        f"{event.num_parameters / 1e6:.1f} M trainable parameters, {event.precision} on {event.device}{ranks}"
     )
 
 

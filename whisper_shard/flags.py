@@ -1,6 +1,6 @@
 """TOML first, flags after: one parser, one set of types, one set of errors for both.
 
-A TOML file has one table a command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its leaves
+A TOML file has one table per command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its leaves
 become flags placed before the ones of the command line.
 """
 
@@ -31,7 +31,7 @@ _IN_OUR_WORDS = (
     (r"Error parsing (\S+): no type matching (\S+) .*? from \[(.*?)\].*", r"\1 is \3; it must be \2"),
     (r"Error parsing (\S+): Could not .*? arguments:? \[(.*?)\].*", r"\1 is \2; it must be numbers"),
     (r"invalid choice (.*?) for argument '(\S+)'\. Expected one of \((.*?)\) ?\.", r"\2 is \1; it must be one of \3"),
-    (r"Unrecognized options: (.*)", r"cannot use \1 here: it is no flag, and no argument is missing"),
+    (r"Unrecognized options: (.*)", r"unexpected \1: it is not a flag, and no argument is missing"),
 )
 """What the parser says, and what we say: the argument, its value, what it must be."""
 
@@ -100,7 +100,7 @@ def _steps_of(kind: type) -> dict[str, Any]:
 
 
 def _describe_file(command: str, steps: Sequence[str]) -> str:
-    text = f"Every flag can also stand in a TOML file: --config FILE.toml, table [{command}]."
+    text = f"Every flag can also be set in a TOML file: --config FILE.toml, table [{command}]."
     return text + f" Only there: {', '.join(f'[[{command}.{name}]]' for name in steps)}." if steps else text
 
 
@@ -143,7 +143,7 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
     for name, table in content.items():
         if not isinstance(table, dict):
             raise ConfigError(
-                f"{file}: {name} stands outside of a table; put it below [{command}], if that is its command"
+                f"{file}: {name} is outside of any table; put it below [{command}], if that is its command"
             )
         if name not in TABLES:
             raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)}; there are {', '.join(TABLES)}")

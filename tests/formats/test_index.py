@@ -52,7 +52,7 @@ def test_missing_dataset_and_pinned_digest(dataset, tmp_path):
         open_dataset(tmp_path / "out")
     with pytest.raises(DatasetError, match=r"run `whisper-shard prepare` first"):
         open_dataset(tmp_path)
-    with pytest.raises(DatasetError, match=r"sha256 is .*, but 1234 was asked for"):
+    with pytest.raises(DatasetError, match=r"sha256 is .*, but 1234 is required"):
         open_dataset(dataset.folder, sha256="1234")
     (dataset.folder / "index.parquet").unlink()
     with pytest.raises(DatasetError, match=r"index.parquet: is missing"):

@@ -81,7 +81,7 @@ def test_batches_are_in_the_schema_and_number_the_rows(tmp_path):
             r"no column for the transcript \(--text-column; .*header has: audios, words",
         ),
         ("", r"is empty or begins with an empty line"),
-        (b"PK\x03\x04\x00\x00rest", r"is no CSV file of text: byte 4 is zero, and it begins with b'PK"),
+        (b"PK\x03\x04\x00\x00rest", r"is not a CSV text file: byte 4 is zero, and it begins with b'PK"),
         (b"PAR1\x15\x04", r"c.csv: is Parquet, not CSV; convert it: python -c .*read_parquet.*to_csv.*c.csv"),
         ('{"audio": "a.wav", "text": "b"}\n', r"c.csv: is JSON, not CSV; convert it: .*read_json.*lines=True\).to_csv"),
         ('[{"audio": "a.wav"}]', r"c.csv: is JSON, not CSV; convert it: .*read_json.*lines=False\).to_csv"),

@@ -43,7 +43,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     [
         (errno.ENOSPC, r"a: cannot write: No space left on device; free some space"),
         (errno.EROFS, r"the filesystem is read-only: choose another output folder"),
-        (errno.EIO, r"Input/output error; mend it"),
+        (errno.EIO, r"Input/output error; fix this"),
     ],
 )
 def test_faults_of_the_machine_say_what_to_do(tmp_path, number, message):

@@ -69,7 +69,7 @@ def test_nothing_usable_lists_the_reasons(tmp_path):
 @pytest.mark.parametrize("runs", [1, 2])
 def test_a_wrong_folder_is_seen_from_the_path_that_was_tried(tmp_path, runs):
     corpus = write_csv(tmp_path / "c.csv", [("data/none.wav", "words enough")])
-    tried = rf"missing_file 1; for example row 0, {tmp_path}/data/none.wav: .*; relative paths begin at the folder"
+    tried = rf"missing_file 1; for example row 0, {tmp_path}/data/none.wav: .*; relative paths are relative to"
     for _ in range(runs):  # the second reads what the first has written down
         with pytest.raises(ManifestError, match=tried):
             prepare(corpus, tmp_path / "out", jobs=1)

@@ -244,7 +244,7 @@ def test_failing_disk_is_never_blamed_on_a_recording(tmp_path):
     config = PrepareConfig(trim_db=0.0, jobs=1)
     for step in ("shard.synced", "receipt.written", "dataset.renamed"):
         observer = FailOnce(step=step, switch=str(switch))
-        with pytest.raises(EnvironmentFault, match=r"cannot write: Input/output error; mend it"):
+        with pytest.raises(EnvironmentFault, match=r"cannot write: Input/output error; fix this"):
             list(prepare_corpus(corpus, tmp_path / "out", config, on_step=observer))
     switch.unlink()
     totals = totals_of(list(prepare_corpus(corpus, tmp_path / "out", config, on_step=observer)))

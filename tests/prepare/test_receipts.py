@@ -60,7 +60,7 @@ def test_lost_mount_does_not_make_receipts_stale(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_bytes(b"a recording")
     receipt = make_receipt(tmp_path, reason="silent")
     monkeypatch.setattr("whisper_shard.prepare.receipts.os.stat", lose_mount)
-    with pytest.raises(EnvironmentFault, match=r"a.wav: cannot be looked at: Transport endpoint is not connected; me"):
+    with pytest.raises(EnvironmentFault, match=r"a.wav: cannot be examined: Transport endpoint is not connected; fix"):
         stat_source(tmp_path / "a.wav")
     monkeypatch.undo()
     assert staleness(tmp_path, receipt) is None

@@ -137,7 +137,7 @@ class Reversed:
         ({"kind": "TimeStretch", "leave_length_unchanged": True}, r"leave_length_unchanged = true cuts off speech"),
         ({"kind": "speed", "min_factor": 0.1}, r"speed from 0.1 to 1.1: need 0.5 <= min <= max <= 2"),
         ({"kind": "OneOf", "transforms": [{"kind": "Gian"}]}, r"unknown kind 'Gian' among transforms.*Gain"),
-        ({"kind": "background_noise", "bank": "/nowhere"}, r"bank '/nowhere' is no folder"),
+        ({"kind": "background_noise", "bank": "/nowhere"}, r"bank '/nowhere' is not a folder"),
     ],
 )
 def test_errors_say_what_to_change(step, message):
@@ -158,7 +158,7 @@ def test_banks_of_folders_and_datasets(sounds, tmp_path):
 
 def test_broken_banks(sounds, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"holds no sound; looked for \*\.aac"):
+    with pytest.raises(ConfigError, match=r"has no audio; looked for \*\.aac"):
         open_bank(str(tmp_path / "empty"))
     FolderBank(sounds)
     path = next(sounds.glob("bank-*.npy"))
@@ -166,7 +166,7 @@ def test_broken_banks(sounds, tmp_path):
     with pytest.raises(DatasetError, match=r"is not the bank its json file describes; remove both files"):
         FolderBank(sounds)
     (sounds / "bad.wav").write_bytes(b"RIFF nothing")
-    with pytest.raises(ConfigError, match=r"bad\.wav: .*mend or remove the file"):
+    with pytest.raises(ConfigError, match=r"bad\.wav: .*repair or remove the file"):
         bank_module.FolderBank(sounds)
 
 

@@ -150,7 +150,7 @@ def test_without_end(dataset):
     loader = open_loader(dataset, CONFIG)
     epochs = [batch.epoch for batch, _ in zip(loader, range(9), strict=False)]
     assert epochs == [0] * 4 + [1] * 4 + [2]
-    with pytest.raises(TypeError, match=r"runs for ever"):
+    with pytest.raises(TypeError, match=r"this loader is endless"):
         len(loader)
 
 
@@ -363,7 +363,7 @@ def complain(kind, records):
 
 
 def test_refusals(dataset, tmp_path):
-    with pytest.raises(ConfigError, match=r"--batch-size 12 cannot be shared by 8 ranks; take 16"):
+    with pytest.raises(ConfigError, match=r"--batch-size 12 is not divisible by 8 ranks; use 16"):
         open_loader(dataset, CONFIG, world=8)
     loader = open_loader(dataset, CONFIG)
     state = loader.state_after(next(iter(loader)))

@@ -197,7 +197,7 @@ def test_evaluation_takes_each_utterance_once_shortest_first(limit, world):
 
 def test_refuses_what_cannot_be():
     units = make_units(10)
-    with pytest.raises(ConfigError, match=r"--batch-size 64 cannot be shared by 6 ranks; take 66"):
+    with pytest.raises(ConfigError, match=r"--batch-size 64 is not divisible by 6 ranks; use 66"):
         check_world(BatchRule(), rank=0, world=6)
     with pytest.raises(ConfigError, match=r"rank 2 of 2: ranks count from 0 to 1"):
         check_world(BatchRule(), rank=2, world=2)

@@ -53,7 +53,7 @@ def test_another_place_is_no_other_stream():
 
 @pytest.mark.parametrize("broken", [{}, {"seed": 3}, STATE.to_json() | {"extra": 1}])
 def test_refuses_what_is_no_state(broken):
-    with pytest.raises(StateError, match=r"not understood"):
+    with pytest.raises(StateError, match=r"cannot be parsed"):
         plan_state_from_json(broken)
 
 

@@ -46,7 +46,7 @@ def test_evaluation_data_known_from_training_is_refused(task, tmp_path):
     seconds = np.random.default_rng(0).uniform(0.3, 2.5, 12).tolist()
     make_dataset(tmp_path / "audio", [9.0, *seconds[1:2]], prefix="renamed")
     with pytest.raises(
-        TrainingError, match=r"1 of 2 evaluation utterances .*first is renamed00001 .*remove what the manifest"
+        TrainingError, match=r"1 of 2 evaluation utterances .*first is renamed00001 .*remove the duplicates"
     ):
         open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "audio")))
 

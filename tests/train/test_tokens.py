@@ -128,7 +128,7 @@ def test_segments_bring_time_stamps(labeler):
     assert "<|notimestamps|>" not in names(labeler, row.decoder_input_ids)
     assert [n for n in names(labeler, row.labels) if "." in n] == ["<|0.00|>", "<|1.24|>", "<|1.50|>", "<|30.00|>"]
     assert row.labels[2] != IGNORE_INDEX
-    with pytest.raises(TrainingError, match="utterance c: time stamp 31 s lies outside the window"):
+    with pytest.raises(TrainingError, match="utterance c: timestamp 31 s lies outside the window"):
         labeler.label("", key="c", segments=[Segment(key="c", text="x", start_seconds=31.0, end_seconds=32.0)])
 
 

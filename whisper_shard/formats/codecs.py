@@ -1,6 +1,6 @@
 """The bytes of a recording become a waveform, and samples become the audio member of a shard.
 
-Recordings are recognised by their content first; the suffix only breaks ties. libsndfile reads wav, flac, mp3, ogg,
+Recordings are recognized by their content first; the suffix only breaks ties. libsndfile reads wav, flac, mp3, ogg,
 opus, aiff, caf and more; FFmpeg (PyAV) reads what libsndfile does not know: m4a, aac, webm, mp4, wma, amr. Decoding
 works on an open file: a real one is read by the decoder itself, without a detour through Python.
 
@@ -340,7 +340,7 @@ def _is_ffmpeg_container(head: bytes) -> bool:
 
 def _check_rate(rate: int) -> int:
     if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
-        raise AudioError(f"sampling rate of {rate} Hz is beyond belief", reason="bad_sample_rate")
+        raise AudioError(f"implausible sampling rate of {rate} Hz", reason="bad_sample_rate")
     return rate
 
 

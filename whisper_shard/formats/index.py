@@ -184,7 +184,7 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
         hint = hint or "; run `whisper-shard prepare` first, or to its end"
         raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing){hint}")
     if sha256 is not None and (found := sha256_of_file(path)) != sha256:
-        raise DatasetError(f"{path}: sha256 is {found}, but {sha256} was asked for: this is another dataset")
+        raise DatasetError(f"{path}: sha256 is {found}, but {sha256} is required: this is another dataset")
     try:
         meta = json.loads(path.read_bytes())
         version = meta["format_version"]
@@ -199,7 +199,7 @@ def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
         raise DatasetError(f"{path}: not a dataset description ({error!r}); prepare the dataset again") from error
     if version != FORMAT_VERSION:
         raise DatasetError(
-            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use its own version"
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use the version that wrote it"
         )
     foreign = [shard.name for shard in shards if not SHARD_NAME.fullmatch(str(shard.name))]
     if foreign:

@@ -38,8 +38,8 @@ def hold_lock(lock: Path, *, folder: Path, name: str, doing: str) -> Iterator[No
         except BlockingIOError as error:
             file.seek(0)
             raise StateError(
-                f"{folder}: process {file.read().strip() or 'unknown'} is {doing} into it right now; wait for its end, "
-                f"or choose another {name} folder"
+                f"{folder}: process {file.read().strip() or 'unknown'} is {doing} into it right now; wait until it "
+                f"ends, or choose another {name} folder"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

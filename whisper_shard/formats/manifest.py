@@ -157,7 +157,7 @@ def _read_head(path: Path) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _not_utf8(path, "the header", encoding="UTF-16")
     if (place := head.find(b"\0")) >= 0:
-        raise ManifestError(f"{path}: is no CSV file of text: byte {place} is zero, and it begins with {head[:8]!r}")
+        raise ManifestError(f"{path}: is not a CSV text file: byte {place} is zero, and it begins with {head[:8]!r}")
     # A cut through the last character is no fault of the file.
     text = head.decode("utf-8-sig", errors="ignore" if len(head) == 1 << 16 else "replace")
     if "\ufffd" in text.split("\n")[0]:

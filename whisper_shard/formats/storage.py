@@ -170,11 +170,11 @@ def is_environment_error(error: BaseException) -> bool:
 def as_environment_fault(error: OSError, path: Path) -> EnvironmentFault:
     """Say in one line what the machine refused, and what to do."""
     cure = {
-        errno.ENOSPC: "free some space, then run the same command again: it goes on where it stopped",
-        errno.EDQUOT: "free some quota, then run the same command again: it goes on where it stopped",
+        errno.ENOSPC: "free some space, then run the same command again to resume",
+        errno.EDQUOT: "free some quota, then run the same command again to resume",
         errno.EROFS: "the filesystem is read-only: choose another output folder",
         errno.EACCES: "permission denied: choose another folder or change its owner",
         errno.EPERM: "permission denied: choose another folder or change its owner",
         errno.ENOENT: "the folder is gone: was it removed while the program ran?",
-    }.get(error.errno or 0, "mend it, then run the same command again")
+    }.get(error.errno or 0, "fix this, then run the same command again")
     return EnvironmentFault(f"{path}: cannot write: {error.strerror or error}; {cure}")

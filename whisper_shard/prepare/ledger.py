@@ -87,7 +87,7 @@ def check_rejects(ledger: Ledger, config: PrepareConfig) -> None:
     if ledger.num_rejects > config.max_reject_fraction * ledger.num_rows and ledger.num_kept:
         raise ManifestError(
             f"{ledger.num_rejects} of {ledger.num_rows} rows are rejected, more than --max-reject-fraction "
-            f"{config.max_reject_fraction:g} allows: {_describe_reasons(ledger)}; mend the corpus, or raise the limit "
+            f"{config.max_reject_fraction:g} allows: {_describe_reasons(ledger)}; fix the corpus, or raise the limit "
             "and run the same command again"
         )
 
@@ -106,7 +106,7 @@ def check_kept(corpus: Path, ledger: Ledger, config: PrepareConfig) -> None:
 def _describe_reasons(ledger: Ledger) -> str:
     """Count the reasons, and show a row of the most frequent one: a wrong folder or column is seen at a glance."""
     counts = ledger.reasons.most_common()
-    hint = "; relative paths begin at the folder of the CSV" if counts[0][0] == "missing_file" else ""
+    hint = "; relative paths are relative to the folder of the CSV" if counts[0][0] == "missing_file" else ""
     shown = ", ".join(f"{reason} {count}" for reason, count in counts)
     return f"{shown}; for example {ledger.examples[counts[0][0]]}{hint}"
 

@@ -181,7 +181,7 @@ def stat_source(path: Path | str) -> tuple[int, int]:
     except OSError as error:
         if is_environment_error(error):
             raise EnvironmentFault(
-                f"{path}: cannot be looked at: {error.strerror}; mend it, then run the same command again"
+                f"{path}: cannot be examined: {error.strerror}; fix this, then run the same command again"
             ) from error
         return -1, 0
     return status.st_size, status.st_mtime_ns

@@ -217,7 +217,8 @@ def _decide(
         return prepare_row(row, pipeline)
     except OSError as error:
         raise EnvironmentFault(
-            f"{row.path}: cannot read row {row.row}: {error.strerror or error}; mend it and run again"
+            f"{row.path}: cannot read row {row.row}: {error.strerror or error}; "
+            "fix this, then run the same command again"
         ) from error
 
 

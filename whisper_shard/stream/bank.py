@@ -91,10 +91,10 @@ def open_bank(path: str) -> Bank:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise ConfigError(f"augment: bank {path!r} is no folder; give a dataset or a folder of audio files")
+        raise ConfigError(f"augment: bank {path!r} is not a folder; give a dataset or a folder of audio files")
     bank = DatasetBank(folder) if (folder / DATASET_NAME).is_file() else FolderBank(folder)
     if not len(bank):
-        raise ConfigError(f"augment: bank {path!r} holds no sound; looked for *.{', *.'.join(sorted(SUFFIXES))}")
+        raise ConfigError(f"augment: bank {path!r} has no audio; looked for *.{', *.'.join(sorted(SUFFIXES))}")
     return bank
 
 
@@ -127,7 +127,7 @@ def _read_sound(path: Path) -> NDArray[np.int16]:
     try:
         recording = read_recording(str(path), decoders=decoders, max_seconds=MAX_SOUND_SECONDS)
     except AudioError as error:
-        raise ConfigError(f"augment: bank: {path}: {error}; mend or remove the file") from error
+        raise ConfigError(f"augment: bank: {path}: {error}; repair or remove the file") from error
     waveform = recording.waveform
     if recording.sample_rate != SAMPLE_RATE:
         waveform = resample(waveform, recording.sample_rate, SAMPLE_RATE)

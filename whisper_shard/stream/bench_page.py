@@ -42,7 +42,7 @@ def bench_page(report: BenchReport) -> str:
     needed = report.batch_utterances / report.step_seconds if report.step_seconds else None
     need = "" if needed is None else f" The line is what training needs: {needed:,.0f} /s."
     device = "".join(
-        f" On the device, {stage.name} takes {stage.seconds * 1e6:,.0f} us an utterance."
+        f" On the device, {stage.name} takes {stage.seconds * 1e6:,.0f} us per utterance."
         for stage in report.stages
         if stage.where == "device"
     )

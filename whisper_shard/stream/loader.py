@@ -87,7 +87,7 @@ class Loader:
             TypeError: The stream has no end.
         """
         if self._stop_epoch is None:
-            raise TypeError("this loader runs for ever; give epochs=")
+            raise TypeError("this loader is endless; pass epochs=")
         return max(0, (self._stop_epoch - self.start.epoch) * self.steps_per_epoch - self.start.step)
 
     def state_after(self, batch: Batch) -> PlanState:

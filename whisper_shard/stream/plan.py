@@ -254,7 +254,7 @@ def check_world(rule: BatchRule, *, rank: int, world: int) -> None:
         raise ConfigError(f"rank {rank} of {world}: ranks count from 0 to {world - 1}")
     if not rule.batch_seconds and rule.batch_size % world:
         near = -(-rule.batch_size // world) * world
-        raise ConfigError(f"--batch-size {rule.batch_size} cannot be shared by {world} ranks; take {near}, for example")
+        raise ConfigError(f"--batch-size {rule.batch_size} is not divisible by {world} ranks; use {near}, for example")
 
 
 def _check(units: Units, rule: BatchRule) -> None:

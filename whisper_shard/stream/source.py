@@ -60,7 +60,9 @@ class LocalSource:
             data = os.pread(self._descriptor(shard), num_bytes, offset)
         except OSError as error:
             path = self._dataset.shard_path(shard)
-            raise EnvironmentFault(f"{path}: cannot read: {error.strerror}; mend the disk, then run again") from error
+            raise EnvironmentFault(
+                f"{path}: cannot read: {error.strerror}; check the disk, then run the same command again"
+            ) from error
         if len(data) != num_bytes:
             raise DatasetError(
                 f"{self._dataset.shard_path(shard)}: ends {num_bytes - len(data)} bytes too early at byte "
@@ -199,7 +201,7 @@ def decode_json(raw: RawUtterance) -> dict[str, Any]:
         value = json.loads(bytes(raw.json))
         text = value["text"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member is not understood ({error!r})") from error
+        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member cannot be parsed ({error!r})") from error
     if not isinstance(text, str):
         raise DatasetError(f"{raw.path}: utterance {raw.key}: json member has no text but {text!r}")
     return dict(value)

@@ -73,7 +73,7 @@ def plan_state_from_json(value: Mapping[str, Any]) -> PlanState:
         tuples = {name: tuple(value[name]) for name in ("weights", "pack_gap_seconds")}
         state = PlanState(**{**value, **tuples})
     except (KeyError, TypeError) as error:
-        raise StateError(f"saved state of the stream: not understood ({error!r}); start a new run") from error
+        raise StateError(f"saved state of the stream: cannot be parsed ({error!r}); start a new run") from error
     if not (isinstance(state.epoch, int) and isinstance(state.step, int) and state.epoch >= 0 <= state.step):
         raise StateError(f"saved state of the stream: no such place: epoch {state.epoch!r}, step {state.step!r}")
     return state.at(state.epoch, state.step)

@@ -73,8 +73,8 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
         what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
         raise TrainingError(
             f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
-            f"{train.folder} too, the first is {first} ({what}); WER would mean nothing: remove what "
-            "the manifest says twice, or give other rows with prepare --eval-corpus"
+            f"{train.folder} too, the first is {first} ({what}); WER would be meaningless: remove the "
+            "duplicates from the manifest, or give other rows with prepare --eval-corpus"
         )
 
 

@@ -128,7 +128,7 @@ def explain_broken_install() -> Iterator[None]:
             raise
         raise EnvironmentFault(
             f"torchaudio was built for CUDA and cannot load {missing} beside torch {torch.__version__}; "
-            "run `whisper-shard doctor --fix`, which puts its CUDA-only extension files aside"
+            "run `whisper-shard doctor --fix`, which renames its CUDA-only extension files"
         ) from error
 
 

@@ -212,9 +212,9 @@ class Recorder:
         if self.state.nonfinite >= self._config.max_nonfinite:
             value = norm if loss_is_finite else loss
             raise TrainingError(
-                f"step {number}: the {reason} is {value:g} with utterances {_name_some(keys)}; that is the "
-                f"{self.state.nonfinite}. step skipped so, --max-nonfinite is {self._config.max_nonfinite}: look at "
-                "these utterances, or lower --lr"
+                f"step {number}: the {reason} is {value:g} with utterances {_name_some(keys)}; skipped steps so far: "
+                f"{self.state.nonfinite}, --max-nonfinite is {self._config.max_nonfinite}: look at these utterances, "
+                "or lower --lr"
             )
 
 

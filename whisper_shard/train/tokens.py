@@ -259,7 +259,7 @@ class Labeler:
     def _time_id(self, seconds: float, key: str) -> int:
         if not 0.0 <= seconds <= MAX_SECONDS:
             raise TrainingError(
-                f"utterance {key}: time stamp {seconds:g} s lies outside the window of 0 to {MAX_SECONDS:g} s"
+                f"utterance {key}: timestamp {seconds:g} s lies outside the window of 0 to {MAX_SECONDS:g} s"
             )
         return self._token_id(f"<|{round(seconds / TIME_STEP_SECONDS) * TIME_STEP_SECONDS:.2f}|>")
 
