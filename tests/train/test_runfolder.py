@@ -38,18 +38,18 @@ def test_finished_run_answers_at_once(finished, task):
 def test_speed_knobs_may_change_others_may_not(finished, task):
     run, config, _, report = finished
     assert train_model(task, run, dataclasses.replace(config, micro_batch=3, workers=1, save_minutes=1.0)) == report
-    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; go on with the same"):
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; resume with the same"):
         train_model(task, run, dataclasses.replace(config, lr=0.1))
-    with pytest.raises(StateError, match=r"holds a run already; choose a new folder, or leave --no-resume out"):
+    with pytest.raises(StateError, match=r"already holds a run; choose a new folder, or omit --no-resume"):
         train_model(task, run, dataclasses.replace(config, resume=False))
 
 
 def test_finished_run_without_checkpoints_is_still_that_run(finished, task, tmp_path):
     run, config, _, report = finished
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "snapshots"))
-    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; go on with the same"):
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; resume with the same"):
         train_model(task, tmp_path / "run", dataclasses.replace(config, lr=0.1))
-    with pytest.raises(StateError, match=r"holds a run already; choose a new folder, or leave --no-resume out"):
+    with pytest.raises(StateError, match=r"already holds a run; choose a new folder, or omit --no-resume"):
         train_model(task, tmp_path / "run", dataclasses.replace(config, resume=False))
     assert json.loads((tmp_path / "run" / "train.json").read_text())["settings"]["lr"] == 0.003
     assert train_model(task, tmp_path / "run", config) == report
@@ -83,7 +83,7 @@ def holder(tmp_path):
 
 def test_second_training_into_a_folder_is_refused_until_the_first_is_dead(task, tmp_path, holder):
     run, config = tmp_path / "run", tiny_config(task, max_steps=1)
-    message = rf"run: process {holder.pid} is training into it right now; wait for its end, or choose another run"
+    message = rf"run: process {holder.pid} is training into it right now; wait until it ends, or choose another run"
     with pytest.raises(StateError, match=message):
         train_model(task, run, config)
     assert {path.name for path in run.iterdir()} == {".lock"}, "nothing was written"

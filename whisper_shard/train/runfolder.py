@@ -140,7 +140,7 @@ def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write
     ours = describe_run(config, corpora)
     if list_checkpoints(folder.checkpoints) or folder.report.is_file():
         if not config.resume:
-            raise StateError(f"{folder.path}: holds a run already; choose a new folder, or leave --no-resume out")
+            raise StateError(f"{folder.path}: already holds a run; choose a new folder, or omit --no-resume")
         check_same_run(folder, ours)
     elif write:
         write_json(folder.settings, ours)
@@ -178,7 +178,7 @@ def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
         if name not in FREE_KNOBS and before.get(name) != value:
             raise StateError(
                 f"{folder.path}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
-                "go on with the same value, or choose another run folder"
+                "resume with the same value, or choose another run folder"
             )
 
 
