@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, verified, and all that resumes."""
 
+import errno
 import json
 import random
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from whisper_shard.errors import EnvironmentFault, StateError
+from whisper_shard.train import checkpoint
 from whisper_shard.train.capture import (
     capture_model,
     capture_optimizer,
@@ -120,6 +122,18 @@ def test_unwritable_folder_is_the_machines_fault(tmp_path):
     (tmp_path / "checkpoints").write_text("a file in the way")
     with pytest.raises(EnvironmentFault, match=r"step-00000001: cannot write"):
         save(tmp_path / "checkpoints", 1)
+
+
+def test_a_full_disk_gets_its_space_back(monkeypatch, tmp_path):
+    save(tmp_path, 1)
+
+    def run_out(path, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_state", run_out)
+    with pytest.raises(EnvironmentFault, match=r"step-00000002: cannot write: No space left on device; free some"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def trained_pair(seed):

@@ -155,6 +155,13 @@ def test_model_with_damaged_weights_is_refused(task, tmp_path):
         train_model(task, tmp_path / "run", tiny_config(task, model=str(model)))
 
 
+def test_evaluation_data_without_a_word_is_refused(task, tmp_path):
+    make_dataset(tmp_path / "eval", [1.0, 1.5], text="...", seed=9, prefix="eval")
+    message = r"eval: its texts have no word once punctuation is dropped, such as eval00000; WER would mean nothing"
+    with pytest.raises(TrainingError, match=message):
+        train_model(task, tmp_path / "run", tiny_config(task, eval=str(tmp_path / "eval")))
+
+
 def test_skipped_steps_do_not_move_the_schedule(task, tmp_path):
     events = []
     config = tiny_config(task, lr=1e30, warmup=0.0, max_nonfinite=99, max_grad_norm=0.0, max_steps=4)

@@ -62,6 +62,18 @@ def test_other_data_in_the_same_run_is_refused(finished, task, tmp_path):
         train_model(tmp_path / "train", run, dataclasses.replace(config, eval=str(task / "eval")))
 
 
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    run = RunFolder(path=tmp_path)
+    leftovers = [tmp_path / "report.json.tmp.7", run.checkpoints / "step-00000002.tmp.7" / "model.safetensors"]
+    kept = [tmp_path / "metrics.jsonl", run.checkpoints / "step-00000002"]
+    for path in (*leftovers, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with sole_trainer(run, Ranks()):
+        assert not any(path.exists() for path in leftovers)
+        assert all(path.exists() for path in kept)
+
+
 def hold(folder, pipe):
     with sole_trainer(RunFolder(path=folder), Ranks()):
         pipe.send("held")

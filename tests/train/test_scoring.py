@@ -64,10 +64,20 @@ def test_nothing_to_score():
         ("\u00c4rger \u00fcber \u00d6l", "basic", "de", "\u00e4rger \u00fcber \u00f6l"),
         ("Zero, I'm 21 [noise]", "whisper", "en-GB", "0 i am 21"),
         ("Zero, [noise] null", "whisper", "de", "zero null"),
+        ("\u4f60\u597d\u3002", "basic", "zh-CN", "\u4f60 \u597d"),
+        ("\u4f60\u597d\u3002", "whisper", "zh", "\u4f60 \u597d"),
+        ("\u4f60\u597d\u3002", "raw", "zh", "\u4f60\u597d\u3002"),
+        ("\u0e17\u0e35\u0e48\u0e14\u0e35", "basic", "th", "\u0e17\u0e35\u0e48 \u0e14\u0e35"),
     ],
 )
 def test_text_forms(text, form, language, expected):
     assert normalize_text(text, form, language) == expected
+
+
+def test_words_of_languages_without_spaces_are_their_characters():
+    score = score_texts(["\u4f60\u597d\u5417"], ["\u4f60\u597d"], languages=["zh"])
+    assert (score.wer, score.cer) == (1 / 3, 1 / 3)
+    assert (score.num_reference_words, score.chars.num_reference) == (3, 3)
 
 
 def test_forms_change_the_score():

@@ -77,8 +77,10 @@ def save_checkpoint(
         temporary.rename(final)
         sync_folder(folder)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise as_environment_fault(error, final) from error
     except SafetensorError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise EnvironmentFault(
             f"{final}: cannot write: {error}; free some space and run the same command again"
         ) from error

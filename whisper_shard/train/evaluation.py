@@ -49,8 +49,8 @@ class EvaluatedUtterance:
     """Text of the dataset."""
     hypothesis: str
     """What the model says."""
-    language: str | None
-    """BCP-47 tag, where the dataset has one."""
+    language: str
+    """BCP-47 tag: the dataset's, or the one that the model was told."""
     hit_cap: bool
     """Whether the hypothesis was cut off at the cap."""
     seconds: float
@@ -290,7 +290,7 @@ class BatchEvaluator:
                 key=batch.keys[row],
                 reference=batch.texts[row],
                 hypothesis=self._labeler.decode(found.decoded.token_ids[i]),
-                language=batch.languages[row],
+                language=batch.languages[row] or self._labeler.language,
                 hit_cap=found.decoded.hit_cap[i],
                 seconds=int(batch.num_samples[row]) / SAMPLE_RATE,
             )

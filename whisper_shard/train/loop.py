@@ -274,16 +274,12 @@ class Trainer:
         """Score the model in 30 s windows; return whether it is the best so far.
 
         Raises:
-            TrainingError: The model makes no sense before any training.
+            TrainingError: See `_check_meaning`.
         """
         self._settle()
         evaluation = self.examiner.examine("full")
         if self.state.step == 0:
-            if not math.isfinite(evaluation.loss):
-                raise TrainingError(
-                    f"{self.config.model}: before any training its loss on the evaluation data is {evaluation.loss:g}: "
-                    "its weights are damaged; take another model"
-                )
+            self._check_meaning(evaluation)
             self.state.wer_before = evaluation.wer
         is_best = self.state.judge(evaluation.wer, evaluation.loss)
         self.recorder.evaluated(evaluation, is_best=is_best)
@@ -291,6 +287,23 @@ class Trainer:
         if self.config.average > 1:
             self.keeper.save_snapshot(self.state, self.config.average)
         return is_best
+
+    def _check_meaning(self, evaluation: Evaluation) -> None:
+        """Refuse to train where the first evaluation already says that the others will mean nothing.
+
+        Raises:
+            TrainingError: The model is damaged, or there is not a word to compare with.
+        """
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(
+                f"{self.config.model}: before any training its loss on the evaluation data is {evaluation.loss:g}: "
+                "its weights are damaged; take another model"
+            )
+        if evaluation.score.num_reference_words == 0:
+            raise TrainingError(
+                f"{self.corpora.eval.folder}: its texts have no word once punctuation is dropped, such as "
+                f"{evaluation.utterances[0].key}; WER would mean nothing: correct them, or give other data by --eval"
+            )
 
     def _estimate(self) -> None:
         """Estimate the WER between two evaluations; this decides nothing."""

@@ -10,6 +10,7 @@ RUN/.lock             held by the process that trains into the folder
 
 import json
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -111,7 +112,7 @@ class TrainReport:
 
 @contextmanager
 def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Make the run folder and hold its lock, on rank 0; the lock goes with the process, however it ends.
+    """Make the run folder, hold its lock and sweep it, on rank 0; the lock goes with the process, however it ends.
 
     Raises:
         StateError: Another training has it.
@@ -122,7 +123,18 @@ def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
         yield
         return
     with hold_lock(folder.lock, folder=folder.path, name="run", doing="training"):
+        _sweep(folder)
         yield
+
+
+def _sweep(folder: RunFolder) -> None:
+    """Remove what a killed process has left under temporary names, which can be as big as a checkpoint."""
+    for place in (folder.path, folder.checkpoints, folder.snapshots):
+        for leftover in place.glob("*.tmp.*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write: bool) -> None:

@@ -18,6 +18,7 @@ from whisper_shard.formats.storage import as_environment_fault, atomic_file, wri
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.evaluation import BatchEvaluator, Evaluation, EvaluationPart, Window, finish_evaluation
+from whisper_shard.train.metrics import finite_or_none
 from whisper_shard.train.model import LoadedWhisper, load_whisper
 from whisper_shard.train.scorepage import build_page
 from whisper_shard.train.scoring import (
@@ -321,7 +322,7 @@ def report_as_json(report: ScoreReport) -> dict[str, Any]:
 
 def _window_as_json(window: WindowReport, form: TextForm) -> dict[str, Any]:
     return {
-        "loss": window.loss,
+        "loss": finite_or_none(window.loss),
         "cap_hits": window.cap_hits,
         "seconds": round(window.seconds, 3),
         "scores": {name: _score_as_json(score) for name, score in window.scores.items()},
@@ -350,7 +351,7 @@ def _score_as_json(score: Score) -> dict[str, Any]:
     )
     return {
         "wer": rates["wer"],
-        "cer": rates["cer"],
+        "cer": score.cer,
         "interval": list(score.interval),
         "substitutions": score.substitutions,
         "deletions": score.deletions,

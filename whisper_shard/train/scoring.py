@@ -2,7 +2,8 @@
 
 WER is errors over reference words of the whole corpus, not a mean over utterances. It is given in three forms of the
 text: ``raw`` as it is; ``basic`` in lower case without punctuation; ``whisper`` by Whisper's own normalizer (for
-English it also unites spellings, contractions and numbers).
+English it also unites spellings, contractions and numbers). In the last two, each character of a language written
+without spaces is a word.
 
 Source: Levenshtein alignment by jiwer, https://github.com/jitsi/jiwer; normalizers of arXiv:2212.04356, appendix C.
 """
@@ -16,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from whisper_shard.train.tokens import WITHOUT_SPACES, whisper_language
 
 TextForm = Literal["raw", "basic", "whisper"]
 """How texts are brought to one form before they are compared."""
@@ -66,7 +69,7 @@ class UtteranceScore:
     reference: str
     """What was said, in the form compared."""
     hypothesis: str
-    """What was recognised, in the form compared."""
+    """What was recognized, in the form compared."""
     words: ErrorCounts
     """Errors in words."""
     chars: ErrorCounts
@@ -144,7 +147,7 @@ def score_texts(
 
     Args:
         references: What was said.
-        hypotheses: What was recognised, in the same order.
+        hypotheses: What was recognized, in the same order.
         keys: Names of the utterances.
         languages: BCP-47 tags, which choose the normalizer of form ``whisper``; None: en.
         form: How texts are brought to one form.
@@ -153,12 +156,13 @@ def score_texts(
     codes = [(languages[i] if languages else None) or "en" for i in range(len(references))]
     said = [normalize_text(text, form, code) for text, code in zip(references, codes, strict=True)]
     heard = [normalize_text(text, form, code) for text, code in zip(hypotheses, codes, strict=True)]
+    said_chars, heard_chars = (list(map(_characters, texts, codes)) for texts in (said, heard))
     rows = [
         UtteranceScore(
             key=keys[i] if keys else str(i), reference=said[i], hypothesis=heard[i], words=words, chars=chars
         )
         for i, (words, chars) in enumerate(
-            zip(count_errors(said, heard), count_errors(said, heard, chars=True), strict=True)
+            zip(count_errors(said, heard), count_errors(said_chars, heard_chars, chars=True), strict=True)
         )
     ]
     return summarize(rows, form=form, seed=seed)
@@ -266,14 +270,26 @@ def normalize_text(text: str, form: TextForm, language: str = "en") -> str:
     Args:
         text: A transcript.
         form: ``raw`` unites white space only; ``basic`` and ``whisper`` as in the module's docstring.
-        language: BCP-47 tag, for form ``whisper``.
+        language: BCP-47 tag, for the other two.
     """
     if form == "whisper":
         english = language.replace("_", "-").split("-")[0].lower() in ("en", "english")
         text = _whisper_normalizer(english)(text)
     elif form == "basic":
         text = _drop_punctuation(text)
+    if form != "raw" and whisper_language(language) in WITHOUT_SPACES:
+        text = _set_apart(text)
     return " ".join(text.split())
+
+
+def _set_apart(text: str) -> str:
+    """Put a space before each character, but not between it and its marks; as in arXiv:2212.04356, appendix C."""
+    return "".join(char if unicodedata.category(char)[0] == "M" else f" {char}" for char in text)
+
+
+def _characters(text: str, language: str) -> str:
+    """Return what is compared character by character: in a language without spaces, none of those set between."""
+    return text.replace(" ", "") if whisper_language(language) in WITHOUT_SPACES else text
 
 
 def _drop_punctuation(text: str) -> str:
