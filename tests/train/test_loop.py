@@ -139,7 +139,7 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(monkeypatch, task, tmp
     monkeypatch.setattr(loop, "make_scaler", lambda _machine: torch.amp.GradScaler("cpu", init_scale=4.0))
     events = []
     config = tiny_config(task, max_steps=6, max_nonfinite=2, eval_every=99)
-    with pytest.raises(TrainingError, match=r"step 4: the gradient is nan with utterances utt\d+, .*that is the 2\."):
+    with pytest.raises(TrainingError, match=r"step 4: the gradient is nan .* utt.*; skipped steps so far: 2"):
         train_model(task, tmp_path / "run", config, events.append)
     reasons = [event.reason for event in of_kind(events, Skipped)]
     assert reasons == ["fp16 overflow", "fp16 overflow", "gradient", "gradient"], "the scale goes 2, 1, 0.5, 0.25"
