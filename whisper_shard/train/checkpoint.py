@@ -25,7 +25,7 @@ from whisper_shard.errors import EnvironmentFault, StateError
 from whisper_shard.formats.storage import as_environment_fault, sha256_of_file, sync_folder
 
 STATE_NAME = "state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FOLDER = re.compile(r"step-(\d{8})")
 
 Tensors = Mapping[str, torch.Tensor]
@@ -96,7 +96,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     state = _read_state(path / STATE_NAME)
     if state.get("version") != FORMAT_VERSION:
-        raise StateError(f"{path}: checkpoint version {state.get('version')}, this program reads {FORMAT_VERSION}")
+        raise StateError(
+            f"{path}: checkpoint version {state.get('version')}, this program reads {FORMAT_VERSION}; "
+            "finish the run with the version that began it, or use another run folder"
+        )
     tensors = {}
     for name, sha256 in state["files"].items():
         file = path / name
