@@ -54,6 +54,7 @@ POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
     "full": (1.0, {"window": "full"}),
     "auto": (1.0, {}),
     "auto-longer": (1.1, {}),
+    "auto-quarter-longer": (1.25, {}),
     "auto-thirtysecond": (1.0, {"full_share": 1 / 32}),
     "auto-sixteenth": (1.0, {"full_share": 1 / 16}),
     "short": (1.0, {"beyond": "nothing"}),
