@@ -45,6 +45,7 @@ class Run:
     """One evaluation by one side."""
 
     name: str
+    on_gpu: bool
     wall_seconds: float
     cpu_seconds: float
     loss: float
@@ -151,7 +152,15 @@ class Ours:
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         by_key = {row.key: row.hypothesis for row in found.utterances}
         texts = [by_key[key] for batch in self.batches for key in batch.keys]
-        return Run(name=self.name, wall_seconds=wall, cpu_seconds=cpu, loss=found.loss, wer=found.wer, texts=texts)
+        return Run(
+            name=self.name,
+            on_gpu=self.loaded.model.device.type == "cuda",
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            loss=found.loss,
+            wer=found.wer,
+            texts=texts,
+        )
 
 
 class Theirs:
@@ -216,6 +225,7 @@ class Theirs:
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         return Run(
             name=self.name,
+            on_gpu=self.trainer.model.device.type == "cuda",
             wall_seconds=wall,
             cpu_seconds=cpu,
             loss=metrics["eval_loss"],
@@ -262,7 +272,7 @@ def each_turn(ours: Sequence[Run], theirs: Sequence[Run]) -> list[float]:
 
 
 def cost(run: Run) -> float:
-    return run.wall_seconds if torch.cuda.is_available() else run.cpu_seconds
+    return run.wall_seconds if run.on_gpu else run.cpu_seconds
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -66,8 +66,6 @@ POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
 literal is the guide's Seq2SeqTrainer, in fp32 and with gradient checkpointing, 4 x 4 utterances a step. auto hears
 borrowed silence behind its windows; short hears nothing there; the last two hear nothing, and see some utterances at
 30 s."""
-
-
 RIVALS = ("full", "literal")
 """Policies that all others are compared with."""
 

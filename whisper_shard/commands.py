@@ -26,6 +26,7 @@ from whisper_shard.config import (
 from whisper_shard.console import Progress, say, say_error, say_warning
 from whisper_shard.errors import EXIT_ENVIRONMENT, EXIT_ERROR, ConfigError
 from whisper_shard.flags import dump_config
+from whisper_shard.train.events import WINDOW_NAMES
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
@@ -175,9 +176,7 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe.describe_steps(event))
         case training.Examining():
-            progress.update(
-                event.num_done, event.num_utterances, f"utterances scored, {describe.WINDOW_NAMES[event.window]}"
-            )
+            progress.update(event.num_done, event.num_utterances, f"utterances scored, {WINDOW_NAMES[event.window]}")
         case training.Evaluated(is_final=False):
             progress.say(describe.describe_evaluation(event))
         case training.Delivered():
@@ -206,9 +205,7 @@ def score(config: ScoreConfig, *, model: str, dataset: str) -> int:
     with Progress("scoring") as progress:
 
         def show(event: "scorecard.ScoreProgress") -> None:
-            progress.update(
-                event.num_done, event.num_utterances, f"utterances in {describe.WINDOW_NAMES[event.window]}"
-            )
+            progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
 
         report = score_model(model, Path(dataset), config, show)
     for line in describe.describe_score(report):

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from whisper_shard.train.events import WINDOW_NAMES
+
 if TYPE_CHECKING:
     from whisper_shard.formats.overview import DatasetOverview, UtteranceView
     from whisper_shard.prepare import events as preparing
@@ -13,12 +15,6 @@ if TYPE_CHECKING:
     from whisper_shard.train.runfolder import TrainReport
     from whisper_shard.train.scorecard import ScoreReport
 
-WINDOW_NAMES = {
-    "full": "30 s windows",
-    "short": "short windows",
-    "borrowed": "short windows with borrowed silence",
-}
-"""Kinds of window, as a user reads them."""
 BAR_CHARS = 40
 """Length of the longest bar of a histogram."""
 

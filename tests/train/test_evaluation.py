@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,6 +87,13 @@ def test_loss_and_hypotheses_are_those_of_the_window(small, window, window_secon
     assert found.cap_hits == sum(decoded.hit_cap)
     assert found.score.num_reference_words == 3
     assert found.wer == found.score.wer > 0
+
+
+def test_an_utterance_without_a_language_is_scored_in_that_which_the_model_was_told(small):
+    batch = make_batch([1.0, 1.0], ["one", "two"])
+    batch = replace(batch, languages=(None, "en-GB"))
+    found = evaluate_part(small, [batch], Labeler(small.tokenizer, "en"), max_new_tokens=2)
+    assert [row.language for row in found.utterances] == ["en", "en-GB"]
 
 
 def test_rows_of_weight_0_are_left_out(small):

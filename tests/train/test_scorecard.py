@@ -84,7 +84,7 @@ def test_page_escapes_what_was_said(report):
     page = build_page(type(found)(**{**as_fields(found), "windows": (replace_scores(window, changed),)}))
     assert "<b>one" not in page
     assert "&lt;b&gt;one" in page
-    assert "errors in 3 words" in page and "<td>30 s</td><td>basic</td>" in page
+    assert "errors in 3 words" in page and "<td>30 s windows</td><td>basic</td>" in page
 
 
 def as_fields(value):

@@ -18,6 +18,7 @@ from whisper_shard.formats.storage import as_environment_fault, atomic_file, wri
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.evaluation import BatchEvaluator, Evaluation, EvaluationPart, Window, finish_evaluation
+from whisper_shard.train.events import WINDOW_NAMES
 from whisper_shard.train.metrics import finite_or_none
 from whisper_shard.train.model import LoadedWhisper, load_whisper
 from whisper_shard.train.scorepage import build_page
@@ -285,7 +286,7 @@ def find_warnings(reports: Sequence[WindowReport], config: ScoreConfig) -> list[
             )
     for report in reports:
         size = len(report.scores[config.text_form].utterances)
-        windows = "30 s windows" if report.window == "full" else "short windows"
+        windows = WINDOW_NAMES[report.window]
         if report.cap_hits > CAP_SHARE * size:
             warnings.append(
                 f"{report.cap_hits} of {size} hypotheses in {windows} were cut off at "

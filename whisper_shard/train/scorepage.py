@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from whisper_shard.formats.page import render_page
+from whisper_shard.train.events import WINDOW_NAMES
 from whisper_shard.train.scoring import AlignedWords, Score, UtteranceScore, align_words
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ SHOWN_UTTERANCES = 50
 SHOWN_SLICES = 100
 """Most slices of one kind on the page: the worst."""
 
-_WINDOWS = {"full": "30 s", "short": "short"}
 _STYLE = """
 .warning{background:#fb04;padding:.4em .8em;margin:.4em 0}
 .substitute{background:#f904}.delete{background:#f444;text-decoration:line-through}.insert{background:#48f4}
@@ -29,7 +29,7 @@ def build_page(report: "ScoreReport") -> str:
     parts = [
         f"<h1>{title} <small>({_percent(score.interval)})</small></h1>",
         f"<p>{_text(report.model)} on {_text(report.dataset)}: {report.num_utterances:,} utterances, "
-        f"{report.audio_seconds / 60:,.1f} minutes; headline: {_WINDOWS[report.windows[0].window]} windows, text form "
+        f"{report.audio_seconds / 60:,.1f} minutes; headline: {WINDOW_NAMES[report.windows[0].window]}, text form "
         f"{report.form}.</p>",
         *(f'<div class="warning">{_text(warning)}</div>' for warning in report.warnings),
         _totals(report.windows),
@@ -42,7 +42,7 @@ def build_page(report: "ScoreReport") -> str:
 def _totals(windows: Sequence["WindowReport"]) -> str:
     rows = [
         (
-            _WINDOWS[window.window],
+            WINDOW_NAMES[window.window],
             form,
             f"{score.wer:.2%}",
             _percent(score.interval),
@@ -79,7 +79,7 @@ def _slices(window: "WindowReport") -> str:
             for part in chosen
         ]
         heads = (kind, "utterances", "minutes", "WER", "95 % interval", "insertions")
-        parts.append(f"<h2>By {kind}, {_WINDOWS[window.window]} windows</h2>{_table(heads, rows)}")
+        parts.append(f"<h2>By {kind}, {WINDOW_NAMES[window.window]}</h2>{_table(heads, rows)}")
     return "".join(parts)
 
 
