@@ -30,12 +30,13 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import Spoken, read_digits, speak_sentences
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.score.evaluate import evaluate_model
+from whisper_shard.score.events import Window
+from whisper_shard.score.wer import score_texts
 from whisper_shard.stream.batch import Batch
-from whisper_shard.train.evaluation import Window, evaluate_model
-from whisper_shard.train.model import LoadedWhisper, load_whisper
-from whisper_shard.train.scoring import score_texts
-from whisper_shard.train.setup import keep_freed_memory
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.run.context import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,11 +24,12 @@ import pyarrow as pa
 
 from benchmarks.corpus import draw_seconds
 from benchmarks.machine import describe_machine
-from whisper_shard.config import StreamConfig
-from whisper_shard.formats.index import INDEX_SCHEMA, ShardInfo, open_dataset, write_dataset
-from whisper_shard.formats.shard import BLOCK
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.dataset.index import ShardInfo, open_dataset, write_dataset
+from whisper_shard.dataset.schema import INDEX_SCHEMA
+from whisper_shard.dataset.shard import BLOCK
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.stream.state import PlanState
+from whisper_shard.stream.resume import PlanState
 from whisper_shard.utterance import SAMPLE_RATE
 
 PER_SHARD = 1000  # about 250 MB, as prepare makes them

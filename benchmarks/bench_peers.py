@@ -29,10 +29,11 @@ import torch
 from benchmarks.bench_stream import BATCH, pad_samples, plain_webdataset
 from benchmarks.corpus import make_corpus
 from benchmarks.machine import describe_machine
-from whisper_shard.config import StreamConfig
-from whisper_shard.formats.index import Dataset
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.dataset.index import Dataset
+from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.stream.source import LocalSource, RecordReader, decode_audio, decode_json
 from whisper_shard.utterance import SAMPLE_RATE
 
 EPOCHS = 2

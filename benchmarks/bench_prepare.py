@@ -40,9 +40,9 @@ import soxr
 
 from benchmarks.machine import describe_machine
 from benchmarks.speech_like import FORMATS, make_recordings
-from whisper_shard.config import PrepareConfig
-from whisper_shard.prepare.corpus import prepare_corpus
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.events import Note, PlanMade, Progress, ShardFinished
+from whisper_shard.prepare.run import prepare_corpus
 
 RESULTS = Path(__file__).parent / "results"
 TEXT = "the text of this utterance has about sixty characters in all"

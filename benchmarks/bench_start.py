@@ -27,9 +27,9 @@ from transformers import WhisperTokenizer
 
 from benchmarks.bench_index import PER_SHARD, write_index_only
 from benchmarks.machine import describe_machine
-from whisper_shard.config import TrainConfig
-from whisper_shard.train.corpora import check_labels, open_corpora
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.model.labels import Labeler
+from whisper_shard.train.data import check_labels, open_corpora
 
 FIRST_LETTERS = {"latin": "a", "cyrillic": "\u0430"}
 NUM_WORDS = 50_000

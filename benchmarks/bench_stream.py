@@ -23,8 +23,8 @@ import webdataset as wds
 
 from benchmarks.corpus import draw_seconds, make_corpus
 from benchmarks.machine import describe_machine
-from whisper_shard.config import GUIDE_AUGMENT, StreamConfig
-from whisper_shard.formats.index import Dataset
+from whisper_shard.config.stream import GUIDE_AUGMENT, StreamConfig
+from whisper_shard.dataset.index import Dataset
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.stream.plan import BatchRule, Plan, Units
 from whisper_shard.utterance import SAMPLE_RATE

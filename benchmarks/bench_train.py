@@ -43,17 +43,19 @@ from benchmarks.flops import count_training_flops
 from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
-from whisper_shard.config import TrainConfig
-from whisper_shard.formats.index import Dataset
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import Dataset
+from whisper_shard.model.device import DTYPES, set_threads
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_evaluation, open_loader
-from whisper_shard.train.device import DTYPES, set_threads
-from whisper_shard.train.distributed import Ranks
-from whisper_shard.train.model import load_whisper
-from whisper_shard.train.runfolder import library_versions
-from whisper_shard.train.setup import build_network, build_optimizer, keep_freed_memory
-from whisper_shard.train.silence import find_donor
-from whisper_shard.train.step import Flags, Stepper
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.build import build_network, build_optimizer
+from whisper_shard.train.data import find_donor
+from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.run.context import keep_freed_memory
+from whisper_shard.train.run.folder import library_versions
+from whisper_shard.train.step import Stepper
 from whisper_shard.utterance import SAMPLE_RATE
 
 RESULTS = Path(__file__).parent / "results"

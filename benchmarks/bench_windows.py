@@ -29,19 +29,24 @@ import torch
 from benchmarks.bench_train import guide_features, make_trainer
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
-from whisper_shard.config import ScoreConfig, TrainConfig
-from whisper_shard.formats.index import Dataset, open_dataset
+from whisper_shard.config.score import ScoreConfig
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import Dataset, open_dataset
+from whisper_shard.model.borrowed_silence import allow_lending
+from whisper_shard.model.device import set_threads
+from whisper_shard.model.forward import encode, listen_to_silence
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.log_mel import MAX_SAMPLES, LogMel
+from whisper_shard.model.save import save_model_folder
+from whisper_shard.model.whisper import load_whisper
+from whisper_shard.model.window import fit_window, short_window
+from whisper_shard.score.evaluate import evaluate_part
+from whisper_shard.score.run import score_model
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.device import set_threads
-from whisper_shard.train.evaluation import evaluate_part, fit_window, short_window
+from whisper_shard.train.data import find_donor
 from whisper_shard.train.events import Event, Stepped
-from whisper_shard.train.features import MAX_SAMPLES, LogMel
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.model import encode, listen_to_silence, load_whisper, save_model_folder
-from whisper_shard.train.runfolder import library_versions
-from whisper_shard.train.scorecard import score_model
-from whisper_shard.train.silence import allow_lending, find_donor
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.run.folder import library_versions
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, LR, WARMUP = 16, 2e-5, 0.1

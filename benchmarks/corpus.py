@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from whisper_shard.formats.index import Dataset, ShardInfo, index_table, open_dataset, write_dataset
-from whisper_shard.formats.shard import ShardWriter, encode_npy, to_int16
-from whisper_shard.formats.storage import atomic_file
+from whisper_shard.audio.members import encode_npy
+from whisper_shard.audio.samples import to_int16
+from whisper_shard.dataset.index import Dataset, ShardInfo, open_dataset, write_dataset
+from whisper_shard.dataset.schema import index_table
+from whisper_shard.dataset.shard import ShardWriter
+from whisper_shard.storage.atomic import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
 WORDS = "the of and a to in is you that it he was for on are as with his they at be this have from".split()  # noqa: SIM905

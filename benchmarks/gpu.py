@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from whisper_shard.train.device import set_up_gpu
+from whisper_shard.model.device import set_up_gpu
 
 
 @contextmanager

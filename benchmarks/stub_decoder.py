@@ -4,8 +4,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from whisper_shard.audio.decoders import Recording
 from whisper_shard.errors import AudioError
-from whisper_shard.formats.codecs import Recording
 
 
 class StubDecoder:

@@ -1,8 +1,93 @@
-"""What all tests need."""
+"""What all tests need: small random models, made once a session, and real weights where they lie beside the checkout.
+
+torch is imported inside the fixtures, so that the tests of the offline half start without it.
+"""
 
 import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.making import WORDS
+
+if TYPE_CHECKING:
+    from whisper_shard.config.train import TrainConfig
+    from whisper_shard.model.whisper import LoadedWhisper
+    from whisper_shard.train.run.folder import TrainReport
+
+WHISPER_BASE = Path(__file__).parents[2] / "shared" / "models" / "whisper-base"
 
 
 def pytest_configure() -> None:
     """Let Ctrl-C reach what tests start: what a shell runs in the background ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random multilingual Whisper of width 32 with the window of 30 s."""
+    from whisper_shard.demo.tiny_whisper import make_tiny_whisper
+
+    return make_tiny_whisper(
+        tmp_path_factory.mktemp("tiny"), texts=WORDS, width=32, encoder_layers=2, decoder_layers=2, heads=2
+    )
+
+
+@pytest.fixture(scope="session")
+def english_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without language and task tokens, like the .en models."""
+    from whisper_shard.demo.tiny_whisper import make_tiny_whisper
+
+    return make_tiny_whisper(
+        tmp_path_factory.mktemp("english"), texts=WORDS, width=32, encoder_layers=1, heads=2, is_multilingual=False
+    )
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> "LoadedWhisper":
+    """A fresh copy of the tiny model."""
+    from whisper_shard.model.whisper import load_whisper
+
+    return load_whisper(str(tiny_folder))
+
+
+@pytest.fixture
+def english(english_folder: Path) -> "LoadedWhisper":
+    """A fresh copy of the English-only tiny model."""
+    from whisper_shard.model.whisper import load_whisper
+
+    return load_whisper(str(english_folder))
+
+
+@pytest.fixture(scope="session")
+def whisper_base() -> "LoadedWhisper":
+    """OpenAI's whisper-base; do not change it."""
+    if not WHISPER_BASE.is_dir():
+        pytest.skip(f"real weights are not at {WHISPER_BASE}")
+    from whisper_shard.model.whisper import load_whisper
+
+    return load_whisper(str(WHISPER_BASE))
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and evaluation data and a tiny Whisper: 6 steps of 6 utterances in 3 epochs."""
+    from tests.train.running import make_task
+
+    return make_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, TrainConfig, list, TrainReport]":
+    """A run of 6 steps with everything switched on: its folder, settings, events and report."""
+    from tests.train.running import tiny_config
+    from whisper_shard.train.loop import train_model
+
+    events: list = []
+    run = tmp_path_factory.mktemp("finished") / "run"
+    config = tiny_config(
+        task, tensorboard=True, average=2, interpolate=True, ema=0.9, spec_augment=True, stochastic_depth=0.1,
+        label_smoothing=0.1, timestamps=0.5, precision="bf16", full_final=0.2,
+    )  # fmt: skip
+    return run, config, events, train_model(task, run, config, events.append)

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_shard.formats.index import Dataset, ShardInfo, index_table, open_dataset, write_dataset
-from whisper_shard.formats.shard import ShardWriter, encode_npy, to_int16
-from whisper_shard.formats.storage import atomic_file
+from whisper_shard.audio.members import encode_npy
+from whisper_shard.audio.samples import to_int16
+from whisper_shard.dataset.index import Dataset, ShardInfo, open_dataset, write_dataset
+from whisper_shard.dataset.schema import index_table
+from whisper_shard.dataset.shard import ShardWriter
+from whisper_shard.storage.atomic import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from whisper_shard.cli import run
+from whisper_shard.cli.main import run
 
 MODEL = Path("../shared/models/whisper-base").resolve()
 DIGITS = Path("../shared/data/spoken-digits").resolve()

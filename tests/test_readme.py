@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from whisper_shard.cli import COMMANDS
-from whisper_shard.flags import load_config
+from whisper_shard.cli.flags import load_config
+from whisper_shard.cli.main import COMMANDS
 
 DOCUMENTS = [
     Path("README.md"),

@@ -1,18 +1,87 @@
 """whisper-shard: from a large speech corpus to a fine-tuned Whisper.
 
-Read the package in the order in which one utterance travels through it:
+Read the packages in the order in which one utterance travels through them:
 
-    utterance.py           the nouns
-    formats/manifest.py    a line of the corpus list becomes a ManifestRow
-    formats/codecs.py      the bytes of a recording become a waveform
-    prepare/               the waveform and its transcript become an Utterance, or a Rejection with its reason
-    formats/shard.py       utterances become a tar shard
-    formats/index.py       shards become a dataset
-    stream/plan.py         which utterances make up step k of epoch e
-    stream/                the plan becomes batches of waveforms and texts
-    train/                 batches become log-mel spectrograms, a loss, gradients, and a better Whisper
+    utterance.py           the nouns: ManifestRow, Utterance, Rejection
+    prepare/manifests/     a line of the corpus list becomes a ManifestRow
+    audio/                 the bytes of a recording become a waveform
+    prepare/               waveform and transcript become an Utterance, or a Rejection with its reason
+    dataset/               utterances become tar shards and one index, and are read back
+    stream/                the plan of an epoch becomes batches of waveforms and texts
+    model/                 batches become log-mel spectrograms, labels and a loss
+    train/                 losses become gradients, checkpoints and a better Whisper
+    inference/, score/     recordings become hypotheses, hypotheses become a word error rate
 
-Importing this package imports neither torch nor any audio library.
+The names below are the public ones. They are loaded when first used: importing this package imports neither torch nor
+any audio library.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whisper_shard.config.prepare import PrepareConfig as PrepareConfig
+    from whisper_shard.config.score import ScoreConfig as ScoreConfig
+    from whisper_shard.config.stream import StreamConfig as StreamConfig
+    from whisper_shard.config.tools import BenchConfig as BenchConfig
+    from whisper_shard.config.train import TrainConfig as TrainConfig
+    from whisper_shard.dataset.index import Dataset as Dataset
+    from whisper_shard.dataset.index import open_dataset as open_dataset
+    from whisper_shard.dataset.verify import verify_dataset as verify_dataset
+    from whisper_shard.errors import WhisperShardError as WhisperShardError
+    from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
+    from whisper_shard.score.run import score_model as score_model
+    from whisper_shard.stream.batch import Batch as Batch
+    from whisper_shard.stream.delivery import Ledger as Ledger
+    from whisper_shard.stream.loader import Loader as Loader
+    from whisper_shard.stream.loader import open_evaluation as open_evaluation
+    from whisper_shard.stream.loader import open_loader as open_loader
+    from whisper_shard.stream.resume import PlanState as PlanState
+    from whisper_shard.stream.resume import plan_state_from_json as plan_state_from_json
+    from whisper_shard.train.loop import train_model as train_model
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    # settings
+    "PrepareConfig": "config.prepare",
+    "StreamConfig": "config.stream",
+    "TrainConfig": "config.train",
+    "ScoreConfig": "config.score",
+    "BenchConfig": "config.tools",
+    # prepare a corpus; open and verify a dataset
+    "prepare_corpus": "prepare.run",
+    "open_dataset": "dataset.index",
+    "Dataset": "dataset.index",
+    "verify_dataset": "dataset.verify",
+    # stream batches
+    "open_loader": "stream.loader",
+    "open_evaluation": "stream.loader",
+    "Loader": "stream.loader",
+    "Batch": "stream.batch",
+    "Ledger": "stream.delivery",
+    "PlanState": "stream.resume",
+    "plan_state_from_json": "stream.resume",
+    # train and score
+    "train_model": "train.loop",
+    "score_model": "score.run",
+    # errors
+    "WhisperShardError": "errors",
+}
+"""The module of each public name."""
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

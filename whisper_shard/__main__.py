@@ -1,5 +1,5 @@
 """Run the command line as ``python -m whisper_shard``."""
 
-from whisper_shard.cli import main
+from whisper_shard.cli.main import main
 
 main()

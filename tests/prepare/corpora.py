@@ -11,9 +11,9 @@ from pathlib import Path
 import soundfile
 
 from tests.making import make_waveform
-from whisper_shard.config import PrepareConfig
-from whisper_shard.prepare.corpus import prepare_corpus
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.events import Done
+from whisper_shard.prepare.run import prepare_corpus
 
 ROOT = Path(__file__).parents[2]
 # Without trimming, workers need no librosa and start a second sooner.

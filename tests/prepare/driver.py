@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from tests.prepare.hostile import KillAt
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import WhisperShardError
-from whisper_shard.formats.storage import ignore_step
-from whisper_shard.prepare.corpus import prepare_corpus
+from whisper_shard.prepare.run import prepare_corpus
+from whisper_shard.storage.atomic import ignore_step
 
 
 def main(corpus, out, knobs, step=None):

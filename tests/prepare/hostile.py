@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whisper_shard.formats.codecs import Recording
+from whisper_shard.audio.decoders import Recording
 
 CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!", b"FITS!"
 

@@ -25,12 +25,12 @@ from tests.prepare.corpora import (
     totals_of,
     write_csv,
 )
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.errors import EnvironmentFault, ManifestError, StateError
-from whisper_shard.formats.verify import Fault, verify_dataset
-from whisper_shard.prepare.board import in_flight, read_board
-from whisper_shard.prepare.corpus import prepare_corpus
 from whisper_shard.prepare.events import Note, PlanMade, Progress, ShardFinished
+from whisper_shard.prepare.run import prepare_corpus
+from whisper_shard.prepare.workers.heartbeat import in_flight, read_board
 
 HOSTILE = ({"kind": "tests.prepare.hostile:HostileDecoder"},)
 STEPS = [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.filters import Duration, SpeakingRate, TextLength, build_filters
 from whisper_shard.utterance import ManifestRow, Utterance

@@ -13,8 +13,8 @@ import soxr
 
 from tests.making import make_waveform
 from tests.prepare.corpora import prepare, totals_of, write_csv
-from whisper_shard.formats.index import open_dataset
-from whisper_shard.formats.overview import inspect_utterance
+from whisper_shard.dataset.index import open_dataset
+from whisper_shard.dataset.summary import inspect_utterance
 
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}
 
@@ -168,8 +168,8 @@ def check_as_nobody(tmp_path):
     """Root may read everything, so a thread of its own (Linux: credentials are per thread) gives that up."""
     import ctypes
 
+    from whisper_shard.audio.files import open_recording
     from whisper_shard.errors import AudioError
-    from whisper_shard.formats.codecs import open_recording
 
     path = tmp_path / "a.wav"
     soundfile.write(path, make_waveform(1.3), 16_000)

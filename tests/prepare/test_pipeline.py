@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from tests.making import make_waveform
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.dataset.schema import KEY_PATTERN
 from whisper_shard.errors import ConfigError
-from whisper_shard.formats.shard import KEY_PATTERN
 from whisper_shard.prepare.pipeline import build_pipeline, make_key, prepare_row
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from tests.prepare.corpora import write_csv
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
-from whisper_shard.formats.storage import ignore_step
 from whisper_shard.prepare import plan as plans
+from whisper_shard.storage.atomic import ignore_step
 
 
 def lay_out(tmp_path, count, *, shard_rows=32, **knobs):

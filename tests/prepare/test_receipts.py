@@ -5,10 +5,10 @@ from importlib.metadata import version
 
 import pytest
 
+from whisper_shard.dataset.index import ShardInfo
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.formats.index import ShardInfo
-from whisper_shard.formats.storage import ignore_step
 from whisper_shard.prepare.receipts import RowOutcome, find_staleness, read_receipt, stat_source, write_receipt
+from whisper_shard.storage.atomic import ignore_step
 
 
 def make_receipt(folder, *, reason):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from whisper_shard.audio.samples import copy_waveform
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.stream import buffers as buffers_module
-from whisper_shard.stream.batch import BatchBuilder, Fault, copy_waveform
+from whisper_shard.stream.batch import BatchBuilder, Fault
 from whisper_shard.stream.buffers import LocalBuffers, Receiver, SharedBuffers
 
 

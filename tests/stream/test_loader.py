@@ -22,12 +22,12 @@ import torch
 import webdataset as wds
 
 from tests.making import make_dataset
-from whisper_shard.config import StreamConfig
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault, StateError
-from whisper_shard.formats.index import open_dataset
-from whisper_shard.stream.ledger import Ledger
+from whisper_shard.stream.delivery import Ledger
 from whisper_shard.stream.loader import open_evaluation, open_loader
-from whisper_shard.stream.state import plan_state_from_json
+from whisper_shard.stream.resume import plan_state_from_json
 
 NOISY = ({"kind": "noise", "p": 0.5}, {"kind": "speed", "p": 0.3})
 CONFIG = StreamConfig(batch_size=12, workers=0, augment=NOISY)
@@ -311,8 +311,8 @@ def die(records):
 def test_loader_processes_end_with_a_killed_training_process(dataset):
     script = (
         "import os, signal, sys, time\n"
-        "from whisper_shard.config import StreamConfig\n"
-        "from whisper_shard.formats.index import open_dataset\n"
+        "from whisper_shard import StreamConfig\n"
+        "from whisper_shard.dataset.index import open_dataset\n"
         "from whisper_shard.stream.loader import open_loader\n"
         "if __name__ == '__main__':\n"
         "    config = StreamConfig(batch_size=4, workers=2, augment=())\n"

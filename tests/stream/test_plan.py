@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_shard.errors import ConfigError, DatasetError
-from whisper_shard.stream.draws import draw_permutation, draw_words
+from whisper_shard.keyed_random import draw_permutation, draw_words
 from whisper_shard.stream.plan import MAX_SAMPLES, PLAN_VERSION, BatchRule, Plan, SortedPlan, Units, check_world
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from safetensors.torch import load_file
 
 from tests.making import WORDS, make_dataset
-from whisper_shard.config import TrainConfig
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import WhisperShardError
 from whisper_shard.train.events import Event, Saved, Stepped
-from whisper_shard.train.metrics import TIMING, read_metrics
-from whisper_shard.train.runfolder import RunFolder, read_report
-from whisper_shard.train.tiny import make_tiny_whisper
+from whisper_shard.train.run.folder import RunFolder, read_report
+from whisper_shard.train.run.metrics import TIMING, read_metrics
 
 _PRELOADED = [
     "transformers.models.whisper.modeling_whisper",
@@ -118,8 +118,8 @@ def _work(
 
 
 def _signal_while_evaluating(kill: Kill) -> None:
+    from whisper_shard.score.evaluate import BatchEvaluator
     from whisper_shard.train import loop
-    from whisper_shard.train.evaluation import BatchEvaluator
 
     evaluate, examine, steps = BatchEvaluator.evaluate, loop.Trainer._evaluate, []
 

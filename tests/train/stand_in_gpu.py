@@ -22,18 +22,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.train.running import tiny_config
-from whisper_shard.formats.index import open_dataset
+from whisper_shard.dataset.index import open_dataset
+from whisper_shard.inference.decoder import InferenceDecoder
+from whisper_shard.inference.encoder import InferenceEncoder
+from whisper_shard.inference.greedy import GreedyDecoder, SuppressRules
+from whisper_shard.model.borrowed_silence import score_bias
+from whisper_shard.model.device import send
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train.decoder import InferenceDecoder
-from whisper_shard.train.decoding import GreedyDecoder, SuppressRules
-from whisper_shard.train.device import send
-from whisper_shard.train.distributed import Ranks
-from whisper_shard.train.encoder import InferenceEncoder
-from whisper_shard.train.model import load_whisper
-from whisper_shard.train.setup import build_network, build_optimizer
-from whisper_shard.train.silence import find_donor, score_bias
-from whisper_shard.train.step import Flags, Stepper
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.build import build_network, build_optimizer
+from whisper_shard.train.data import find_donor
+from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.step import Stepper
 
 CUDA = torch.device("cuda:0")
 CASES = {

@@ -17,19 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from tests.train.running import final_weights, lasting_metrics, make_task, of_kind, report_of, tiny_config
 from tests.train.stand_in_gpu import CASES
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.errors import StopRequested
-from whisper_shard.formats.index import open_dataset
+from whisper_shard.model.forward import SpeechLoss
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import load_whisper
+from whisper_shard.score.evaluate import evaluate_model
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train import loop
-from whisper_shard.train.distributed import Ranks
-from whisper_shard.train.evaluation import evaluate_model
+from whisper_shard.train.build import build_network, build_optimizer
+from whisper_shard.train.data import find_donor
 from whisper_shard.train.events import Skipped, Stepped
+from whisper_shard.train.global_batch import Flags
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.model import SpeechLoss, load_whisper
-from whisper_shard.train.setup import build_network, build_optimizer
-from whisper_shard.train.silence import find_donor
-from whisper_shard.train.step import Flags, Stepper
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.step import Stepper
 
 ROOT = Path(__file__).parents[2]
 HUGE = 2.0**127

@@ -13,17 +13,9 @@ from tests.train.running import final_weights, of_kind, tiny_config
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.train import loop
 from whisper_shard.train import step as step_module
-from whisper_shard.train.events import (
-    Delivered,
-    Evaluated,
-    Saved,
-    Skipped,
-    Started,
-    Stepped,
-    Warned,
-)
+from whisper_shard.train.events import Delivered, Evaluated, Saved, Skipped, Started, Stepped, Warned
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.metrics import read_metrics
+from whisper_shard.train.run.metrics import read_metrics
 from whisper_shard.train.step import Stepper
 
 

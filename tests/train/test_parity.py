@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.train.running import of_kind, tiny_config
-from whisper_shard.formats.index import open_dataset
+from whisper_shard.dataset.index import open_dataset
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train.events import Stepped
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.model import load_whisper
-from whisper_shard.train.tokens import Labeler
 
 STEPS = 8
 

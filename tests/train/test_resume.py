@@ -10,14 +10,10 @@ import torch
 
 from tests.train.running import Kill, final_weights, lasting_metrics, launch, of_kind, report_of, tiny_config
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
-from whisper_shard.train.checkpoint import checkpoint_path, list_checkpoints
-from whisper_shard.train.events import (
-    Examining,
-    Resumed,
-    Stepped,
-)
+from whisper_shard.train.events import Examining, Resumed, Stepped
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.metrics import read_metrics
+from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints
+from whisper_shard.train.run.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

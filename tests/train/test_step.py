@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from tests.making import WORDS, make_dataset
-from whisper_shard.config import TrainConfig
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import TrainingError
+from whisper_shard.model.forward import SpeechLoss
+from whisper_shard.model.labels import Labeler
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train.distributed import Ranks
-from whisper_shard.train.model import SpeechLoss
-from whisper_shard.train.setup import build_network, build_optimizer
-from whisper_shard.train.step import Flags, Stepper
-from whisper_shard.train.tiny import make_tiny_whisper
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.build import build_network, build_optimizer
+from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.step import Stepper
 from whisper_shard.train.windows import PassLimit
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -197,7 +198,7 @@ def test_gradients_are_clipped(tiny, dataset):
 
 
 def test_dropout_depends_on_the_place_in_the_run_only(tiny_folder, dataset):
-    from whisper_shard.train.model import load_whisper
+    from whisper_shard.model.whisper import load_whisper
 
     batch = one_batch(dataset)
     losses = []

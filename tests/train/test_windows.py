@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_shard.config import TrainConfig
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.train.windows import (
     MAX_WINDOW_SAMPLES,

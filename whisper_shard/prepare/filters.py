@@ -11,9 +11,9 @@ To add a filter, write a class here and name it in FILTERS, or name it in a TOML
 from dataclasses import dataclass
 from typing import Protocol
 
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.plugins import build_steps
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
-from whisper_shard.steps import build_steps
 from whisper_shard.utterance import Utterance
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from whisper_shard.config import PrepareConfig
+from whisper_shard.audio.decoders import DECODERS, Decoder
+from whisper_shard.audio.files import read_recording
+from whisper_shard.config.plugins import build_steps
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError
-from whisper_shard.formats.codecs import DECODERS, Decoder, read_recording
 from whisper_shard.prepare.filters import Filter, build_filters
 from whisper_shard.prepare.text import TEXT_STYLES
 from whisper_shard.prepare.waveform import prepare_waveform
-from whisper_shard.steps import build_steps
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")

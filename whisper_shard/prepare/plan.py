@@ -22,11 +22,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from whisper_shard.config import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError, StateError
-from whisper_shard.formats.manifest import MANIFEST_SCHEMA, inspect_manifest, read_batches
-from whisper_shard.formats.storage import as_environment_fault, sha256_of_file, sync_folder, write_json
 from whisper_shard.prepare.events import StepObserver, named_steps
+from whisper_shard.prepare.manifests.csv import inspect_manifest, read_batches
+from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder, write_json
 
 PLAN_NAME = "plan.json"
 RUN_KNOBS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")

@@ -13,12 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
+from whisper_shard.dataset.index import ShardInfo
+from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.formats.codecs import LIBSNDFILE_VERSION
-from whisper_shard.formats.index import ShardInfo
-from whisper_shard.formats.shard import IndexRow
-from whisper_shard.formats.storage import atomic_file, is_environment_error
 from whisper_shard.prepare.events import StepObserver, named_steps
+from whisper_shard.storage.atomic import atomic_file, is_environment_error
 
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
 """Rejects that another limit might have spared."""

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from whisper_shard.formats.page import render_page
 from whisper_shard.prepare.events import SplitTotals
 from whisper_shard.prepare.receipts import Receipt
+from whisper_shard.report.page import render_page
 from whisper_shard.utterance import SAMPLE_RATE
 
 SECONDS_BIN = 0.1
@@ -29,7 +29,6 @@ _SHOWN_SHARE = 0.995
 _LONG_TAIL = 1.5
 SHOWN_ROWS = 30
 _BAR_WIDTH, _BAR_HEIGHT = 640, 140
-
 _STYLE = "svg{background:#8881}rect{fill:#5b8fc7}"
 
 

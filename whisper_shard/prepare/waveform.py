@@ -6,18 +6,16 @@ import librosa
 import numpy as np
 import soxr
 
+from whisper_shard.audio.decoders import Recording
 from whisper_shard.errors import AudioError
-from whisper_shard.formats.codecs import Recording
 from whisper_shard.utterance import SAMPLE_RATE, Waveform
 
 TRIM_FRAME = 2048
 """Samples over which the level is measured. Source: default of librosa.effects.trim."""
 TRIM_HOP = 512
 """Samples between two measurements. Source: default of librosa.effects.trim."""
-
 _FLOOR = np.float32(1e-10 * TRIM_FRAME)
 """Energy of the quietest frame there is. Source: default ``amin`` of librosa.amplitude_to_db, squared."""
-
 SILENCE = 1e-6
 """A recording whose root mean square is below this (-120 dBFS) has nothing in it."""
 

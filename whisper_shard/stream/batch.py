@@ -11,33 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whisper_shard.formats.shard import to_int16
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.audio.samples import copy_waveform
+from whisper_shard.utterance import SAMPLE_RATE, Segment
 
 Record = dict[str, Any]
 """What flows through the stages: a plain dict, as everywhere in WebDataset."""
 NewBuffer = Callable[[int, int, Any], NDArray[Any]]
 """(rows, samples, dtype) -> an array to fill; its contents are arbitrary."""
-
-_INT16_SCALE = np.float32(1.0 / 32768.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One utterance within a row."""
-
-    key: str
-    """Its key in the dataset."""
-    text: str
-    """Its transcript."""
-    start_seconds: float
-    """Where it begins in the row."""
-    end_seconds: float
-    """Where it ends in the row."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call: four times as fast, and every utterance of a loader process takes this way."""
-        return _make_segment, (self.key, self.text, self.start_seconds, self.end_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,28 +168,6 @@ def _segments(row: Sequence[Record]) -> tuple[Segment, ...]:
             times = {"start_seconds": start / SAMPLE_RATE, "end_seconds": position / SAMPLE_RATE}
             segments.append(Segment(key=record["__key__"], text=record["text"], **times))
     return tuple(segments)
-
-
-def _make_segment(key: str, text: str, start_seconds: float, end_seconds: float) -> Segment:
-    return Segment(key=key, text=text, start_seconds=start_seconds, end_seconds=end_seconds)
-
-
-def copy_waveform(waveform: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write int16 or float32 samples into a row of either kind, in one pass where no rounding is needed."""
-    if waveform.dtype == out.dtype:
-        np.copyto(out, waveform)
-    elif out.dtype == np.int16:
-        np.copyto(out, to_int16(waveform))
-    else:
-        np.multiply(waveform, _INT16_SCALE, out=out, dtype=np.float32)
-
-
-def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
-    if waveform.dtype == np.float32:
-        return waveform
-    scaled: NDArray[np.float32] = np.multiply(waveform, _INT16_SCALE, dtype=np.float32)
-    return scaled
 
 
 def _first(row: Sequence[Mapping[str, Any]], name: str) -> str | None:

@@ -22,15 +22,16 @@ from typing import Literal
 
 import webdataset as wds
 
-from whisper_shard.config import StreamConfig
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.dataset.index import Dataset
+from whisper_shard.dataset.sources.local import LocalSource, Source
 from whisper_shard.errors import DatasetError, EnvironmentFault
-from whisper_shard.formats.index import Dataset
-from whisper_shard.stream.augment import Augmentation, build_augmentations
+from whisper_shard.stream.augment.transforms import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Parcel, Receiver
-from whisper_shard.stream.ledger import MODULUS, Planned, sum_hashes
+from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
-from whisper_shard.stream.source import LocalSource, Source
+from whisper_shard.stream.resume import PlanState
 from whisper_shard.stream.stages import (
     AugmentStage,
     CollateStage,
@@ -42,11 +43,9 @@ from whisper_shard.stream.stages import (
     Turns,
     pass_errors,
 )
-from whisper_shard.stream.state import PlanState
 from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
-
 Running = Generator[Batch | Parcel | Failure, None, None]
 _PIECE = 1 << 20  # utterances whose hashes are in memory at a time
 START_METHOD = "forkserver"

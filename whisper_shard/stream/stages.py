@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import get_worker_info
 
+from whisper_shard.dataset.index import Dataset
+from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.sources.local import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
-from whisper_shard.formats.index import Dataset
-from whisper_shard.stream.augment import Augmentation, disturb
+from whisper_shard.stream.augment.transforms import Augmentation, disturb
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
 from whisper_shard.stream.plan import MAX_SAMPLES
-from whisper_shard.stream.source import RecordReader, Source, decode_audio, decode_json
 from whisper_shard.stream.timetable import Step, Timetable
 
 Stage = Callable[[Iterable[Record]], Iterator[Record]]

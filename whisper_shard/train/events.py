@@ -7,13 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-WINDOW_NAMES = {
-    "full": "30 s windows",
-    "short": "short windows",
-    "borrowed": "short windows with borrowed silence",
-}
-"""Kinds of windows of an evaluation, as users read them."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:

@@ -13,37 +13,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from whisper_shard.config import TrainConfig
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import StopRequested, TrainingError
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
-from whisper_shard.stream.state import PlanState
-from whisper_shard.train.corpora import Corpora, check_labels, open_corpora
-from whisper_shard.train.evaluation import Evaluation
+from whisper_shard.stream.resume import PlanState
+from whisper_shard.train.build import build_network, build_optimizer, quiet_garbage_collector, resolve_config
+from whisper_shard.train.data import Corpora, check_labels, find_donor, open_corpora
 from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, Started, Warned, ignore_event
-from whisper_shard.train.examiner import Examiner
-from whisper_shard.train.finish import Finish
-from whisper_shard.train.keeper import Keeper, make_scaler
-from whisper_shard.train.metrics import MetricsLog
-from whisper_shard.train.model import LoadedWhisper, load_whisper
-from whisper_shard.train.recorder import Recorder
-from whisper_shard.train.runfolder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
-from whisper_shard.train.runstate import RunState
+from whisper_shard.train.finalize import Finish
+from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.progress import Recorder
+from whisper_shard.train.run.checkpointer import Keeper, make_scaler
+from whisper_shard.train.run.context import Machine, open_machine
+from whisper_shard.train.run.folder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
+from whisper_shard.train.run.metrics import MetricsLog
+from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
-from whisper_shard.train.setup import (
-    Machine,
-    StopRequest,
-    build_network,
-    build_optimizer,
-    listen_for_stop,
-    open_machine,
-    quiet_garbage_collector,
-    resolve_config,
-    stopped_by,
-)
-from whisper_shard.train.silence import find_donor
-from whisper_shard.train.step import Flags, Outcome, Stepper
-from whisper_shard.train.tokens import Labeler
+from whisper_shard.train.signals import StopRequest, listen_for_stop, stopped_by
+from whisper_shard.train.step import Outcome, Stepper
+from whisper_shard.train.validator import Examiner
 
 
 def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progress = ignore_event) -> TrainReport:

@@ -16,56 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from whisper_shard.config import TrainConfig
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import TrainingError
+from whisper_shard.keyed_random import draw_uniform, hash_key
+from whisper_shard.model.averaging import MovingAverage
+from whisper_shard.model.borrowed_silence import Silence
+from whisper_shard.model.device import autocast, is_out_of_memory, send
+from whisper_shard.model.forward import SpeechLoss
+from whisper_shard.model.labels import Labeler, LabelRow
 from whisper_shard.stream.batch import Batch
-from whisper_shard.stream.draws import draw_uniform, hash_key
-from whisper_shard.train.device import autocast, is_out_of_memory, send
-from whisper_shard.train.distributed import Ranks, gather_rows, sum_gradients, sum_over_ranks
-from whisper_shard.train.model import SpeechLoss
-from whisper_shard.train.moving import MovingAverage
-from whisper_shard.train.silence import Silence
-from whisper_shard.train.tokens import Labeler, LabelRow
+from whisper_shard.train.global_batch import NO_LABELS, Flags, Share
+from whisper_shard.train.ranks import Ranks, gather_rows, sum_gradients, sum_over_ranks
 from whisper_shard.train.windows import MicroBatch, PassLimit, assign_windows, cut_micro_batches
 from whisper_shard.utterance import HOP_LENGTH
-
-_NO_LABELS = LabelRow(decoder_input_ids=(), labels=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flags:
-    """What one rank wants all to do after a step."""
-
-    stop: int = 0
-    """Number of the signal that asks to stop; 0: none."""
-    save: bool = False
-    """Whether it is time for a checkpoint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """This rank's part of a step, and what all ranks agree on."""
-
-    batch: Batch
-    """The rank's rows."""
-    labels: Sequence[LabelRow]
-    """One a row."""
-    windows: NDArray[np.int64]
-    """Window of each row in samples; 0: the row is left out."""
-    num_tokens: int
-    """Tokens in the labels of all ranks."""
-    num_utterances: int
-    """Rows of all ranks."""
-    num_samples: int
-    """Real samples of all ranks."""
-    padded_samples: int
-    """Samples of the windows of all ranks."""
-    flags: Flags
-    """What any rank asked for."""
-    dropped: Sequence[str] = ()
-    """First keys of this rank's packed windows whose texts are too long for the decoder: not learned from."""
-    num_dropped: int = 0
-    """Such windows of all ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +154,7 @@ class Stepper:
     def _share(self, batch: Batch, step: int, flags: Flags) -> Share:
         """Make labels, tell the other ranks what this one has, and give every row its window."""
         found = [self._label_or_drop(batch, row) for row in range(len(batch.keys))]
-        labels = [row or _NO_LABELS for row in found]
+        labels = [row or NO_LABELS for row in found]
         dropped = [key for key, row in zip(batch.keys, found, strict=True) if row is None]
         counts = [len(row.labels) - _num_ignored(row) for row in labels]
         is_used = (batch.weights.numpy() > 0) & np.array([row is not None for row in found])

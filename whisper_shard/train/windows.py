@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_shard.config import TrainConfig
-from whisper_shard.stream.draws import draw_permutation, draw_uniform
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.keyed_random import draw_permutation, draw_uniform
 from whisper_shard.utterance import MAX_SECONDS, SAMPLE_RATE
 
 MAX_WINDOW_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)

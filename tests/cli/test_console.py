@@ -1,0 +1,38 @@
+"""What a person sees, letter by letter."""
+
+import io
+
+import pytest
+
+from whisper_shard.cli import console
+from whisper_shard.cli.console import Progress, say, say_error, say_warning
+
+NAME = r"a[bold]b[/] c\[0] :smile: 10:100: d\\"
+
+
+@pytest.mark.parametrize("show", [say, say_error, say_warning])
+def test_names_are_shown_as_they_are(show, capsys):
+    show(NAME)
+    shown = capsys.readouterr()
+    assert NAME in shown.out + shown.err
+
+
+def show_progress(monkeypatch, terminal):
+    monkeypatch.setenv("TERM", terminal)
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", type(console.console)(file=screen, force_terminal=True, width=80))
+    with Progress("training") as progress:
+        progress.update(
+            8, 1500, "steps; loss 7.592, lr 1.0e-05, 27.2 utterances/s, 36 x real time, 0% waiting for data"
+        )
+    return screen.getvalue()
+
+
+def test_a_narrow_terminal_cuts_the_note_and_nothing_else(monkeypatch):
+    shown = show_progress(monkeypatch, "xterm")
+    assert "training" in shown and "   8/1500" in shown and "steps; loss 7.592" in shown and "waiting for" not in shown
+
+
+def test_a_terminal_that_draws_no_bar_gets_lines(monkeypatch):
+    shown = show_progress(monkeypatch, "dumb")
+    assert shown.startswith("training: 8/1500 steps; loss") and "\x1b" not in shown

@@ -1,0 +1,165 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.making import make_dataset
+from whisper_shard.config.score import ScoreConfig
+from whisper_shard.dataset.index import write_dataset
+from whisper_shard.demo.tiny_whisper import make_tiny_whisper
+from whisper_shard.errors import EnvironmentFault, TrainingError
+from whisper_shard.score.events import ScoreProgress
+from whisper_shard.score.hf_metric import load_error_rates
+from whisper_shard.score.page import build_page
+from whisper_shard.score.report import WindowReport, find_warnings, seconds_bin
+from whisper_shard.score.run import _beside_model, score_model
+from whisper_shard.score.wer import score_texts
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("score")
+    make_tiny_whisper(
+        folder / "model", texts=["one"], width=32, encoder_layers=1, decoder_layers=1, heads=2, max_seconds=6
+    )
+    make_dataset(folder / "data" / "eval", [1.0, 2.0, 1.5, 3.0, 2.5, 0.5], speakers=2)
+    events = []
+    config = ScoreConfig(eval_batch=4, max_new_tokens=5)
+    found = score_model(str(folder / "model"), folder / "data" / "eval", config, events.append)
+    return found, events
+
+
+def test_both_windows_and_all_forms_are_scored(report):
+    found, events = report
+    assert [window.window for window in found.windows] == ["full", "short"]
+    assert found.num_utterances == 6
+    assert found.audio_seconds == pytest.approx(10.5)
+    assert found.score is found.windows[0].scores["basic"]
+    assert set(found.windows[0].scores) == {"raw", "basic", "whisper"}
+    assert events[-1] == ScoreProgress(window="short", num_done=6, num_utterances=6)
+    assert [event.num_done for event in events] == [4, 6, 4, 6]
+
+
+def test_slices_sum_to_the_whole(report):
+    found, _ = report
+    kinds = {part.kind for part in found.windows[0].slices}
+    assert kinds == {"seconds", "speaker"}
+    for kind in kinds:
+        parts = [part for part in found.windows[0].slices if part.kind == kind]
+        assert sum(part.num_utterances for part in parts) == 6
+        assert sum(part.words.errors for part in parts) == found.score.words.errors
+        assert sum(part.seconds for part in parts) == pytest.approx(10.5)
+    assert {part.name for part in found.windows[0].slices if part.kind == "speaker"} == {"speaker0", "speaker1"}
+
+
+def test_json_says_what_the_report_says(report):
+    found, _ = report
+    assert found.json_path.parent.name == "score-eval"
+    value = json.loads(found.json_path.read_text())
+    full = value["windows"]["full"]
+    assert full["scores"]["basic"]["wer"] == pytest.approx(found.score.wer)
+    assert full["scores"]["basic"]["cer"] == pytest.approx(found.score.cer)
+    assert full["scores"]["basic"]["interval"] == list(found.score.interval)
+    assert [row["key"] for row in full["utterances"]] == [f"utt{i:05d}" for i in range(6)]
+
+
+def test_page_needs_nothing_else(report):
+    found, _ = report
+    page = found.html_path.read_text()
+    assert f"WER {found.score.wer:.2%}" in page
+    assert "speaker0" in page
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_page_escapes_what_was_said(report):
+    found, _ = report
+    window = found.windows[0]
+    score = score_texts(["<b>one</b> & two"], ["<i>"], form="raw")
+    changed = {**window.scores, "basic": score}
+    page = build_page(type(found)(**{**as_fields(found), "windows": (replace_scores(window, changed),)}))
+    assert "<b>one" not in page
+    assert "&lt;b&gt;one" in page
+    assert "errors in 3 words" in page and "<td>30 s windows</td><td>basic</td>" in page
+
+
+def as_fields(value):
+    return {name: getattr(value, name) for name in type(value).__dataclass_fields__}
+
+
+def replace_scores(window, scores, **changes):
+    return WindowReport(**{**as_fields(window), "scores": scores, **changes})
+
+
+def test_limit_takes_fewer_and_says_so(report, tmp_path):
+    found, _ = report
+    config = ScoreConfig(window="short", limit=2, max_new_tokens=2, out=str(tmp_path / "out"))
+    events = []
+    few = score_model(found.model, found_dataset(found), config, events.append)
+    assert few.num_utterances == 2
+    assert events[-1].num_utterances == 2
+    assert [window.window for window in few.windows] == ["short"]
+    assert (tmp_path / "out" / "score.html").is_file()
+
+
+def test_reports_of_hub_models_go_to_the_current_folder(tmp_path):
+    assert _beside_model(str(tmp_path), tmp_path / "eval") == tmp_path / "score-eval"
+    assert _beside_model("openai/whisper-base", tmp_path / "eval") == Path("score-openai-whisper-base-eval")
+
+
+def found_dataset(found):
+    return Path(found.dataset)
+
+
+def make_window(window, hypotheses, **changes):
+    score = score_texts(["one two three four"] * len(hypotheses), hypotheses)
+    fields = {"loss": 1.0, "cap_hits": 0, "slices": (), "seconds": 0.0, **changes}
+    return WindowReport(window=window, scores={"basic": score}, **fields)
+
+
+def test_windows_that_differ_are_warned_of():
+    good, bad = ["one two three four"] * 40, ["one two three four", "one one one one one one"] * 20
+    config = ScoreConfig()
+    (warning,) = find_warnings([make_window("full", good), make_window("short", bad)], config)
+    assert "WER is 0.0% in 30 s windows and 62.5% in short windows" in warning
+    assert find_warnings([make_window("full", good), make_window("short", good)], config) == []
+    one_off = [*good[:39], "one two three"]
+    assert find_warnings([make_window("full", good), make_window("short", one_off)], config) == []
+
+
+def test_cut_off_hypotheses_and_broken_weights_are_warned_of():
+    good = ["one two three four"] * 10
+    found = find_warnings([make_window("full", good, cap_hits=3, loss=float("nan"))], ScoreConfig(max_new_tokens=7))
+    assert "3 of 10 hypotheses in 30 s windows were cut off at 7 tokens: raise --max-new-tokens" in found[0]
+    assert "the loss in 30 s windows is nan: the weights are damaged" in found[1]
+
+
+def test_an_empty_dataset_is_an_error(report, tmp_path):
+    found, _ = report
+    (tmp_path / "empty").mkdir()
+    write_dataset(tmp_path / "empty", shards=[], tables=[], meta={})
+    with pytest.raises(TrainingError, match="the dataset is empty, there is nothing to score"):
+        score_model(found.model, tmp_path / "empty", ScoreConfig())
+
+
+def test_a_report_that_cannot_be_written_is_the_machines_fault(report, tmp_path):
+    found, _ = report
+    (tmp_path / "file").touch()
+    config = ScoreConfig(window="short", limit=1, max_new_tokens=1, out=str(tmp_path / "file" / "out"))
+    with pytest.raises(EnvironmentFault, match="file/out"):
+        score_model(found.model, found_dataset(found), config)
+
+
+def test_the_metric_agrees_with_the_score():
+    references, hypotheses = ["one two three", "", "four"], ["one too three", "you", "four"]
+    rates = load_error_rates().compute(references=references, predictions=hypotheses)
+    score = score_texts(references, hypotheses, form="raw")
+    assert rates == {"wer": pytest.approx(score.wer), "cer": pytest.approx(score.cer)}
+    assert score.wer == 2 / 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name"), [(0.4, "00-01 s"), (1.0, "01-02 s"), (4.9, "02-05 s"), (12, "10-20 s"), (30, "20-30 s")]
+)
+def test_durations_fall_into_slices(seconds, name):
+    assert seconds_bin(seconds) == name

@@ -1,0 +1,119 @@
+"""Whose folder it is: one training at a time, the same settings and data when it goes on."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from tests.making import make_dataset
+from tests.train.running import tiny_config
+from whisper_shard.errors import ConfigError, StateError
+from whisper_shard.train.events import AlreadyOver
+from whisper_shard.train.loop import train_model
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.run.folder import RunFolder, sole_trainer
+
+
+def test_settings_are_written_down(finished):
+    run, config, _, _ = finished
+    written = json.loads((run / "train.json").read_text())
+    assert written["settings"]["lr"] == config.lr
+    assert written["settings"]["augment"][0]["kind"] == "AddGaussianNoise"
+    assert written["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in written["versions"]["torch"]
+
+
+def test_finished_run_answers_at_once(finished, task):
+    run, config, _, report = finished
+    events = []
+    again = train_model(task, run, config, events.append)
+    assert again == report
+    assert events == [AlreadyOver(run=run)]
+
+
+def test_speed_knobs_may_change_others_may_not(finished, task):
+    run, config, _, report = finished
+    assert train_model(task, run, dataclasses.replace(config, micro_batch=3, workers=1, save_minutes=1.0)) == report
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; resume with the same"):
+        train_model(task, run, dataclasses.replace(config, lr=0.1))
+    with pytest.raises(StateError, match=r"already holds a run; choose a new folder, or omit --no-resume"):
+        train_model(task, run, dataclasses.replace(config, resume=False))
+
+
+def test_finished_run_without_checkpoints_is_still_that_run(finished, task, tmp_path):
+    run, config, _, report = finished
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "snapshots"))
+    with pytest.raises(StateError, match=r"this run began with lr = 0.003, now it is 0.1; resume with the same"):
+        train_model(task, tmp_path / "run", dataclasses.replace(config, lr=0.1))
+    with pytest.raises(StateError, match=r"already holds a run; choose a new folder, or omit --no-resume"):
+        train_model(task, tmp_path / "run", dataclasses.replace(config, resume=False))
+    assert json.loads((tmp_path / "run" / "train.json").read_text())["settings"]["lr"] == 0.003
+    assert train_model(task, tmp_path / "run", config) == report
+
+
+def test_other_data_in_the_same_run_is_refused(finished, task, tmp_path):
+    run, config, _, _ = finished
+    make_dataset(tmp_path / "train", [1.0] * 12, seed=77)
+    with pytest.raises(StateError, match="this run began with training data = '"):
+        train_model(tmp_path / "train", run, dataclasses.replace(config, eval=str(task / "eval")))
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    run = RunFolder(path=tmp_path)
+    leftovers = [tmp_path / "report.json.tmp.7", run.checkpoints / "step-00000002.tmp.7" / "model.safetensors"]
+    kept = [tmp_path / "metrics.jsonl", run.checkpoints / "step-00000002"]
+    for path in (*leftovers, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with sole_trainer(run, Ranks()):
+        assert not any(path.exists() for path in leftovers)
+        assert all(path.exists() for path in kept)
+
+
+def hold(folder, pipe):
+    with sole_trainer(RunFolder(path=folder), Ranks()):
+        pipe.send("held")
+        signal.pause()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains into a folder, as far as its lock can tell."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=hold, args=(tmp_path / "run", sender))
+    process.start()
+    assert receiver.recv() == "held"
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_second_training_into_a_folder_is_refused_until_the_first_is_dead(task, tmp_path, holder):
+    run, config = tmp_path / "run", tiny_config(task, max_steps=1)
+    message = rf"run: process {holder.pid} is training into it right now; wait until it ends, or choose another run"
+    with pytest.raises(StateError, match=message):
+        train_model(task, run, config)
+    assert {path.name for path in run.iterdir()} == {".lock"}, "nothing was written"
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert train_model(task, run, config).steps == 1
+
+
+def test_other_ranks_leave_the_lock_to_the_first(tmp_path):
+    folder = RunFolder(path=tmp_path / "run")
+    with sole_trainer(folder, Ranks()), sole_trainer(folder, dataclasses.replace(Ranks(), rank=1, world=2)):
+        assert folder.lock.read_text() == str(os.getpid())
+    assert folder.lock.read_text() == ""
+
+
+def test_run_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    folder = RunFolder(path=tmp_path / "run")
+    message = "run: is a file, or lies below one; the run must be a folder"
+    with pytest.raises(ConfigError, match=message), sole_trainer(folder, Ranks()):
+        pass

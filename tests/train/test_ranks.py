@@ -1,0 +1,170 @@
+"""Ranks: the same training on one, two or three of them; one that is lost ends the job, and it goes on afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.running import Kill, final_weights, lasting_metrics, launch, report_of, tiny_config
+from whisper_shard.errors import ConfigError, TrainingError
+from whisper_shard.train.ranks import (
+    Ranks,
+    explain_lost_rank,
+    gather_rows,
+    gather_texts,
+    join_ranks,
+    sum_gradients,
+    sum_over_ranks,
+)
+from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint
+from whisper_shard.train.run.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def alone(task, tmp_path_factory):
+    run = tmp_path_factory.mktemp("ranks") / "alone"
+    assert launch(task, run, steady_config(task))[0].exit_code == 0
+    return run
+
+
+def steady_config(task, **changes):
+    return tiny_config(task, dropout=0.0, **changes)
+
+
+def assert_same_training(run, other):
+    ours, theirs = lasting_metrics(run), lasting_metrics(other)
+    assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
+    for line, expected in zip(ours, theirs, strict=True):
+        for name, value in expected.items():
+            found = line[name]
+            assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), (line, expected)
+    for name, tensor in final_weights(run).items():
+        torch.testing.assert_close(tensor, final_weights(other)[name], rtol=0, atol=2e-3)
+
+
+def test_two_ranks_train_as_one(task, alone, tmp_path):
+    assert [end.exit_code for end in launch(task, tmp_path / "run", steady_config(task), world=2)] == [0, 0]
+    assert_same_training(tmp_path / "run", alone)
+
+
+@pytest.mark.long
+def test_three_ranks_train_as_one_and_all_notice_a_lost_one(task, alone, tmp_path):
+    run = tmp_path / "run"
+    ends = launch(task, run, steady_config(task), world=3, kill=Kill(step=3, rank=1))
+    assert [end.exit_code for end in ends] == [1, -signal.SIGKILL, 1]
+    for rank in (0, 2):
+        assert f"rank {rank} of 3 lost contact with another rank, killed or failed" in ends[rank].message
+    assert [end.exit_code for end in launch(task, run, steady_config(task), world=3)] == [0, 0, 0]
+    assert_same_training(run, alone)
+
+
+def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alone, tmp_path):
+    run = tmp_path / "run"
+    ends = launch(task, run, steady_config(task), world=2, kill=Kill(step=3, rank=1))
+    assert [end.exit_code for end in ends] == [1, -signal.SIGKILL]
+    assert "rank 0 of 2 lost contact with another rank, killed or failed" in ends[0].message
+    assert "run the same command again: training goes on from the last checkpoint" in ends[0].message
+    assert launch(task, run, steady_config(task))[0].exit_code == 0
+    assert [line["step"] for line in read_metrics(run) if line["kind"] == "resume"] == [2]
+    assert_same_training(run, alone)
+    delivered = [line for line in lasting_metrics(run) if line["kind"] == "epoch"]
+    assert [line["is_complete"] for line in delivered] == [True] * 3
+
+
+def test_all_ranks_agree_to_stop_early_and_on_a_signal(task, tmp_path):
+    run = tmp_path / "early"
+    ends = launch(task, run, steady_config(task, lr=1e-30, patience=1), world=2)
+    assert [end.exit_code for end in ends] == [0, 0]
+    assert (report_of(run).stopped, report_of(run).steps) == ("early", 2)
+    ends = launch(task, tmp_path / "signal", steady_config(task), world=2, kill=Kill(step=2, signal=signal.SIGTERM))
+    assert [end.exit_code for end in ends] == [75, 75], "the signal went to one rank, all stopped after the same step"
+    assert ends[0].message == ends[1].message
+
+
+def test_signal_to_one_rank_stops_all_between_batches_of_an_evaluation(task, tmp_path):
+    kill = Kill(step=2, rank=1, evaluating=True, signal=signal.SIGTERM)
+    ends = launch(task, tmp_path / "run", steady_config(task, eval_batch=1), world=2, kill=kill)
+    assert [end.exit_code for end in ends] == [75, 75]
+    assert ends[0].message == ends[1].message
+    assert "stopped by SIGTERM while evaluating, all is saved" in ends[0].message
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    state = load_checkpoint(checkpoint_path(tmp_path / "run" / "checkpoints", newest)).state["run"]
+    assert (state["step"], state["owes_evaluation"]) == (2, True)
+
+
+def start_launcher(task, run, epochs):
+    launcher = Path(__file__).parents[2] / "bin" / "train-ddp"
+    flags = ["--model", task / "tiny", "--batch-size", 6, "--epochs", epochs, "--workers", 0, "--eval-batch", 3]
+    flags += ["--max-new-tokens", 6, "--threads", 1, "--log-every", 1]
+    command = [str(word) for word in (launcher, 2, task, run, *flags)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.long
+def test_launcher_says_run_me_again_when_ended(task, tmp_path):
+    job = start_launcher(task, tmp_path / "run", epochs=500)
+    while not any(line["kind"] == "train" for line in read_metrics(tmp_path / "run")):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.2)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 75, errors
+    assert "stopped by SIGTERM" in errors, "after a step, or while evaluating"
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([75, 75], 75), ([75, -15], 75), ([130, 130], 130), ([1, -9], 1), ([3, 1], 3), ([75, 1], 1), ([-9], 1)],
+)
+def test_exit_code_of_a_job_follows_from_those_of_its_ranks(codes, expected):
+    from whisper_shard.train.launch import job_exit_code
+
+    assert job_exit_code(codes) == expected
+
+
+@pytest.mark.long
+def test_launcher_trains_on_two_ranks(task, tmp_path):
+    job = start_launcher(task, tmp_path / "run", epochs=1)
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors
+    assert report_of(tmp_path / "run").steps == 2
+    assert [line["is_complete"] for line in read_metrics(tmp_path / "run") if line["kind"] == "epoch"] == [True]
+
+
+def test_alone_everything_is_its_own_sum():
+    ranks = Ranks()
+    rows = np.arange(6, dtype=np.int64).reshape(3, 2)
+    assert gather_rows(rows, ranks)[0] is rows
+    assert gather_texts(["a", "", "b"], ranks) == ["a", "b"]
+    assert sum_over_ranks(torch.tensor([2.0]), ranks).item() == 2.0
+    weight = torch.nn.Parameter(torch.ones(2))
+    sum_gradients([weight], ranks)
+    assert weight.grad is None
+    assert ranks.is_first
+
+
+def test_half_a_torchrun_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2 but RANK, MASTER_ADDR, MASTER_PORT is not set"):
+        join_ranks(torch.device("cpu"))
+
+
+def test_lost_rank_is_one_line():
+    message = r"rank 1 of 2 lost contact with another rank.*\(Connection closed\)"
+    with pytest.raises(TrainingError, match=message), explain_lost_rank(Ranks(rank=1, world=2)):
+        raise RuntimeError("Connection closed\nat pair.cc:1")
+
+
+def test_errors_of_one_process_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), explain_lost_rank(Ranks()):
+        raise RuntimeError("shapes")

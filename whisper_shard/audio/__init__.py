@@ -1,0 +1,1 @@
+"""Audio files become waveforms, waveforms become members of a shard."""

@@ -1,0 +1,84 @@
+"""How long the device needs for a training step, and for its log-mel: what a loader must keep up with."""
+
+import time
+from dataclasses import fields, replace
+from statistics import median
+
+import torch
+
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.config.tools import BenchConfig
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import Dataset
+from whisper_shard.model.device import choose_device
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.log_mel import LogMel
+from whisper_shard.model.whisper import load_whisper
+from whisper_shard.stream.loader import open_loader
+from whisper_shard.train.build import build_network, build_optimizer
+from whisper_shard.train.data import find_donor
+from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.run.checkpointer import make_scaler
+from whisper_shard.train.run.context import open_machine
+from whisper_shard.train.step import Stepper
+
+WARM_UP_STEPS = 1
+"""Steps that are not counted: they allocate, compile, and find what fits into a pass."""
+
+
+class DeviceLogMel:
+    """Computes log-mel spectrograms on the device and waits until they are there.
+
+    Args:
+        n_mels: Mel bins.
+    """
+
+    def __init__(self, n_mels: int = 80) -> None:
+        self._device = choose_device()
+        self._log_mel = LogMel(n_mels).to(self._device)
+
+    def __call__(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_mels, T) of waveforms (B, S)."""
+        log_mel: torch.Tensor = self._log_mel(waveforms.to(self._device, non_blocking=True))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return log_mel
+
+
+def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: int = 3) -> float:
+    """Return the median time of one optimizer step of ``config.model`` with the default training settings.
+
+    Args:
+        dataset: Where the batches come from.
+        config: Batch settings and the model.
+        num_steps: Steps that are measured.
+
+    Raises:
+        ModelError: The model cannot be used.
+    """
+    shared = {field.name: getattr(config, field.name) for field in fields(StreamConfig)}
+    training = replace(TrainConfig(**shared), model=config.model, workers=0)
+    loaded = load_whisper(config.model)
+    with open_machine(training) as machine:
+        network = build_network(loaded, training, machine.device)
+        stepper = Stepper(
+            network,
+            build_optimizer(network.model, training),
+            scaler=make_scaler(machine),
+            labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
+            config=training,
+            ranks=machine.ranks,
+            dtype=machine.dtype,
+            total_steps=num_steps,
+            donor=find_donor(dataset, bad_record=training.bad_record) if training.hears_silence else None,
+        )
+        loader = open_loader(dataset, training)
+        times = []
+        for step, batch in zip(range(WARM_UP_STEPS + num_steps), loader, strict=False):
+            start = time.perf_counter()
+            stepper.take(batch, step=step, lr=0.0, flags=Flags())
+            if machine.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        loader.close()
+    return median(times[WARM_UP_STEPS:] or times)

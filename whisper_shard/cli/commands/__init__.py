@@ -1,0 +1,19 @@
+"""The subcommands, one file each: what it runs and the lines it prints.
+
+To add a command, write a module with a COMMAND and name it in COMMANDS.
+"""
+
+from whisper_shard.cli.command import Command
+from whisper_shard.cli.commands import bench, demo, doctor, inspect, prepare, score, train, verify
+
+COMMANDS: dict[str, Command] = {
+    "prepare": prepare.COMMAND,
+    "verify": verify.COMMAND,
+    "inspect": inspect.COMMAND,
+    "bench": bench.COMMAND,
+    "train": train.COMMAND,
+    "score": score.COMMAND,
+    "demo": demo.COMMAND,
+    "doctor": doctor.COMMAND,
+}
+"""In the order of `--help`."""

@@ -1,0 +1,131 @@
+"""The command `train`, and the lines it prints."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from whisper_shard.cli.command import Command
+from whisper_shard.cli.console import Progress, say, say_warning
+from whisper_shard.cli.text import describe_duration
+from whisper_shard.config.toml import dump_config
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.score.events import WINDOW_NAMES
+
+if TYPE_CHECKING:
+    from whisper_shard.train import events as training
+from collections.abc import Iterator
+
+if TYPE_CHECKING:
+    from whisper_shard.train import events as training
+    from whisper_shard.train.run.folder import TrainReport
+
+
+def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
+    """Fine-tune, or go on with it; then say what came of it."""
+    from whisper_shard.train.loop import train_model
+
+    settings = partial(_write_settings, Path(run) / "train.toml", dump_config(config, "train"))
+    with Progress("training") as progress:
+        report = train_model(Path(dataset), Path(run), config, partial(_show_training, progress, settings))
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun: the first rank speaks for all
+        return 0
+    for line in describe_run(report):
+        say(line)
+    board = f" and {Path(run) / 'tensorboard'}" if config.tensorboard else ""
+    say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'}{board}")
+    return 0
+
+
+def _show_training(progress: Progress, write_settings: Callable[[], None], event: "training.Event") -> None:
+    from whisper_shard.train import events as training
+
+    match event:
+        case training.AlreadyOver():
+            progress.say(f"{event.run}: this run is finished; its result:")
+        case training.Started():
+            write_settings()
+            progress.say(describe_start(event))
+        case training.Resumed():
+            progress.say(f"resuming from step {event.step}, {event.folder}")
+        case training.Stepped():
+            progress.update(event.step, event.total_steps, describe_steps(event))
+        case training.Examining():
+            progress.update(event.num_done, event.num_utterances, f"utterances scored, {WINDOW_NAMES[event.window]}")
+        case training.Evaluated(is_final=False):
+            progress.say(describe_evaluation(event))
+        case training.Delivered():
+            progress.say(describe_delivery(event))
+        case training.Skipped():
+            progress.say(
+                f"step {event.step} skipped: {event.reason} not finite; utterances {', '.join(event.keys[:8])}"
+            )
+        case training.Warned():
+            say_warning(event.message)
+        case _:  # checkpoints are not news, and what the run kept is in its report
+            pass
+
+
+def _write_settings(path: Path, text: str) -> None:
+    from whisper_shard.storage.atomic import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def describe_start(event: "training.Started") -> str:
+    """Say what is about to be trained, and where."""
+    ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
+    return (
+        f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
+        f"{event.num_parameters / 1e6:.1f} M trainable parameters, {event.precision} on {event.device}{ranks}"
+    )
+
+
+def describe_steps(event: "training.Stepped") -> str:
+    """Say how training goes."""
+    return (
+        f"steps; loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
+        f"{event.audio_seconds_per_second:.0f} x real time, {event.data_wait_share:.0%} waiting for data"
+    )
+
+
+def describe_evaluation(event: "training.Evaluated") -> str:
+    """Say what an evaluation found."""
+    windows = WINDOW_NAMES[event.window]
+    capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
+    best = ", the best so far" if event.is_best else ""
+    took = describe_duration(event.seconds)
+    return f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {took}{capped}{best}"
+
+
+def describe_delivery(event: "training.Delivered") -> str:
+    """Say whether an epoch was exact."""
+    proof = "each exactly once" if event.is_complete else f"NOT each of {event.planned:,} exactly once"
+    skipped = f" ({event.skipped:,} damaged ones skipped)" if event.skipped else ""
+    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}{skipped}"
+
+
+def describe_run(report: "TrainReport") -> Iterator[str]:
+    """Say what came of a run."""
+    low, high = report.wer_interval
+    yield (
+        f"WER {report.wer_before:.1%} before, {report.wer:.2%} after, in 30 s windows (95 % interval {low:.1%} to "
+        f"{high:.1%}); {report.wer_short:.2%} in short windows"
+    )
+    if len(report.candidates) > 1:
+        tried = ", ".join(f"{name} {wer:.2%}" for name, wer in report.candidates.items())
+        yield f"weights tried at the end: {tried}; kept: {report.chosen}"
+    stopped = "stopped early" if report.stopped == "early" else "ended"
+    yield f"{stopped} after {report.steps} steps, best at step {report.best_step}; {describe_duration(report.seconds)}"
+
+
+COMMAND = Command(
+    config=TrainConfig,
+    positionals={
+        "dataset": "prepared folder with train/ and eval/",
+        "run": "run folder to write; the same command again resumes",
+    },
+    run=run_train,
+)

@@ -1,0 +1,91 @@
+"""The command line: which command, its knobs, its exit code. The work is done in the packages below.
+
+Heavy imports happen inside the commands, so that ``--help`` answers at once.
+"""
+
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from types import FrameType
+from typing import NoReturn
+
+from whisper_shard import __version__
+from whisper_shard.cli.commands import COMMANDS
+from whisper_shard.cli.console import is_unread, leave_unread, say, say_error
+from whisper_shard.cli.flags import load_config
+from whisper_shard.errors import EXIT_AGAIN, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
+from whisper_shard.storage.atomic import is_environment_error
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; for others see errors.py."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    signal.signal(signal.SIGTERM, partial(_terminate, argv))
+    try:
+        try:
+            return _dispatch(argv)
+        finally:
+            if sys.stdout is not None:  # closed by the shell's >&-
+                sys.stdout.flush()
+    except WhisperShardError as error:
+        say_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say_error(f"interrupted; {_how_to_go_on(argv)}")
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            leave_unread()
+        if not is_environment_error(error):
+            raise
+        say_error(
+            f"{error.filename or 'this machine'}: {error.strerror or error}; fix this, then run the same command again"
+        )
+        return EXIT_ENVIRONMENT
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0
+    if argv[0] == "--version":
+        say(f"whisper-shard {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise ConfigError(
+            f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))}; see whisper-shard --help"
+        )
+    command = COMMANDS[name]
+    config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals)
+    return command.run(config, **paths)
+
+
+def _print_help() -> None:
+    say("whisper-shard: from a large speech corpus to a fine-tuned Whisper\n")
+    for name, command in COMMANDS.items():
+        usage = " ".join([name, *(word.upper() for word in command.positionals)])
+        say(f"  {usage:<24} {(command.config.__doc__ or '').splitlines()[0]}")
+    say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can be set in a TOML file: --config FILE.toml.")
+
+
+def _how_to_go_on(argv: Sequence[str]) -> str:
+    if "--rebuild" in argv:
+        return "run the same command without --rebuild to resume"
+    if argv[:1] in (["prepare"], ["train"]):
+        return "run the same command again to resume"
+    return "run the same command again to start over"
+
+
+def _terminate(argv: Sequence[str], _signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that locks are released and children are ended; the state on disk is always whole."""
+    say_error(f"terminated; {_how_to_go_on(argv)}")
+    sys.exit(EXIT_AGAIN)

@@ -1,0 +1,86 @@
+"""Settings of the command `prepare`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from whisper_shard.config.checks import check_range
+from whisper_shard.config.plugins import Steps
+from whisper_shard.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareConfig:
+    """Turn a corpus into tar shards, a Parquet index and a report."""
+
+    # -- the corpus
+    audio_column: str = ""
+    """Column of audio paths; empty: the first of audios, audio, path, file, wav, audio_filepath that exists."""
+    text_column: str = ""
+    """Column of transcripts; empty: the first of transcription, text, sentence, transcript that exists."""
+    eval_corpus: str = ""
+    """A second manifest to use as the evaluation set; empty: split it off the corpus."""
+    eval_fraction: float = 0.1
+    """Share of the corpus set aside for evaluation, 0 to 0.9; 0: no evaluation set."""
+    seed: int = 42
+    """Seed of the split and of the order of utterances in the shards."""
+
+    # -- the waveform
+    trim_db: float = 30.0
+    """Trim both ends where they are this many dB below the loudest frame; 0: do not trim."""
+    peak: float = 1.0
+    """Largest absolute sample after peak normalization, 0 to 1; 0: keep the level."""
+
+    # -- the text and the filters
+    text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
+    """lowercase: letters and digits only, as the guide; written: clean spaces and Unicode; verbatim: no change."""
+    min_seconds: float = 1.0
+    """Reject utterances of this many seconds or less, after trimming."""
+    max_seconds: float = 30.0
+    """Reject utterances of this many seconds or more, after trimming; at most 30, Whisper's window."""
+    min_text_chars: int = 6
+    """Reject utterances with fewer characters of normalized text than this."""
+    max_recording_seconds: float = 600.0
+    """Reject recordings longer than this many seconds before trimming, without decoding them to the end."""
+    filters: Steps = ()
+    """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
+    decoders: Steps = ()
+    """Further decoders, tried before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
+
+    # -- the output
+    codec: Literal["npy", "flac"] = "npy"
+    """npy: int16 arrays, fastest to read; flac: half the bytes, lossless, slower to read."""
+    shard_mb: int = 256
+    """Target size of a shard in MB (10^6 bytes)."""
+
+    # -- the run
+    jobs: int = 0
+    """Worker processes; 0: one per core."""
+    decode_timeout_seconds: float = 120.0
+    """Reject a recording whose decoding takes longer than this many seconds."""
+    worker_memory_mb: int = 4096
+    """Reject a recording whose decoding needs more memory than this many MB."""
+    max_reject_fraction: float = 0.5
+    """End with an error if more than this share of all rows is rejected, 0 to 1."""
+    rebuild: bool = False
+    """If OUT was made with another configuration or manifest, prepare it again instead of refusing it."""
+    dry_run: bool = False
+    """Print the plan, test the first 50 recordings, write nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
+        check_range("--peak", self.peak, 0.0, 1.0)
+        check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)
+        check_range("--trim-db", self.trim_db, 0.0, 120.0)
+        check_range("--shard-mb", self.shard_mb, 1, 100_000)
+        check_range("--seed", self.seed, 0, 2**63)
+        check_range("--min-text-chars", self.min_text_chars, 0, 100_000)
+        check_range("--max-recording-seconds", self.max_recording_seconds, self.max_seconds, 86_400)
+        check_range("--decode-timeout-seconds", self.decode_timeout_seconds, 0.01, 86_400)
+        check_range("--worker-memory-mb", self.worker_memory_mb, 1_000, 1_000_000)
+        check_range("--jobs", self.jobs, 0, 4096)
+        if not 0.0 <= self.min_seconds < self.max_seconds <= 30.0:
+            raise ConfigError(
+                f"--min-seconds {self.min_seconds:g} and --max-seconds {self.max_seconds:g}: need "
+                "0 <= min < max <= 30, the window of Whisper"
+            )

@@ -1,0 +1,39 @@
+"""Settings of the command `score`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """Score a model on a dataset."""
+
+    out: str = ""
+    """Folder for score.json and score.html; empty: MODEL/score-<name of the dataset>."""
+    window: Literal["full", "short", "both"] = "both"
+    """Windows to decode in; full: 30 s, as standard tools do; short: as short as the audio allows."""
+    language: str = ""
+    """Language token where the data has no column `language`; empty: en."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Task token where the data has no column `task`."""
+    eval_batch: int = 32
+    """Utterances per forward pass."""
+    max_new_tokens: int = 128
+    """Longest hypothesis in tokens."""
+    text_form: Literal["raw", "basic", "whisper"] = "basic"
+    """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
+    limit: int = 0
+    """Score so many utterances only, by a fixed shuffle; 0: all."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
+    threads: int = 0
+    """CPU threads for torch; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
+        check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        check_range("--limit", self.limit, 0, MANY)
+        check_range("--threads", self.threads, 0, 4096)

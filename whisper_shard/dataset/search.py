@@ -1,0 +1,88 @@
+"""Questions to an index of any length, answered piece by piece: the strings of millions never lie in memory at once."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from whisper_shard.dataset.index import Dataset, IndexReader
+
+
+def find_common(many: Dataset, few: Dataset) -> NDArray[np.bool_]:
+    """Tell of each utterance of ``few`` whether its key, or its audio (length and checksum), is in ``many`` too.
+
+    Raises:
+        DatasetError: An index is damaged.
+    """
+    keys, audio = map(pa.chunked_array, zip(*_identities(few), strict=True))
+    found_keys, found_audio = [], []
+    # Looking up a piece begins with a table of all that is wanted: pieces no smaller than that keep the sum linear.
+    for some_keys, some_audio in _identities(many, rows=few.num_utterances):
+        found_keys.append(some_keys.filter(pc.is_in(some_keys, value_set=keys)))
+        found_audio.append(some_audio.filter(pc.is_in(some_audio, value_set=audio)))
+    return _is_in(keys, found_keys) | _is_in(audio, found_audio)
+
+
+def find_first(dataset: Dataset, *names: str) -> Mapping[tuple[str, str], int]:
+    """Return each (name, value) of some columns of strings, nulls left out, with the row it is first found in.
+
+    Raises:
+        DatasetError: The index is damaged.
+    """
+    found: dict[tuple[str, str], int] = {}
+    start = 0
+    for piece in dataset.pieces(*names):
+        for name in names:
+            for value in pc.unique(piece[name]).drop_null().to_pylist():
+                if (name, value) not in found:
+                    found[name, value] = start + pc.index(piece[name], value).as_py()
+        start += len(piece)
+    return found
+
+
+def find_long_texts(dataset: Dataset, *, more_than_bytes: int) -> Iterator[tuple[int, str, str | None]]:
+    """Yield row, text and language of the utterances whose texts have more bytes of UTF-8 than that.
+
+    Raises:
+        DatasetError: The index is damaged.
+    """
+    start = 0
+    for piece in dataset.pieces("text", "language"):
+        is_long = pc.greater(pc.binary_length(piece["text"]), more_than_bytes)
+        rows = start + np.flatnonzero(is_long.to_numpy())
+        found = piece.filter(is_long)
+        yield from zip(rows.tolist(), found["text"].to_pylist(), found["language"].to_pylist(), strict=True)
+        start += len(piece)
+
+
+def key_of(dataset: Dataset, row: int) -> str:
+    """Return the key of a row of the whole index.
+
+    Raises:
+        DatasetError: The index is damaged.
+    """
+    ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
+    shard = bisect_right(ends, row)
+    place = row - ends[shard] + dataset.shards[shard].num_utterances
+    return str(IndexReader(dataset).rows(shard, "key")["key"][place])
+
+
+def _identities(dataset: Dataset, rows: int = 0) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield what two utterances only have in common if they are one: keys, and length and checksum as one number."""
+    num_samples = dataset.columns("num_samples")["num_samples"]
+    start = 0
+    for piece in dataset.pieces("key", "audio_crc32", rows=rows):
+        lengths = num_samples[start : start + len(piece)].astype(np.int64)
+        audio = lengths << 32 | piece["audio_crc32"].to_numpy().astype(np.int64)
+        # pa.array would import pandas, which takes longer than all this over a million rows.
+        yield piece["key"].combine_chunks(), pa.Array.from_buffers(pa.int64(), len(audio), [None, pa.py_buffer(audio)])
+        start += len(piece)
+
+
+def _is_in(values: pa.ChunkedArray, found: list[pa.Array]) -> NDArray[np.bool_]:
+    flags: NDArray[np.bool_] = pc.is_in(values, value_set=pa.chunked_array(found, values.type)).to_numpy()
+    return flags

@@ -1,1 +1,0 @@
-"""What is on disk: bytes in, objects out. No torch here."""

@@ -1,0 +1,1 @@
+"""Encoder and decoder for inference, and batched decoding."""

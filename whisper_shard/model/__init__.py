@@ -1,0 +1,1 @@
+"""Whisper itself: features, labels, forward passes, loss, weights. Knows neither datasets nor the loader."""

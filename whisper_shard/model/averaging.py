@@ -1,0 +1,119 @@
+"""Means of weights: over checkpoints, and between the base model and the tuned one. They cost nothing later.
+
+All work on state dicts, so they do not know the model. Integer tensors are no quantity and come from the last state.
+
+Source: checkpoint averaging as in icefall; interpolation with the base model: arXiv:2109.01903 (WiSE-FT), for Whisper
+arXiv:2505.20477.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from whisper_shard.errors import ConfigError, StateError
+
+State = Mapping[str, Tensor]
+"""Weights by name."""
+
+
+def average_states(states: Iterable[State]) -> dict[str, Tensor]:
+    """Return the mean of states, which are taken one at a time.
+
+    Raises:
+        StateError: No state at all, or states of different models.
+    """
+    mean: dict[str, Tensor] = {}
+    for count, state in enumerate(states):
+        if count == 0:
+            mean = {name: tensor.detach().clone() for name, tensor in state.items()}
+            continue
+        _check_same(mean, state)
+        for name, tensor in state.items():
+            _move(mean[name], tensor, share=1.0 / (count + 1))
+    if not mean:
+        raise StateError("no checkpoint to average")
+    return mean
+
+
+def interpolate_states(base: State, tuned: State, share: float) -> dict[str, Tensor]:
+    """Return ``(1 - share) * base + share * tuned``.
+
+    Args:
+        base: Weights before training.
+        tuned: Weights after it.
+        share: 0 is the base model, 1 the tuned one.
+
+    Raises:
+        ConfigError: A share outside 0 to 1.
+        StateError: States of different models.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"share of the tuned model is {share:g}; it must lie between 0 and 1")
+    _check_same(base, tuned)
+    mixed = {name: tensor.detach().clone() for name, tensor in base.items()}
+    for name, tensor in tuned.items():
+        _move(mixed[name], tensor, share=share)
+    return mixed
+
+
+def _move(mean: Tensor, tensor: Tensor, *, share: float) -> None:
+    """Move a mean towards a tensor by a share of the way; both ends are met exactly."""
+    if not mean.is_floating_point():
+        mean.copy_(tensor)
+        return
+    mean.lerp_(tensor.detach().to(mean.device, mean.dtype), share)
+
+
+def _check_same(one: State, other: State) -> None:
+    if one.keys() != other.keys():
+        name = min(one.keys() ^ other.keys())
+        raise StateError(f"weights {name} are in one state and not in the other: these are different models")
+    for name, tensor in one.items():
+        if tensor.shape != other[name].shape:
+            raise StateError(
+                f"weights {name} have shapes {tuple(tensor.shape)} and {tuple(other[name].shape)}: "
+                "these are different models"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovingAverage:
+    """The average, in float32, of everything that is trained; updated in place after each step."""
+
+    decay: float
+    """How much of the average a step keeps, 0 to 1; less in the first steps, so that it does not begin too late."""
+    sources: Mapping[str, Tensor]
+    """What is averaged: the live parameters."""
+    weights: Mapping[str, Tensor]
+    """The average of each."""
+
+    @classmethod
+    def of(cls, model: nn.Module, decay: float) -> "MovingAverage":
+        """Begin with the weights a model has now."""
+        sources = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        return cls(decay=decay, sources=sources, weights={name: p.clone() for name, p in sources.items()})
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the weights after a step; nothing waits for the device.
+
+        Args:
+            step: Optimizer steps before this one. The average keeps at most (1 + step) / (10 + step).
+
+        Source: num_updates in https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
+        """
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.weights.values()), list(self.sources.values()), share)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put a saved average back.
+
+        Raises:
+            StateError: It is of other parameters.
+        """
+        if tensors.keys() != self.weights.keys():
+            raise StateError("the checkpoint's moving average is of other parameters; use its own model")
+        for name, tensor in tensors.items():
+            self.weights[name].copy_(tensor)

@@ -1,0 +1,299 @@
+"""Texts become what the decoder reads and what it should answer, built token by token.
+
+    reads      [<|startofprev|> prompt] <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> hel lo
+    answers     -               -       -                     -      -              hel              lo  <|endoftext|>
+
+One start token, the end token kept, and nothing learned about the prefix: language, task and time stamps are told to
+the model, not guessed by it. The first thing it answers is the first token of text (with time stamps: the first time).
+English-only models (``.en``) have neither language nor task. Every id is asked of the tokenizer, so that all sizes
+and versions of Whisper work.
+
+Source: openai/whisper tokenizer.py, https://github.com/openai/whisper/blob/main/whisper/tokenizer.py; arXiv:2212.04356
+section 2.3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whisper_shard.errors import ConfigError, TrainingError
+from whisper_shard.model.loss import IGNORE_INDEX
+from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS, Segment
+
+TIME_STEP_SECONDS = 0.02
+"""Distance of two time-stamp tokens. Source: openai/whisper tokenizer.py."""
+WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+"""Languages written without spaces; their texts get none in front. Source: openai/whisper tokenizer.py."""
+WHISPER_CODES = {"jv": "jw", "nb": "no", "fil": "tl", "iw": "he", "cmn": "zh", "in": "id", "ji": "yi"}
+"""BCP-47 languages that Whisper calls otherwise."""
+_PREFIX_TOKENS = 8  # room for start, language, task and time tokens and the space in front
+_KNOWN_WORDS = 1 << 18  # words whose tokens are counted once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRow:
+    """What the decoder reads and should answer for one window; both have the same length."""
+
+    decoder_input_ids: tuple[int, ...]
+    """Tokens the decoder reads."""
+    labels: tuple[int, ...]
+    """The token it should answer at each place, or IGNORE_INDEX."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelBatch:
+    """Label rows padded to one length."""
+
+    decoder_input_ids: Tensor
+    """(B, L) int64; padded with the end token."""
+    labels: Tensor
+    """(B, L) int64; padded with IGNORE_INDEX."""
+    kept: Tensor
+    """(N,) int64: places of the flattened labels that count, for `objective.token_loss`."""
+
+
+class Labeler:
+    """Turns texts into decoder inputs and labels, and tokens back into text.
+
+    Args:
+        tokenizer: Whisper's tokenizer, from transformers.
+        language: BCP-47 tag where an utterance has none; empty: en.
+        task: transcribe or translate, where an utterance has none.
+        is_multilingual: Whether the model has language and task tokens.
+        max_tokens: Positions of the decoder.
+
+    Raises:
+        ConfigError: The tokenizer lacks a token of Whisper, or does not know the language or task.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        language: str = "en",
+        task: str = "transcribe",
+        *,
+        is_multilingual: bool = True,
+        max_tokens: int = MAX_LABEL_TOKENS,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.language = language or "en"
+        self.task = task
+        self.is_multilingual = is_multilingual
+        self.max_tokens = max_tokens
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
+        self.start_id = self._token_id("<|startoftranscript|>")
+        self.end_id = self._token_id("<|endoftext|>")
+        self._no_timestamps_id = self._token_id("<|notimestamps|>")
+        self._prefixes: dict[tuple[str | None, str | None, bool], tuple[int, ...]] = {}
+        self._splits_at_spaces = _splits_at_spaces(tokenizer.backend_tokenizer)
+        self._count_word = lru_cache(_KNOWN_WORDS)(self._count_tokens)
+        self.prefix_ids(None, None)
+
+    def prefix_ids(
+        self, language: str | None = None, task: str | None = None, *, timestamps: bool = False
+    ) -> tuple[int, ...]:
+        """Return the tokens that tell the decoder what to do; of the same length for every language and task.
+
+        Raises:
+            ConfigError: The model does not know the language or the task.
+        """
+        if (language, task, timestamps) not in self._prefixes:
+            ids = [self.start_id]
+            if self.is_multilingual:
+                ids += [self._language_id(language or self.language), self._task_id(task or self.task)]
+            ids += [] if timestamps else [self._no_timestamps_id]
+            self._prefixes[language, task, timestamps] = tuple(ids)
+        return self._prefixes[language, task, timestamps]
+
+    def label(
+        self,
+        text: str,
+        *,
+        key: str = "",
+        language: str | None = None,
+        task: str | None = None,
+        segments: Sequence[Segment] | None = None,
+        prompt: str | None = None,
+    ) -> LabelRow:
+        """Return decoder input and labels of one utterance.
+
+        Args:
+            text: Normalized transcript; not used if there are segments.
+            key: Name of the utterance, for errors.
+            language: BCP-47 tag; None: the default.
+            task: transcribe or translate; None: the default.
+            segments: Texts with times: then the labels have time stamps.
+            prompt: Text that came before; read by the decoder, never learned. Its end is kept where it is too long.
+
+        Raises:
+            TrainingError: More tokens than the decoder has positions, or a time outside the window.
+            ConfigError: Unknown language or task.
+        """
+        prefix = self.prefix_ids(language, task, timestamps=segments is not None)
+        code = whisper_language(language or self.language)
+        body = self._text_ids(text, code) if segments is None else self._segment_ids(segments, code, key)
+        num_tokens = len(prefix) + len(body)
+        if num_tokens > self.max_tokens:
+            raise TrainingError(
+                f"utterance {key}: its text needs {num_tokens} tokens, the decoder has {self.max_tokens} positions; "
+                "shorten or remove it"
+            )
+        history = self._prompt_ids(prompt, code, room=self.max_tokens - num_tokens)
+        ignored = (IGNORE_INDEX,) * (len(history) + len(prefix) - 1)
+        return LabelRow(decoder_input_ids=(*history, *prefix, *body), labels=(*ignored, *body, self.end_id))
+
+    @property
+    def safe_bytes(self) -> int:
+        """Bytes of UTF-8 that always fit, since byte-level BPE never makes more tokens than bytes; -1 if it is not."""
+        return self.max_tokens - _PREFIX_TOKENS if self._splits_at_spaces else -1
+
+    def has_room(self, text: str, *, language: str | None = None, timestamps: bool = False) -> bool:
+        """Tell whether `label` can make a label of a text, whatever the task; many times as fast.
+
+        Args:
+            text: Normalized transcript.
+            language: BCP-47 tag; None: the default.
+            timestamps: Whether it gets a time in front and behind.
+
+        Raises:
+            ConfigError: Unknown language.
+        """
+        room = self.max_tokens - len(self.prefix_ids(language, timestamps=timestamps)) - 2 * timestamps
+        code = whisper_language(language or self.language)
+        words = text.split()
+        if self._splits_at_spaces and code not in WITHOUT_SPACES and words == text.strip().split(" "):
+            return sum(map(self._count_word, words)) <= room
+        return len(self._text_ids(text, code)) <= room
+
+    def label_batch(
+        self,
+        texts: Sequence[str],
+        *,
+        keys: Sequence[str] = (),
+        languages: Sequence[str | None] = (),
+        tasks: Sequence[str | None] = (),
+        segments: Sequence[Sequence[Segment] | None] = (),
+        prompts: Sequence[str | None] = (),
+        weights: Sequence[float] | Tensor = (),
+    ) -> LabelBatch:
+        """Return padded decoder inputs and labels of a batch; what is not given takes its default in every row.
+
+        Args:
+            texts: One for each row; see `label` for the others.
+            keys: Names for errors.
+            languages: BCP-47 tags or None.
+            tasks: transcribe, translate or None.
+            segments: Texts with times, or None.
+            prompts: Texts that came before, or None.
+            weights: Rows of weight 0 are not learned from.
+
+        Raises:
+            TrainingError: See `label`.
+            ConfigError: See `label`.
+        """
+        rows = [
+            self.label(
+                text,
+                key=keys[i] if keys else f"in row {i}",
+                language=languages[i] if languages else None,
+                task=tasks[i] if tasks else None,
+                segments=segments[i] if segments else None,
+                prompt=prompts[i] if prompts else None,
+            )
+            for i, text in enumerate(texts)
+        ]
+        return self.collate(rows, weights=weights)
+
+    def collate(self, rows: Sequence[LabelRow], *, weights: Sequence[float] | Tensor = ()) -> LabelBatch:
+        """Pad rows to one length; rows of weight 0 are not learned from."""
+        length = max(len(row.labels) for row in rows)
+        inputs = torch.full((len(rows), length), self.end_id, dtype=torch.int64)
+        labels = torch.full((len(rows), length), IGNORE_INDEX, dtype=torch.int64)
+        for i, row in enumerate(rows):
+            inputs[i, : len(row.decoder_input_ids)] = torch.tensor(row.decoder_input_ids)
+            if len(weights) == 0 or float(weights[i]) > 0.0:
+                labels[i, : len(row.labels)] = torch.tensor(row.labels)
+        kept = (labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        return LabelBatch(decoder_input_ids=inputs, labels=labels, kept=kept)
+
+    def prefix_batch(
+        self, num_rows: int, *, languages: Sequence[str | None] = (), tasks: Sequence[str | None] = ()
+    ) -> Tensor:
+        """Return the prefixes of a batch, (B, P) int64."""
+        return torch.tensor(
+            [self.prefix_ids(languages[i] if languages else None, tasks[i] if tasks else None) for i in range(num_rows)]
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special tokens and without space at the ends."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text.strip()
+
+    def _text_ids(self, text: str, code: str) -> list[int]:
+        text = text.strip()
+        spaced = text if code in WITHOUT_SPACES or not text else f" {text}"
+        ids: list[int] = self.tokenizer.encode(spaced, add_special_tokens=False, verbose=False)
+        return ids
+
+    def _count_tokens(self, word: str) -> int:
+        return len(self._text_ids(word, ""))
+
+    def _segment_ids(self, segments: Sequence[Segment], code: str, key: str) -> list[int]:
+        ids: list[int] = []
+        for segment in segments:
+            times = self._time_id(segment.start_seconds, key), self._time_id(segment.end_seconds, key)
+            ids += [times[0], *self._text_ids(segment.text, code), times[1]]
+        return ids
+
+    def _prompt_ids(self, prompt: str | None, code: str, *, room: int) -> list[int]:
+        room = min(room - 1, self.max_tokens // 2 - 1)
+        if not prompt or room < 1:
+            return []
+        return [self._token_id("<|startofprev|>"), *self._text_ids(prompt, code)[-room:]]
+
+    def _time_id(self, seconds: float, key: str) -> int:
+        if not 0.0 <= seconds <= MAX_SECONDS:
+            raise TrainingError(
+                f"utterance {key}: timestamp {seconds:g} s lies outside the window of 0 to {MAX_SECONDS:g} s"
+            )
+        return self._token_id(f"<|{round(seconds / TIME_STEP_SECONDS) * TIME_STEP_SECONDS:.2f}|>")
+
+    def _language_id(self, language: str) -> int:
+        token = f"<|{whisper_language(language)}|>"
+        if token not in self._vocabulary:
+            raise ConfigError(
+                f"language {language!r}: the model has no token {token}; use a BCP-47 tag such as en or de"
+            )
+        return self._vocabulary[token]
+
+    def _task_id(self, task: str) -> int:
+        if task not in ("transcribe", "translate"):
+            raise ConfigError(f"task {task!r} is unknown; use transcribe or translate")
+        return self._token_id(f"<|{task}|>")
+
+    def _token_id(self, token: str) -> int:
+        if token not in self._vocabulary:
+            raise ConfigError(f"the tokenizer has no token {token}: it is not one of Whisper's")
+        return self._vocabulary[token]
+
+
+def _splits_at_spaces(backend: Any) -> bool:
+    """Tell whether a tokenizer merges bytes within words and never across words, as Whisper's own does.
+
+    Then the tokens of a text are those of its words, each with the space in front. Source: the expression of ByteLevel,
+    https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/pre_tokenizers/byte_level.rs
+    """
+    from tokenizers import pre_tokenizers
+
+    split = backend.pre_tokenizer
+    return backend.normalizer is None and isinstance(split, pre_tokenizers.ByteLevel) and split.use_regex
+
+
+def whisper_language(language: str) -> str:
+    """Return Whisper's code of a BCP-47 tag: en-US is en, nb is no, jv is jw; unknown tags come back in lower case."""
+    primary = language.replace("_", "-").split("-")[0].lower()
+    return WHISPER_CODES.get(primary, primary)

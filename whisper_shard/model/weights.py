@@ -1,0 +1,62 @@
+"""The parameters of a model by name: read, written back, and told apart by a fingerprint."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whisper_shard.errors import StateError
+
+_SAMPLED = 64  # values of each parameter that tell it from another
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """Return what tells a model from others of its shape: a digest of some values of each parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().flatten()
+        sample = values[:: max(1, len(values) // _SAMPLED)].float().cpu()
+        digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def capture_model(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters by name; tied ones appear once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy parameters by name into a model.
+
+    Raises:
+        StateError: The names or shapes are those of another model.
+    """
+    parameters = dict(model.named_parameters())
+    if difference := _difference(parameters, tensors):
+        raise StateError(f"the checkpoint is of another model: {difference}; use its own model or another run folder")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def effective_weight(linear: Any) -> Tensor:
+    """Return the weight a linear layer acts with, low-rank updates of peft included."""
+    if not hasattr(linear, "get_delta_weight"):
+        weight: Tensor = linear.weight.detach()
+        return weight
+    weight = linear.base_layer.weight.detach()
+    for adapter in linear.active_adapters:
+        weight = weight + linear.get_delta_weight(adapter).detach()
+    return weight
+
+
+def _difference(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Say how two sets of tensors differ in names or shapes; empty if they do not."""
+    for name in sorted(parameters.keys() ^ tensors.keys()):
+        return f"{name} is only in {'the model' if name in parameters else 'the checkpoint'}"
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            return f"{name} has shape {tuple(tensors[name].shape)} there and {tuple(parameter.shape)} here"
+    return ""

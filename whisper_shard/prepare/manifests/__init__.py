@@ -1,0 +1,1 @@
+"""Lists of recordings and transcripts become ManifestRows, streamed."""

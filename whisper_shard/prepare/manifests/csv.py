@@ -1,0 +1,257 @@
+"""A line of the corpus list becomes a ManifestRow, streamed: ten million lines need no more memory than ten.
+
+The list is a CSV file with a header; two columns are needed, the audio path and the transcript, under any of the
+usual names. ``language``, ``speaker`` and ``task`` are understood where present; every other column is carried along.
+A line that cannot be a row (wrong number of fields, no path) is not skipped: it becomes a row with a fault, so that
+it shows up among the rejects.
+
+Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spilled without a Python object for each.
+"""
+
+import csv
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+
+from whisper_shard.errors import ManifestError
+from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+
+AUDIO_COLUMNS = ("audios", "audio", "path", "file", "wav", "audio_filepath")
+"""Names of the column with the audio path, in order of preference."""
+TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
+"""Names of the column with the transcript, in order of preference."""
+KNOWN_COLUMNS = ("language", "speaker", "task")
+"""Columns with a meaning of their own; all others are extra."""
+DELIMITERS = ",\t;|"
+BATCH_ROWS = 50_000
+_DIGIT = re.compile(r"[0-9]")
+_FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFormat:
+    """How one CSV file is to be read, found out from its first lines."""
+
+    delimiter: str
+    """One of DELIMITERS."""
+    names: tuple[str, ...]
+    """The header."""
+    audio_column: str
+    """Which of them has the audio path."""
+    text_column: str
+    """Which of them has the transcript."""
+    is_quoted: bool
+    """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is a letter like any other."""
+
+
+def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> ManifestFormat:
+    """Find delimiter and columns, without reading further than the header.
+
+    Args:
+        path: The CSV file.
+        audio_column: Its name; empty: the first of AUDIO_COLUMNS that exists.
+        text_column: Its name; empty: the first of TEXT_COLUMNS that exists.
+
+    Raises:
+        ManifestError: No such file, not text, or no such column (with the names there are).
+    """
+    head = _read_head(path)
+    first_line = next(iter(head.splitlines()), "")
+    if not first_line.strip():
+        raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
+    if first_line.startswith(("{", "[{")):
+        raise _not_csv(path, "JSON", f"read_json({json.dumps(path.name)}, lines={first_line.startswith('{')})")
+    audio_names = (audio_column,) if audio_column else AUDIO_COLUMNS
+    text_names = (text_column,) if text_column else TEXT_COLUMNS
+    headers = {
+        delimiter: _known_names(next(csv.reader([first_line], delimiter=delimiter)), asked=(audio_column, text_column))
+        for delimiter in DELIMITERS
+    }
+    for delimiter, names in headers.items():
+        audio = next((name for name in audio_names if name in names), None)
+        text = next((name for name in text_names if name in names), None)
+        if audio is not None and text is not None:
+            if len(set(names)) < len(names):
+                raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
+            return ManifestFormat(
+                delimiter=delimiter,
+                names=names,
+                audio_column=audio,
+                text_column=text,
+                is_quoted=delimiter != "\t" or '"' in first_line,
+            )
+    raise _missing_column(path, max(headers.values(), key=len), audio_names, text_names)
+
+
+def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are no rows.
+
+    Raises:
+        ManifestError: Not UTF-8, or a quote that never closes or only around other rows; names the row.
+    """
+    num_rows = 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = _numbered_fields(path, file, layout)
+        while batch := list(islice(lines, batch_rows)):
+            yield _as_table(batch, layout, first_row=num_rows)
+            num_rows += len(batch)
+
+
+def _read_head(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except FileNotFoundError as error:
+        raise ManifestError(f"{path}: no such file; give the path of the corpus CSV") from error
+    except IsADirectoryError as error:
+        found = sorted(path.glob("*.csv"))
+        hint = f"; did you mean {found[0]}?" if found else ""
+        raise ManifestError(f"{path}: is a folder, not a CSV file{hint}") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    if head.startswith(b"PAR1"):
+        raise _not_csv(path, "Parquet", f"read_parquet({json.dumps(path.name)})")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _not_utf8(path, "the header", encoding="UTF-16")
+    if (place := head.find(b"\0")) >= 0:
+        raise ManifestError(f"{path}: is not a CSV text file: byte {place} is zero, and it begins with {head[:8]!r}")
+    # A cut through the last character is no fault of the file.
+    text = head.decode("utf-8-sig", errors="ignore" if len(head) == 1 << 16 else "replace")
+    if "\ufffd" in text.split("\n")[0]:
+        raise _not_utf8(path, "the header")
+    return text
+
+
+def _known_names(names: Sequence[str], *, asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a header; those with a meaning here may have capitals, where a flag did not ask for them."""
+    given = [name.strip() for name in names]
+    known = {*AUDIO_COLUMNS, *TEXT_COLUMNS, *KNOWN_COLUMNS} - set(given)
+    return tuple(name.lower() if name.lower() in known and name not in asked else name for name in given)
+
+
+def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterator[list[str]]:
+    """Yield the fields of each line after the header, skipping empty lines, and name the row of any trouble."""
+    reader = csv.reader(
+        file, delimiter=layout.delimiter, quoting=csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
+    )
+    audio = layout.names.index(layout.audio_column)
+    row, last_line, known = -2, 0, ""
+    try:
+        for fields in reader:
+            num_lines, last_line = reader.line_num - last_line, reader.line_num
+            if not fields:
+                continue
+            row += 1
+            if num_lines > 1 and _holds_a_row(fields, layout.delimiter, (known, *fields[audio : audio + 1])):
+                raise ManifestError(
+                    f"{path}: row {row}: a quote opens at line {last_line - num_lines + 1} and closes "
+                    f"{num_lines - 1} lines later, with other rows in between; close it or double it"
+                )
+            if row >= 0:
+                known = fields[audio] if num_lines == 1 and len(fields) > audio else known
+                yield fields
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, f"a line after row {max(row, 0)}") from error
+    except csv.Error as error:
+        raise ManifestError(
+            f"{path}: row {row + 1} (line {reader.line_num}): {error}; does a quote open there that never closes?"
+        ) from error
+
+
+def _holds_a_row(fields: Sequence[str], delimiter: str, known: Sequence[str]) -> bool:
+    """Tell whether a field of several lines has swallowed a row: a line of it has a field that names a file.
+
+    Args:
+        fields: Of one row.
+        delimiter: Between fields.
+        known: Audio paths of this row and the one before; other paths look like them, even without a suffix.
+    """
+    shapes = {_shape_of(path) for path in known if "\n" not in path} - {""}
+    fields_of_lines = [re.split(r"\r\n|\n|\r", field) for field in fields]
+    return any(
+        _FILE_NAME.search(name := piece.strip(' "')) or _shape_of(name) in shapes
+        for lines in fields_of_lines
+        if len(lines) > 1
+        for line in lines
+        if delimiter in line
+        for piece in line.split(delimiter)
+    )
+
+
+def _shape_of(path: str) -> str:
+    """Return what the paths of a corpus have in common, digits aside: the folder, else a name with digits in it."""
+    folder, slash, name = path.strip().rpartition("/")
+    if not slash and not _DIGIT.search(name):
+        return ""
+    return _DIGIT.sub("0", folder + slash or name)
+
+
+def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: int) -> pa.Table:
+    num_names = len(layout.names)
+    faults: list[str | None] = [None] * len(batch)
+    audio = layout.names.index(layout.audio_column)
+    whole: list[list[str]] = []
+    for position, fields in enumerate(batch):
+        if len(fields) != num_names:
+            faults[position] = f"malformed_row: {len(fields)} fields, the header has {num_names}; quote the text?"
+        elif not fields[audio].strip():
+            faults[position] = f"missing_path: nothing in column {layout.audio_column}"
+        whole.append(fields if len(fields) == num_names else (fields + [""] * num_names)[:num_names])
+    columns = dict(zip(layout.names, zip(*whole, strict=True), strict=True))
+    extra_names = [n for n in layout.names if n not in (layout.audio_column, layout.text_column, *KNOWN_COLUMNS)]
+    return pa.table(
+        {
+            "row": range(first_row, first_row + len(batch)),
+            "source": [source.strip() for source in columns[layout.audio_column]],
+            "transcript": columns[layout.text_column],
+            **{name: _optional(columns.get(name), len(batch)) for name in KNOWN_COLUMNS},
+            "extra": _as_json({name: columns[name] for name in extra_names}, len(batch)),
+            "fault": faults,
+        },
+        schema=MANIFEST_SCHEMA,
+    )
+
+
+def _optional(values: Sequence[str] | None, num_rows: int) -> list[str | None]:
+    return [value.strip() or None for value in values] if values is not None else [None] * num_rows
+
+
+def _as_json(columns: dict[str, Sequence[str]], num_rows: int) -> list[str | None]:
+    if not columns:
+        return [None] * num_rows
+    lines = zip(*columns.values(), strict=True)
+    return [json.dumps(dict(zip(columns, line, strict=True)), ensure_ascii=False) for line in lines]
+
+
+def _missing_column(
+    path: Path, names: Sequence[str], audio_names: Sequence[str], text_names: Sequence[str]
+) -> ManifestError:
+    missing = [
+        f"{what} ({flag}{'; one of' if len(wanted) > 1 else ''} {', '.join(wanted)})"
+        for what, flag, wanted in (
+            ("the audio path", "--audio-column", audio_names),
+            ("the transcript", "--text-column", text_names),
+        )
+        if not set(wanted) & set(names)
+    ]
+    shown = ", ".join(name[:40] for name in names[:20])
+    return ManifestError(f"{path}: no column for {' nor for '.join(missing)}; the header has: {shown}")
+
+
+def _not_utf8(path: Path, where: str, *, encoding: str = "LATIN1") -> ManifestError:
+    names = shlex.quote(path.name), shlex.quote(f"{path.stem}-utf8{path.suffix}")
+    return ManifestError(
+        f"{path}: {where} is not UTF-8; convert it: iconv -f {encoding} -t UTF-8 {names[0]} > {names[1]}"
+    )
+
+
+def _not_csv(path: Path, found: str, read: str) -> ManifestError:
+    convert = f"import pandas; pandas.{read}.to_csv({json.dumps(path.stem + '.csv')}, index=False)"
+    return ManifestError(f"{path}: is {found}, not CSV; convert it: python -c {shlex.quote(convert)}")

@@ -1,0 +1,1 @@
+"""A model on a dataset: hypotheses, error rates, confidence intervals, report."""

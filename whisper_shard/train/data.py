@@ -1,0 +1,166 @@
+"""The training and evaluation datasets of a run, checked before training begins."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import DATASET_NAME, Dataset, open_dataset
+from whisper_shard.dataset.search import find_common, find_first, find_long_texts, key_of
+from whisper_shard.errors import ConfigError, DatasetError, TrainingError
+from whisper_shard.model.labels import Labeler
+from whisper_shard.stream.loader import open_evaluation
+
+_BYTES_PER_CHAR = 4  # UTF-8 has at most so many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpora:
+    """What a run learns from and what it is judged by."""
+
+    train: Dataset
+    """Not empty."""
+    eval: Dataset
+    """Not empty; shares no utterance with the training data."""
+    mix: tuple[Dataset, ...] = ()
+    """Further training data, not empty."""
+
+    @property
+    def training(self) -> tuple[Dataset, ...]:
+        """All training data, in the order of the weights."""
+        return (self.train, *self.mix)
+
+
+def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
+    """Open training and evaluation data.
+
+    Args:
+        dataset: A dataset, or a folder with ``train`` and ``eval`` in it.
+        config: Its ``eval`` may name the evaluation data, and its ``mix`` further training data.
+
+    Raises:
+        DatasetError: A dataset is missing or damaged, or the training data is empty.
+        TrainingError: The evaluation data is empty or shares utterances with the training data.
+    """
+    train, *mix = (_open_train(folder) for folder in (dataset, *map(Path, config.mix)))
+    evaluation = open_dataset(_find_eval(train.folder, config.eval))
+    if evaluation.num_utterances == 0:
+        raise TrainingError(
+            f"{evaluation.folder}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
+        )
+    for data in (train, *mix):
+        check_disjoint(data, evaluation)
+    return Corpora(train=train, eval=evaluation, mix=tuple(mix))
+
+
+def _open_train(folder: Path) -> Dataset:
+    data = open_dataset(folder / "train" if _has_dataset(folder / "train") and not _has_dataset(folder) else folder)
+    if data.num_utterances == 0:
+        raise DatasetError(f"{data.folder}: the dataset is empty: nothing to train on")
+    return data
+
+
+def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
+    """Refuse evaluation data that the model will have learned by heart.
+
+    Raises:
+        TrainingError: Utterances have the same key, or the same audio (length and checksum), in both.
+    """
+    data_is_same = train.index_sha256 == evaluation.index_sha256
+    shared = np.ones(evaluation.num_utterances, bool) if data_is_same else find_common(train, evaluation)
+    if shared.any():
+        first = key_of(evaluation, int(np.flatnonzero(shared)[0]))
+        what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
+        raise TrainingError(
+            f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
+            f"{train.folder} too, the first is {first} ({what}); WER would be meaningless: remove the "
+            "duplicates from the manifest, or give other rows with prepare --eval-corpus"
+        )
+
+
+def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -> None:
+    """Refuse what no label can be made of; only texts long enough to be in doubt are tokenized.
+
+    Args:
+        data: Utterances with texts, languages and tasks.
+        labeler: Knows the model's tokens.
+        timestamps: Whether texts may get a time in front and behind.
+
+    Raises:
+        TrainingError: Names a language or task unknown to the model with its first utterance, or says how many
+            utterances have too many tokens, and names the first three.
+    """
+    _check_tags(data, labeler)
+    if data.columns("num_chars")["num_chars"].max(initial=0) * _BYTES_PER_CHAR <= labeler.safe_bytes:
+        return
+    too_long = [
+        row
+        for row, text, language in find_long_texts(data, more_than_bytes=labeler.safe_bytes)
+        if not labeler.has_room(text, language=language, timestamps=timestamps)
+    ]
+    if too_long:
+        keys = [key_of(data, row) for row in too_long[:3]]
+        raise TrainingError(
+            f"{data.folder}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
+            f"decoder has room for: {', '.join(keys)}{' ...' if len(too_long) > 3 else ''}; "
+            'shorten them, or drop them by [[prepare.filters]] kind = "text_length", and prepare the dataset again'
+        )
+
+
+def _check_tags(data: Dataset, labeler: Labeler) -> None:
+    """Try each language and task once.
+
+    Raises:
+        TrainingError: The model does not know one; names its first utterance.
+    """
+    for (name, value), row in find_first(data, "language", "task").items():
+        tags = {"language": None, "task": None, name: value}
+        try:
+            labeler.prefix_ids(tags["language"], tags["task"])
+        except ConfigError as error:
+            raise TrainingError(
+                f"{data.folder}: utterance {key_of(data, row)}: {error}; it is the first with this value of column "
+                f"{name}: correct the manifest and prepare the dataset again"
+            ) from error
+
+
+def _find_eval(train_folder: Path, asked: str) -> Path:
+    if asked:
+        folder = Path(asked)
+        return folder / "eval" if _has_dataset(folder / "eval") and not _has_dataset(folder) else folder
+    candidates = (train_folder / "eval", train_folder.absolute().parent / "eval")
+    for folder in candidates:
+        if _has_dataset(folder) and folder != train_folder.absolute():
+            return folder
+    raise DatasetError(
+        f"no evaluation data: neither {candidates[0]} nor {candidates[1]} is a finished dataset; give --eval DATASET"
+    )
+
+
+def _has_dataset(folder: Path) -> bool:
+    return (folder / DATASET_NAME).is_file()
+
+
+DONOR_CHOICE = 64
+"""The donor is the shortest of so many utterances: short, but not the corpus's oddest."""
+
+
+def find_donor(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
+    """Return a short utterance of a dataset, (1, S) float32; the same one whenever it is asked for.
+
+    Args:
+        dataset: Not empty.
+        bad_record: ``skip`` passes over damaged utterances.
+
+    Raises:
+        DatasetError: An utterance is damaged; with ``skip``, all that were looked at.
+    """
+    with closing(open_evaluation(dataset, batch_size=1, limit=DONOR_CHOICE, bad_record=bad_record)) as loader:
+        for batch in loader:
+            if batch.weights[0] > 0:
+                return batch.waveforms[:, : int(batch.num_samples[0])].clone()
+    raise DatasetError(f"{dataset.folder}: all utterances looked at are damaged; run `whisper-shard verify` on it")

@@ -1,0 +1,227 @@
+"""The folder of a run: whose it is, what lies where in it, and the report at its end.
+
+RUN/train.json        settings, fingerprints of the data, library versions
+RUN/metrics.jsonl     the record; RUN/tensorboard the same for TensorBoard
+RUN/checkpoints/      last two and best; RUN/snapshots/ weights for averaging
+RUN/model/            the result, a Hugging Face folder
+RUN/report.json       the result in numbers; there when the run is over
+RUN/.lock             held by the process that trains into the folder
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.errors import StateError
+from whisper_shard.storage.atomic import write_json
+from whisper_shard.storage.lock import hold_lock
+from whisper_shard.train.data import Corpora
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.run.checkpoint import list_checkpoints
+
+FREE_KNOBS = frozenset(
+    {
+        "bad_record", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every", "max_bad",
+        "max_nonfinite", "micro_batch", "prefetch", "progress_every", "resume", "save_every", "save_minutes",
+        "tensorboard", "threads", "workers",
+    }
+)  # fmt: skip
+"""Knobs that may change when a run goes on: they decide how fast and how safely, not what is learned."""
+LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """Paths in the folder of a run."""
+
+    path: Path
+    """The folder itself."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """All that resumes."""
+        return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """Weights of the last evaluations, for averaging."""
+        return self.path / "snapshots"
+
+    @property
+    def model(self) -> Path:
+        """The result."""
+        return self.path / "model"
+
+    @property
+    def settings(self) -> Path:
+        """Whose run this is."""
+        return self.path / "train.json"
+
+    @property
+    def report(self) -> Path:
+        """The result in numbers."""
+        return self.path / "report.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains into the folder."""
+        return self.path / ".lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """What came of a run."""
+
+    model: str
+    """Folder of the result: model, tokenizer and feature extractor."""
+    steps: int
+    """Optimizer steps made."""
+    best_step: int
+    """Step whose weights were restored; 0: training never beat the model it began with."""
+    stopped: str
+    """steps: the run came to its end; early: WER had not improved for ``patience`` evaluations."""
+    wer_before: float
+    """WER before training, in 30 s windows."""
+    wer: float
+    """WER of the result in 30 s windows, as every standard tool uses it."""
+    wer_interval: tuple[float, float]
+    """Its 95 % bootstrap interval."""
+    wer_short: float
+    """WER of the result in windows as short as the audio."""
+    cer: float
+    """Character error rate in 30 s windows."""
+    loss: float
+    """Mean loss of a token in 30 s windows."""
+    cap_hits: int
+    """Hypotheses cut off at the longest length."""
+    chosen: str
+    """Which weights were kept: best, average of N, ema D, or S base."""
+    candidates: Mapping[str, float]
+    """WER in 30 s windows of all weights that were tried at the end."""
+    seconds: float
+    """Wall time of this call; less than that of the whole run if it was resumed."""
+
+
+@contextmanager
+def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
+    """Make the run folder, hold its lock and sweep it, on rank 0; the lock goes with the process, however it ends.
+
+    Raises:
+        StateError: Another training has it.
+        ConfigError: The run folder is a file, or lies below one.
+        EnvironmentFault: The folder cannot be written.
+    """
+    if not ranks.is_first:
+        yield
+        return
+    with hold_lock(folder.lock, folder=folder.path, name="run", doing="training"):
+        _sweep(folder)
+        yield
+
+
+def _sweep(folder: RunFolder) -> None:
+    """Remove what a killed process has left under temporary names, which can be as big as a checkpoint."""
+    for place in (folder.path, folder.checkpoints, folder.snapshots):
+        for leftover in place.glob("*.tmp.*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write: bool) -> None:
+    """Make the run folder this run's own, or check that it already is.
+
+    Args:
+        folder: The folder, locked.
+        config: The settings.
+        corpora: The data.
+        write: Whether to write train.json; one rank does.
+
+    Raises:
+        StateError: The folder holds a run, in hand or over, with other settings or data, or --no-resume was given.
+    """
+    ours = describe_run(config, corpora)
+    if list_checkpoints(folder.checkpoints) or folder.report.is_file():
+        if not config.resume:
+            raise StateError(f"{folder.path}: already holds a run; choose a new folder, or omit --no-resume")
+        check_same_run(folder, ours)
+    elif write:
+        write_json(folder.settings, ours)
+
+
+def describe_run(config: TrainConfig, corpora: Corpora) -> dict[str, Any]:
+    """Return all that decides what a run learns, and the versions it runs with, as plain JSON values."""
+    description = {
+        "settings": {f.name: getattr(config, f.name) for f in fields(config)},
+        "data": {
+            "train": "+".join(data.index_sha256 for data in corpora.training),
+            "eval": corpora.eval.index_sha256,
+            "train_folder": str(corpora.train.folder),
+            "eval_folder": str(corpora.eval.folder),
+        },
+        "versions": library_versions(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(description, default=dict))
+    return plain
+
+
+def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
+    """Refuse a folder whose run had other settings or data; a changed model is found when its weights are restored.
+
+    Raises:
+        StateError: Names the first difference with both values.
+    """
+    try:
+        theirs = json.loads(folder.settings.read_bytes())
+        before = {**theirs["settings"], **_data_fields(theirs)}
+    except (OSError, ValueError, KeyError) as error:
+        raise StateError(f"{folder.settings}: missing or damaged ({error!r}); start again in another folder") from error
+    now = {**ours["settings"], **_data_fields(ours)}
+    for name, value in now.items():
+        if name not in FREE_KNOBS and before.get(name) != value:
+            raise StateError(
+                f"{folder.path}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
+                "resume with the same value, or choose another run folder"
+            )
+
+
+def read_report(folder: RunFolder) -> TrainReport | None:
+    """Return the report of a finished run, None if it is not finished."""
+    try:
+        value = json.loads(folder.report.read_bytes())
+        return TrainReport(**{**value, "wer_interval": tuple(value["wer_interval"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_report(folder: RunFolder, report: TrainReport) -> None:
+    """Write the report: from now on the run is over."""
+    write_json(folder.report, asdict(report))
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Return the versions that numbers can depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def _data_fields(description: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "training data": description["data"]["train"],
+        "evaluation data": description["data"]["eval"],
+    }

@@ -1,0 +1,60 @@
+"""A live run as tensors by name, and back: parameters, moments of the optimizer, states of the random generators."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from whisper_shard.errors import StateError
+
+
+def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the optimizer's tensors under ``<field>/<parameter>``: exp_avg, exp_avg_sq, step."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for field, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{field}/{name}"] = value.detach()
+    return tensors
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put tensors captured by `capture_optimizer` back, on the device of each parameter.
+
+    Raises:
+        StateError: A tensor belongs to a parameter the model does not have.
+    """
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        field, _, name = key.partition("/")
+        if name not in parameters:
+            raise StateError(f"the checkpoint's optimizer has {key}, which this model lacks; use its own model")
+        optimizer.state[parameters[name]][field] = value.clone().to(parameters[name].device)
+
+
+def capture_random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the states of the generators of python, numpy and torch, as tensors and as JSON."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=False)
+    tensors = {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    numbers = {key: numpy_state[key] for key in ("has_gauss", "gauss")}
+    return tensors, {"python": [version, gauss], "numpy": {"pos": int(numpy_state["state"]["pos"]), **numbers}}
+
+
+def restore_random(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
+    """Put the generators back to where `capture_random` found them."""
+    version, gauss = numbers["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    position, has_gauss, cached = (numbers["numpy"][key] for key in ("pos", "has_gauss", "gauss"))
+    np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
