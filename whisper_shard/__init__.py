@@ -19,6 +19,8 @@ any audio library.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from whisper_shard.version import __version__
+
 if TYPE_CHECKING:
     from whisper_shard.config.prepare import PrepareConfig as PrepareConfig
     from whisper_shard.config.score import ScoreConfig as ScoreConfig
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from whisper_shard.stream.resume import PlanState as PlanState
     from whisper_shard.stream.resume import plan_state_from_json as plan_state_from_json
     from whisper_shard.train.loop import train_model as train_model
-
-__version__ = "0.1.0"
 
 _HOMES = {
     # settings

@@ -11,12 +11,12 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from whisper_shard import __version__
 from whisper_shard.cli.commands import COMMANDS
 from whisper_shard.cli.console import is_unread, leave_unread, say, say_error
 from whisper_shard.cli.flags import load_config
 from whisper_shard.errors import EXIT_AGAIN, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
 from whisper_shard.storage.atomic import is_environment_error
+from whisper_shard.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

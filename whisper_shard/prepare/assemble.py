@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whisper_shard import __version__
 from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.index import ShardInfo, write_description, write_index
@@ -23,6 +22,7 @@ from whisper_shard.prepare.plan import Plan, SplitPlan, deciding_knobs
 from whisper_shard.prepare.receipts import Receipt, read_receipt
 from whisper_shard.prepare.report import SHOWN_ROWS, Tally, render_report
 from whisper_shard.storage.atomic import atomic_file
+from whisper_shard.version import __version__
 
 REJECTS_NAME = "rejects.parquet"
 REPORT_NAME = "report.html"
