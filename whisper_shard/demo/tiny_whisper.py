@@ -1,0 +1,156 @@
+"""A small Whisper of random weights with a tokenizer built on the spot: to train from scratch, and for tests.
+
+The architecture, the special tokens and the files are Whisper's own; only width, depth and vocabulary are small. So
+whatever reads a Whisper reads this one.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+import torch
+from torch import nn
+from whisper_shard.model.device import explain_broken_install
+from whisper_shard.model.whisper import quiet_bars
+from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS
+
+LAST_TOKENS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+"""Special tokens behind the languages, in Whisper's order. Source: openai/whisper tokenizer.py."""
+NUM_TIMESTAMPS = 1501
+"""0.00 to 30.00 s by 0.02 s."""
+
+
+def make_tiny_whisper(
+    folder: Path,
+    *,
+    texts: Sequence[str],
+    width: int = 128,
+    encoder_layers: int = 3,
+    decoder_layers: int = 2,
+    heads: int = 2,
+    vocabulary: int = 600,
+    n_mels: int = 80,
+    is_multilingual: bool = True,
+    max_seconds: float = MAX_SECONDS,
+    seed: int = 0,
+) -> Path:
+    """Write a folder with a small random Whisper, its tokenizer, processor and generation settings.
+
+    The same arguments give the same weights and the same tokenizer.
+
+    Args:
+        folder: Where to write; made if missing.
+        texts: What the tokenizer learns its words from.
+        width: Width of all states; a multiple of 2 * heads.
+        encoder_layers: Layers of the encoder.
+        decoder_layers: Layers of the decoder.
+        heads: Attention heads.
+        vocabulary: Largest number of text tokens, 256 bytes included.
+        n_mels: Mel bins.
+        is_multilingual: Whether language and task tokens are used.
+        max_seconds: Window of the encoder; anything but 30 is for tests, standard tools want 30.
+        seed: Seed of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _build_tokenizer(folder, texts, vocabulary)
+    with explain_broken_install():
+        from transformers import (
+            GenerationConfig,
+            WhisperConfig,
+            WhisperFeatureExtractor,
+            WhisperForConditionalGeneration,
+            WhisperProcessor,
+        )
+    ids = tokenizer.get_vocab()
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=n_mels,
+        d_model=width,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_source_positions=round(50 * max_seconds),
+        max_target_positions=MAX_LABEL_TOKENS,
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+        **special,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = WhisperForConditionalGeneration(config)
+        _initialize(model)
+    model.generation_config = GenerationConfig(**_generation_settings(ids, decoder_layers, is_multilingual), **special)
+    with quiet_bars():
+        model.save_pretrained(folder)
+    extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=round(max_seconds))
+    WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _build_tokenizer(folder: Path, texts: Sequence[str], vocabulary: int) -> Any:
+    """Learn byte-level merges from the texts and add Whisper's special tokens behind them."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import WhisperTokenizer
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
+    special = ["endoftext", "startoftranscript", *LANGUAGES, *LAST_TOKENS]
+    tokenizer.add_special_tokens([AddedToken(f"<|{name}|>", normalized=False, special=True) for name in special])
+    times = [f"<|{step * 0.02:.2f}|>" for step in range(NUM_TIMESTAMPS)]
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in times])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": MAX_LABEL_TOKENS, "add_prefix_space": False}
+    settings |= {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return WhisperTokenizer.from_pretrained(str(folder))
+
+
+def _generation_settings(ids: dict[str, int], decoder_layers: int, is_multilingual: bool) -> dict[str, Any]:
+    """Return what `generate` must know of the tokens."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    settings: dict[str, Any] = {
+        "is_multilingual": is_multilingual,
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
+        "prev_sot_token_id": ids["<|startofprev|>"],
+        "max_initial_timestamp_index": 50,
+        "max_length": MAX_LABEL_TOKENS,
+        "return_timestamps": False,
+        "suppress_tokens": [],
+        "begin_suppress_tokens": [ids["\u0120"], ids["<|endoftext|>"]],
+        "alignment_heads": [[decoder_layers - 1, 0]],
+    }
+    if is_multilingual:
+        settings["lang_to_id"] = {f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES}
+        settings["task_to_id"] = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
+        settings |= {"language": "en", "task": "transcribe"}
+    return settings
+
+
+@torch.no_grad()
+def _initialize(model: nn.Module) -> None:
+    """Scale random weights to their fan-in, and what ends a residual block down by the depth.
+
+    The default spread of 0.02 fits widths of a thousand; here it would drown the audio in the positions.
+    Source: Radford et al. 2019 (GPT-2), section 2.3, for the scale of residual outputs.
+    """
+    depth = sum(name.endswith("fc2") or name.endswith("out_proj") for name, _ in model.named_modules())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not name.endswith("proj_out"):
+            spread = 1.0 / math.sqrt(module.in_features)
+            nn.init.normal_(
+                module.weight, std=spread / math.sqrt(depth) if name.endswith(("fc2", "out_proj")) else spread
+            )
+        elif isinstance(module, nn.Conv1d):
+            nn.init.normal_(module.weight, std=1.0 / math.sqrt(module.in_channels * module.kernel_size[0]))
