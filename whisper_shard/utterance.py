@@ -70,6 +70,10 @@ class ManifestRow:
     extra: Mapping[str, str] = field(default_factory=dict)
     """Every other column, as text; stored beside the transcript."""
 
+    def reject(self, reason: str, detail: str, *, seconds: float = 0.0) -> "Rejection":
+        """Return the rejection of this row; for the arguments see `Rejection`."""
+        return Rejection(row=self.row, source=self.source, reason=reason, detail=detail, seconds=seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
@@ -91,6 +95,10 @@ class Utterance:
         """Length in seconds."""
         return len(self.waveform) / SAMPLE_RATE
 
+    def reject(self, reason: str, detail: str) -> "Rejection":
+        """Return the rejection of this utterance: what a filter returns in order to drop it."""
+        return self.row.reject(reason, detail, seconds=self.seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
@@ -101,8 +109,8 @@ class Rejection:
     source: str
     """The audio path as the manifest gives it."""
     reason: str
-    """Code in snake_case, countable: ``too_short``, ``missing_file``, ``decode_failed`` ..."""
+    """Code in snake_case, counted in the report: ``too_short``, ``missing_file``, ``decode_failed`` ..."""
     detail: str
-    """The values behind the reason, for a human."""
+    """The values behind the reason, for a human reader."""
     seconds: float = 0.0
-    """Audio lost by it, where known."""
+    """Length of the rejected audio, where known."""

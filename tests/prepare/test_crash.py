@@ -286,6 +286,22 @@ def test_changed_configuration_names_the_knobs(tmp_path):
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "fresh")
 
 
+def test_preparation_of_another_version_is_started_over(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", 6)
+    prepare(corpus, tmp_path / "out", jobs=1)
+    before = fingerprint(tmp_path / "out")
+    plan = tmp_path / "out/.prepare/plan.json"
+    content = json.loads(plan.read_text())
+    del content["version"]  # as the first versions wrote it
+    plan.write_text(json.dumps(content))
+    (tmp_path / "out/train/shards/000009.tar").touch()
+    events = prepare(corpus, tmp_path / "out", jobs=1)
+    (note,) = [event.message for event in events if isinstance(event, Note)]
+    assert note == f"{tmp_path}/out: another version of whisper-shard began it; everything is prepared again"
+    assert len([event for event in events if isinstance(event, ShardFinished)]) == 2
+    assert fingerprint(tmp_path / "out") == before
+
+
 def test_rebuild_removes_nothing_for_a_manifest_that_cannot_be_used(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 3)
     prepare(corpus, tmp_path / "out", jobs=1)

@@ -1,8 +1,7 @@
-"""Filters choose which utterances are worth a place in the dataset.
+"""Filters decide which utterances go into the dataset.
 
-A filter looks at one prepared utterance and answers with the reason to drop it, or None to keep it. A reason begins
-with a code in snake_case, which is counted in the report; what follows a colon is its detail, for a human. Nothing is
-dropped without a trace.
+A filter sees one prepared utterance and returns a rejection, made by `Utterance.reject`, or None to keep it. Rejections
+are counted by reason in the report and listed with their details in rejects.parquet.
 
 To add a filter, write a class here and name it in FILTERS, or name it in a TOML file:
 ``[[prepare.filters]] kind = "package.module:Class"``.
@@ -14,14 +13,14 @@ from typing import Protocol
 from whisper_shard.config.plugins import build_steps
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
-from whisper_shard.utterance import Utterance
+from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
 
 class Filter(Protocol):
-    """Keep, or a reason."""
+    """Decides whether an utterance is kept."""
 
-    def reject(self, utterance: Utterance) -> str | None:
-        """Return ``code: detail`` to drop the utterance, or None to keep it."""
+    def reject(self, utterance: Utterance) -> Rejection | None:
+        """Return ``utterance.reject(reason, detail)`` to drop the utterance, or None to keep it."""
         ...
 
 
@@ -30,35 +29,39 @@ class Duration:
     """Drop utterances that are too short or too long, both bounds excluded."""
 
     min_seconds: float = 1.0
-    """Keep what is longer than this."""
+    """Keep utterances longer than this."""
     max_seconds: float = 30.0
-    """Keep what is shorter than this."""
+    """Keep utterances shorter than this."""
 
-    def reject(self, utterance: Utterance) -> str | None:
+    def reject(self, utterance: Utterance) -> Rejection | None:
         """Compare the length after trimming."""
         if utterance.seconds <= self.min_seconds:
-            return f"too_short: {utterance.seconds:.3f} s, must be more than {self.min_seconds:g} s"
+            return utterance.reject("too_short", f"{utterance.seconds:.3f} s, must be more than {self.min_seconds:g} s")
         if utterance.seconds >= self.max_seconds:
-            return f"too_long: {utterance.seconds:.3f} s, must be less than {self.max_seconds:g} s"
+            return utterance.reject("too_long", f"{utterance.seconds:.3f} s, must be less than {self.max_seconds:g} s")
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLength:
-    """Drop utterances with too little or too much text."""
+    """Drop utterances with too little or too much text; spaces at its ends do not count."""
 
     min_chars: int = 6
     """Fewest code points of normalized text."""
     max_chars: int = 100_000
     """Most code points of normalized text."""
 
-    def reject(self, utterance: Utterance) -> str | None:
-        """Count code points."""
-        num_chars = len(utterance.text)
+    def reject(self, utterance: Utterance) -> Rejection | None:
+        """Count the characters of the text."""
+        return self.reject_text(utterance.text, utterance)
+
+    def reject_text(self, text: str, source: ManifestRow | Utterance) -> Rejection | None:
+        """Return the rejection of a row or an utterance for its normalized text, or None."""
+        num_chars = len(text.strip())
         if num_chars < self.min_chars:
-            return f"text_too_short: {num_chars} characters, need {self.min_chars}"
+            return source.reject("text_too_short", f"{num_chars} characters, need {self.min_chars}")
         if num_chars > self.max_chars:
-            return f"text_too_long: {num_chars} characters, limit {self.max_chars}"
+            return source.reject("text_too_long", f"{num_chars} characters, limit {self.max_chars}")
         return None
 
 
@@ -75,20 +78,20 @@ class SpeakingRate:
     """Faster than this and the audio is probably cut short."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds that leave nothing."""
+        """Check the order of the bounds."""
         if not 0 <= self.min_chars_per_second < self.max_chars_per_second:
             raise ConfigError(
                 f"speaking_rate: min_chars_per_second {self.min_chars_per_second:g} must lie below "
                 f"max_chars_per_second {self.max_chars_per_second:g}"
             )
 
-    def reject(self, utterance: Utterance) -> str | None:
+    def reject(self, utterance: Utterance) -> Rejection | None:
         """Divide characters by seconds."""
         rate = len(utterance.text) / utterance.seconds
         if rate < self.min_chars_per_second:
-            return f"too_slow: {rate:.1f} characters/s, need {self.min_chars_per_second:g}"
+            return utterance.reject("too_slow", f"{rate:.1f} characters/s, need {self.min_chars_per_second:g}")
         if rate > self.max_chars_per_second:
-            return f"too_fast: {rate:.1f} characters/s, limit {self.max_chars_per_second:g}"
+            return utterance.reject("too_fast", f"{rate:.1f} characters/s, limit {self.max_chars_per_second:g}")
         return None
 
 
@@ -100,7 +103,7 @@ FILTERS: dict[str, type[Filter]] = {
 
 
 def build_filters(config: PrepareConfig) -> tuple[Filter, ...]:
-    """Return the filters every run has, then those of ``[[prepare.filters]]``.
+    """Return the filter by duration, which every run has, then those of ``[[prepare.filters]]``.
 
     Raises:
         ConfigError: An unknown kind or a parameter it does not take.

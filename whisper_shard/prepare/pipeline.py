@@ -1,4 +1,4 @@
-"""One manifest row becomes an Utterance, or a Rejection with its reason. Pure but for reading the file."""
+"""One manifest row becomes an Utterance or a Rejection; nothing but the recording is read, and nothing is written."""
 
 import re
 from collections.abc import Callable
@@ -7,41 +7,42 @@ from hashlib import blake2b
 
 from whisper_shard.audio.decoders import DECODERS, Decoder
 from whisper_shard.audio.files import read_recording
+from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_steps
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError
-from whisper_shard.prepare.filters import Filter, build_filters
+from whisper_shard.prepare.filters import Filter, TextLength, build_filters
 from whisper_shard.prepare.text import TEXT_STYLES
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 60
-"""Characters of the file's name that go into the key."""
+"""Characters of the file name that go into the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """What happens to each row, ready to use."""
+    """The steps every row goes through, built from the configuration."""
 
     clean: Callable[[str], str]
-    """Transcript to text."""
-    min_text_chars: int
-    """Shorter texts are rejected before the audio is even opened."""
+    """Normalizes a transcript."""
+    text_length: TextLength
+    """Rejects texts that are too short, before the recording is opened."""
     decoders: tuple[Decoder, ...]
-    """In the order in which they are asked."""
+    """In the order in which they are tried."""
     max_recording_seconds: float
-    """Longer recordings are not decoded."""
+    """Longer recordings are rejected without decoding them to the end."""
     trim_db: float
     """See PrepareConfig."""
     peak: float
     """See PrepareConfig."""
     filters: tuple[Filter, ...]
-    """In order; the first reason counts."""
+    """Applied in order, up to the first rejection."""
 
 
 def build_pipeline(config: PrepareConfig) -> Pipeline:
-    """Turn knobs into the objects that do the work.
+    """Build the steps from the configuration.
 
     Raises:
         ConfigError: An unknown kind of filter or decoder, or a parameter it does not take.
@@ -49,7 +50,7 @@ def build_pipeline(config: PrepareConfig) -> Pipeline:
     own = build_steps(config.decoders, DECODERS, where="decoders")
     return Pipeline(
         clean=TEXT_STYLES[config.text_style],
-        min_text_chars=config.min_text_chars,
+        text_length=TextLength(min_chars=config.min_text_chars, max_chars=MANY),
         decoders=(*own, *(make() for make in DECODERS.values())),
         max_recording_seconds=config.max_recording_seconds,
         trim_db=config.trim_db,
@@ -59,40 +60,33 @@ def build_pipeline(config: PrepareConfig) -> Pipeline:
 
 
 def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
-    """Clean the text, decode, resample, trim, level, filter.
+    """Clean the text, decode, resample, trim, normalize the peak, and filter.
 
     Raises:
         OSError: The machine failed (I/O error, too many open files): not the row's fault.
     """
     text = pipeline.clean(row.transcript)
-    if len(text.strip()) < pipeline.min_text_chars:
-        return reject(row, "text_too_short", f"{len(text.strip())} characters, need {pipeline.min_text_chars}")
+    # Decoding is by far the most expensive step, so texts are checked first.
+    if (rejection := pipeline.text_length.reject_text(text, row)) is not None:
+        return rejection
     seconds = 0.0
     try:
         recording = read_recording(row.path, decoders=pipeline.decoders, max_seconds=pipeline.max_recording_seconds)
         seconds = len(recording.waveform) / recording.sample_rate
         waveform = prepare_waveform(recording, trim_db=pipeline.trim_db, peak=pipeline.peak)
     except AudioError as error:
-        return reject(row, error.reason, str(error), seconds=seconds)
+        return row.reject(error.reason, str(error), seconds=seconds)
     except MemoryError:
-        return reject(row, "decoder_out_of_memory", "needs more memory than --worker-memory-mb allows")
+        return row.reject("decoder_out_of_memory", "needs more memory than --worker-memory-mb allows")
     utterance = Utterance(key=make_key(row), waveform=waveform, text=text, row=row, recording_seconds=seconds)
-    for step in pipeline.filters:
-        if (answer := step.reject(utterance)) is not None:
-            code, _, detail = answer.partition(":")
-            return reject(row, code, detail.strip(), seconds=utterance.seconds)
-    return utterance
-
-
-def reject(row: ManifestRow, reason: str, detail: str, *, seconds: float = 0.0) -> Rejection:
-    """Return the Rejection of a row."""
-    return Rejection(row=row.row, source=row.source, reason=reason, detail=detail, seconds=seconds)
+    rejections = (step.reject(utterance) for step in pipeline.filters)
+    return next((rejection for rejection in rejections if rejection is not None), utterance)
 
 
 def make_key(row: ManifestRow) -> str:
     """Return a row's name in the dataset: ``000000012-some_file_name-9f86d081``.
 
-    Unique by its row number; the digest tells two corpora apart whose rows have the same number and file name.
+    The row number makes it unique; the digest tells rows of two corpora apart that share number and file name.
     """
     name = row.source.rpartition("/")[2]
     dot = name.rfind(".")

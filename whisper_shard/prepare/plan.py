@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError, StateError
 from whisper_shard.prepare.events import StepObserver, named_steps
-from whisper_shard.prepare.manifests.csv import inspect_manifest, read_batches
+from whisper_shard.prepare.manifests.formats import read_manifest
 from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder, write_json
 
+OUTPUT_VERSION = 2
+"""Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
+so that no dataset is a mixture."""
 PLAN_NAME = "plan.json"
 RUN_KNOBS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")
 """Knobs that do not decide what is written; all others do."""
@@ -97,8 +100,7 @@ def check_manifest(path: Path, config: PrepareConfig) -> None:
     Raises:
         ManifestError: Missing, not text, without the columns, with a stray quote, or without a single row.
     """
-    layout = inspect_manifest(path, audio_column=config.audio_column, text_column=config.text_column)
-    if not sum(len(table) for table in read_batches(path, layout)):
+    if not sum(len(table) for table in read_manifest(path, config)):
         raise _no_row(path)
 
 
@@ -109,11 +111,11 @@ def spool_manifest(path: Path, spool: Path, config: PrepareConfig) -> Spool:
         ManifestError: Missing, not text, without the columns, or without a single row.
         EnvironmentFault: The spool cannot be written.
     """
-    layout = inspect_manifest(path, audio_column=config.audio_column, text_column=config.text_column)
+    tables = read_manifest(path, config)
     num_rows = num_bytes = 0
     try:
         with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, MANIFEST_SCHEMA) as writer:
-            for table in read_batches(path, layout):
+            for table in tables:
                 writer.write_table(table)
                 num_rows += len(table)
                 num_bytes += table.nbytes
@@ -204,6 +206,7 @@ def write_plan(
             raise as_environment_fault(error, folder) from error
     sync_folder(folder)
     content = {
+        "version": OUTPUT_VERSION,
         "config": deciding_knobs(config),
         "manifests": {name: {"sha256": spool.sha256, "num_rows": spool.num_rows} for name, spool in spools.items()},
         "shard_rows": shard_rows,
@@ -214,7 +217,7 @@ def write_plan(
 
 
 def open_plan(folder: Path, out: Path, corpora: Mapping[str, Path], config: PrepareConfig) -> Plan | None:
-    """Return the plan of an earlier run into the same folder, or None where there is none.
+    """Return the plan of an earlier run into the same folder, or None where there is none of this OUTPUT_VERSION.
 
     Args:
         folder: Where the plan lies.
@@ -243,12 +246,13 @@ def open_plan(folder: Path, out: Path, corpora: Mapping[str, Path], config: Prep
     if changes:
         raise StateError(f"{out}: belongs to another configuration: {'; '.join(changes)}; {cure}")
     for name, path in corpora.items():
-        inspect_manifest(path, audio_column=config.audio_column, text_column=config.text_column)
         if (found := sha256_of_file(path)) != manifests[name]["sha256"]:
             raise StateError(
                 f"{out}: was made from another manifest: {path} had sha256 {manifests[name]['sha256'][:12]}, "
                 f"has {found[:12]} (rows added, changed or reordered); {cure}"
             )
+    if content.get("version") != OUTPUT_VERSION:
+        return None
     return _as_plan(folder, content, {name: corpora.get(name, corpora["train"]).parent for name in splits})
 
 

@@ -20,10 +20,11 @@ from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.index import DATASET_NAME
 from whisper_shard.prepare.assemble import finish_split
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize, StepObserver
-from whisper_shard.prepare.manifests.csv import inspect_manifest
+from whisper_shard.prepare.manifests.formats import read_manifest
 from whisper_shard.prepare.output import forget, sole_writer, sweep
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import (
+    PLAN_NAME,
     ROW_OVERHEAD_BYTES,
     Plan,
     SplitPlan,
@@ -74,7 +75,7 @@ def prepare_corpus(
     build_pipeline(config)
     corpora = _manifests(corpus, config)
     for manifest in corpora.values():  # before anything is written: a misspelt path leaves no folder behind
-        inspect_manifest(manifest, audio_column=config.audio_column, text_column=config.text_column)
+        read_manifest(manifest, config)
         if config.rebuild:  # before anything is removed, it must be certain that there is something to put in its place
             check_manifest(manifest, config)
     with sole_writer(out) as state:
@@ -84,6 +85,11 @@ def prepare_corpus(
         with open_workers(state / "workers", config.worker_memory_mb) as workers:
             plan = open_plan(state, out, corpora, config)
             if plan is None:
+                if (state / PLAN_NAME).exists():
+                    yield Note(
+                        message=f"{out}: another version of whisper-shard began it; everything is prepared again"
+                    )
+                    forget(out, state)
                 plan = yield from _make_plan(workers, state, corpora, config, on_step)
             with atomic_file(out / "prepare.toml") as file:
                 file.write(dump_config(replace(config, rebuild=False), "prepare").encode())

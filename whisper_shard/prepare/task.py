@@ -18,7 +18,7 @@ from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import StepObserver, named_steps
 from whisper_shard.prepare.manifests.rows import as_rows
-from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row, reject
+from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
 from whisper_shard.prepare.plan import read_shard_rows
 from whisper_shard.prepare.receipts import RowOutcome, describe_reject, stat_source, write_receipt
 from whisper_shard.prepare.waveform import prepare_waveform
@@ -183,7 +183,7 @@ def run_limits(config: PrepareConfig) -> dict[str, float]:
 
 
 def _write_row(
-    row: ManifestRow, fault: str | None, task: Task, *, writer: ShardWriter, pipeline: Pipeline, marker: Marker
+    row: ManifestRow, fault: Rejection | None, task: Task, *, writer: ShardWriter, pipeline: Pipeline, marker: Marker
 ) -> RowOutcome:
     num_bytes, mtime_ns = stat_source(row.path)
     outcome = _decide(row, fault, pipeline, marker, task.verdicts)
@@ -207,13 +207,12 @@ def _write_row(
 
 
 def _decide(
-    row: ManifestRow, fault: str | None, pipeline: Pipeline, marker: Marker, verdicts: Verdicts
+    row: ManifestRow, fault: Rejection | None, pipeline: Pipeline, marker: Marker, verdicts: Verdicts
 ) -> Utterance | Rejection:
     if fault is not None:
-        code, _, detail = fault.partition(": ")
-        return reject(row, code, detail)
+        return fault
     if row.path in verdicts:
-        return reject(row, *verdicts[row.path])
+        return row.reject(*verdicts[row.path])
     marker.begin_row(row.row)
     try:
         return prepare_row(row, pipeline)

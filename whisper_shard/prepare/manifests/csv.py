@@ -1,9 +1,8 @@
-"""A line of the corpus list becomes a ManifestRow, streamed: ten million lines need no more memory than ten.
+"""CSV manifests, read in batches: ten million lines need no more memory than ten.
 
-The list is a CSV file with a header; two columns are needed, the audio path and the transcript, under any of the
-usual names. ``language``, ``speaker`` and ``task`` are understood where present; every other column is carried along.
-A line that cannot be a row (wrong number of fields, no path) is not skipped: it becomes a row with a fault, so that
-it shows up among the rejects.
+A CSV file has a header. Two columns are needed, the audio path and the transcript, under any of the usual names;
+``language``, ``speaker`` and ``task`` are understood where present, and every other column is carried along. A line
+that is no valid row (wrong number of fields, no path) is not skipped: it becomes a row with a reason to reject it.
 
 Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spilled without a Python object for each.
 """
@@ -35,9 +34,21 @@ _DIGIT = re.compile(r"[0-9]")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
 
+class Csv:
+    """CSV files with a header, in UTF-8, with any of DELIMITERS; see `formats.ManifestFormat`."""
+
+    def recognizes(self, _path: Path, _head: bytes, /) -> bool:
+        """Take any file: `find_layout` says what is wrong with one that is not CSV."""
+        return True
+
+    def read(self, path: Path, head: bytes, /, *, audio_column: str, text_column: str) -> Iterator[pa.Table]:
+        """Check the header at once, then return an iterator over all rows."""
+        return read_batches(path, find_layout(path, head, audio_column=audio_column, text_column=text_column))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestFormat:
-    """How one CSV file is to be read, found out from its first lines."""
+class CsvLayout:
+    """The delimiter and the columns of one CSV file."""
 
     delimiter: str
     """One of DELIMITERS."""
@@ -51,19 +62,19 @@ class ManifestFormat:
     """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is a letter like any other."""
 
 
-def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "") -> ManifestFormat:
-    """Find delimiter and columns, without reading further than the header.
+def find_layout(path: Path, head: bytes, *, audio_column: str = "", text_column: str = "") -> CsvLayout:
+    """Find delimiter and columns from the header.
 
     Args:
-        path: The CSV file.
-        audio_column: Its name; empty: the first of AUDIO_COLUMNS that exists.
-        text_column: Its name; empty: the first of TEXT_COLUMNS that exists.
+        path: The CSV file, for errors.
+        head: Its first bytes.
+        audio_column: Column of audio paths; empty: the first of AUDIO_COLUMNS that exists.
+        text_column: Column of transcripts; empty: the first of TEXT_COLUMNS that exists.
 
     Raises:
-        ManifestError: No such file, not text, or no such column (with the names there are).
+        ManifestError: Not text, or no such column (with the names that exist).
     """
-    head = _read_head(path)
-    first_line = next(iter(head.splitlines()), "")
+    first_line = _decode_first_line(path, head)
     if not first_line.strip():
         raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
     if first_line.startswith(("{", "[{")):
@@ -80,7 +91,7 @@ def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "
         if audio is not None and text is not None:
             if len(set(names)) < len(names):
                 raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
-            return ManifestFormat(
+            return CsvLayout(
                 delimiter=delimiter,
                 names=names,
                 audio_column=audio,
@@ -90,8 +101,8 @@ def inspect_manifest(path: Path, *, audio_column: str = "", text_column: str = "
     raise _missing_column(path, max(headers.values(), key=len), audio_names, text_names)
 
 
-def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-    """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are no rows.
+def read_batches(path: Path, layout: CsvLayout, *, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+    """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are not counted.
 
     Raises:
         ManifestError: Not UTF-8, or a quote that never closes or only around other rows; names the row.
@@ -104,40 +115,29 @@ def read_batches(path: Path, layout: ManifestFormat, *, batch_rows: int = BATCH_
             num_rows += len(batch)
 
 
-def _read_head(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such file; give the path of the corpus CSV") from error
-    except IsADirectoryError as error:
-        found = sorted(path.glob("*.csv"))
-        hint = f"; did you mean {found[0]}?" if found else ""
-        raise ManifestError(f"{path}: is a folder, not a CSV file{hint}") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+def _decode_first_line(path: Path, head: bytes) -> str:
     if head.startswith(b"PAR1"):
         raise _not_csv(path, "Parquet", f"read_parquet({json.dumps(path.name)})")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _not_utf8(path, "the header", encoding="UTF-16")
     if (place := head.find(b"\0")) >= 0:
         raise ManifestError(f"{path}: is not a CSV text file: byte {place} is zero, and it begins with {head[:8]!r}")
-    # A cut through the last character is no fault of the file.
-    text = head.decode("utf-8-sig", errors="ignore" if len(head) == 1 << 16 else "replace")
-    if "\ufffd" in text.split("\n")[0]:
+    # Bytes that are not UTF-8 are found here in the header only: the last character of the head may be cut in two.
+    first_line = next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "")
+    if "\ufffd" in first_line:
         raise _not_utf8(path, "the header")
-    return text
+    return first_line
 
 
 def _known_names(names: Sequence[str], *, asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a header; those with a meaning here may have capitals, where a flag did not ask for them."""
+    """Return the names of a header, known ones in lower case unless a flag asks for exactly this spelling."""
     given = [name.strip() for name in names]
     known = {*AUDIO_COLUMNS, *TEXT_COLUMNS, *KNOWN_COLUMNS} - set(given)
     return tuple(name.lower() if name.lower() in known and name not in asked else name for name in given)
 
 
-def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterator[list[str]]:
-    """Yield the fields of each line after the header, skipping empty lines, and name the row of any trouble."""
+def _numbered_fields(path: Path, file: TextIO, layout: CsvLayout) -> Iterator[list[str]]:
+    """Yield the fields of each line after the header, skipping empty lines; errors name the row."""
     reader = csv.reader(
         file, delimiter=layout.delimiter, quoting=csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
     )
@@ -166,12 +166,12 @@ def _numbered_fields(path: Path, file: TextIO, layout: ManifestFormat) -> Iterat
 
 
 def _holds_a_row(fields: Sequence[str], delimiter: str, known: Sequence[str]) -> bool:
-    """Tell whether a field of several lines has swallowed a row: a line of it has a field that names a file.
+    """Tell whether a quoted field has swallowed other rows: one of its lines has a field that looks like a path.
 
     Args:
-        fields: Of one row.
-        delimiter: Between fields.
-        known: Audio paths of this row and the one before; other paths look like them, even without a suffix.
+        fields: The fields of one row.
+        delimiter: What separates fields.
+        known: Audio paths of this row and the one before; other paths of the corpus look like them.
     """
     shapes = {_shape_of(path) for path in known if "\n" not in path} - {""}
     fields_of_lines = [re.split(r"\r\n|\n|\r", field) for field in fields]
@@ -193,16 +193,16 @@ def _shape_of(path: str) -> str:
     return _DIGIT.sub("0", folder + slash or name)
 
 
-def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: int) -> pa.Table:
+def _as_table(batch: Sequence[list[str]], layout: CsvLayout, *, first_row: int) -> pa.Table:
     num_names = len(layout.names)
-    faults: list[str | None] = [None] * len(batch)
+    faults: list[tuple[str, str] | tuple[None, None]] = [(None, None)] * len(batch)
     audio = layout.names.index(layout.audio_column)
     whole: list[list[str]] = []
     for position, fields in enumerate(batch):
         if len(fields) != num_names:
-            faults[position] = f"malformed_row: {len(fields)} fields, the header has {num_names}; quote the text?"
+            faults[position] = "malformed_row", f"{len(fields)} fields, the header has {num_names}; quote the text?"
         elif not fields[audio].strip():
-            faults[position] = f"missing_path: nothing in column {layout.audio_column}"
+            faults[position] = "missing_path", f"nothing in column {layout.audio_column}"
         whole.append(fields if len(fields) == num_names else (fields + [""] * num_names)[:num_names])
     columns = dict(zip(layout.names, zip(*whole, strict=True), strict=True))
     extra_names = [n for n in layout.names if n not in (layout.audio_column, layout.text_column, *KNOWN_COLUMNS)]
@@ -213,7 +213,8 @@ def _as_table(batch: Sequence[list[str]], layout: ManifestFormat, *, first_row: 
             "transcript": columns[layout.text_column],
             **{name: _optional(columns.get(name), len(batch)) for name in KNOWN_COLUMNS},
             "extra": _as_json({name: columns[name] for name in extra_names}, len(batch)),
-            "fault": faults,
+            "reason": [reason for reason, _ in faults],
+            "detail": [detail for _, detail in faults],
         },
         schema=MANIFEST_SCHEMA,
     )

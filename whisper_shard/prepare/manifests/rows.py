@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from whisper_shard.utterance import ManifestRow
+from whisper_shard.utterance import ManifestRow, Rejection
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -17,29 +17,28 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("speaker", pa.string()),
         pa.field("task", pa.string()),
         pa.field("extra", pa.string()),  # JSON object
-        pa.field("fault", pa.string()),  # "code: detail" where the line cannot be a row
+        pa.field("reason", pa.string()),  # with its detail, where the line is already known to be unusable
+        pa.field("detail", pa.string()),
     ]
 )
 
 
-def as_rows(table: pa.Table, *, folder: Path) -> Iterator[tuple[ManifestRow, str | None]]:
-    """Yield each row of a table in MANIFEST_SCHEMA with its fault, or None where it has none.
+def as_rows(table: pa.Table, *, folder: Path) -> Iterator[tuple[ManifestRow, Rejection | None]]:
+    """Yield each row of a table in MANIFEST_SCHEMA, with its rejection where the manifest itself is at fault.
 
     Args:
         table: Some rows.
-        folder: Against which audio paths are resolved: that of the manifest.
+        folder: Folder of the manifest, to which relative audio paths are relative.
     """
     for line in table.to_pylist():
-        yield (
-            ManifestRow(
-                row=line["row"],
-                source=line["source"],
-                path=str(folder / line["source"]),
-                transcript=line["transcript"],
-                language=line["language"],
-                speaker=line["speaker"],
-                task=line["task"],
-                extra=json.loads(line["extra"]) if line["extra"] else {},
-            ),
-            line["fault"],
+        row = ManifestRow(
+            row=line["row"],
+            source=line["source"],
+            path=str(folder / line["source"]),
+            transcript=line["transcript"],
+            language=line["language"],
+            speaker=line["speaker"],
+            task=line["task"],
+            extra=json.loads(line["extra"]) if line["extra"] else {},
         )
+        yield row, None if line["reason"] is None else row.reject(line["reason"], line["detail"])
