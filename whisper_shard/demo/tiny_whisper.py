@@ -9,8 +9,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import nn
+
 from whisper_shard.model.device import explain_broken_install
 from whisper_shard.model.whisper import quiet_bars
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS
