@@ -22,6 +22,7 @@ HOMES = {
     "jiwer": {"score/alignment.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
+    "jinja2": {"report/page.py"},
 }
 
 

@@ -1,15 +1,50 @@
-from html.parser import HTMLParser
+"""One frame for all pages: whole, alone, and everything in it escaped."""
 
+import re
+from pathlib import Path
+
+import pytest
+from jinja2 import TemplateNotFound, UndefinedError
+
+import whisper_shard.report
+from tests.report.reading import HOSTILE, Page
 from whisper_shard.report.page import render_page
+
+TEMPLATES = sorted((Path(whisper_shard.report.__file__).parent / "templates").iterdir())
+
+
+def render_dataset(**changes):
+    values = {"name": "train", "totals": {}, "seconds": None, "chars": None, "sections": [], "rejects": []}
+    return render_page("dataset.html", **{**values, **changes})
 
 
 def test_a_page_is_whole_and_loads_nothing():
-    page = render_page("<b>A & B", "<h1>Body</h1>", style="h1{color:red}")
-    tags = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))
-    parser.feed(page)
-    assert [tag for tag, _ in tags] == ["html", "meta", "meta", "title", "style", "h1"]
-    assert ("meta", {"name": "viewport", "content": "width=device-width"}) in tags
-    assert "<title>&lt;b&gt;A &amp; B</title>" in page and "h1{color:red}</style><h1>Body</h1></html>" in page
-    assert "color-scheme:light dark" in page and "http" not in page and "url(" not in page
+    html = render_dataset(totals={"rows": "3"})
+    page = Page(html)
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+    assert "default-src 'none'" in html and "color-scheme: light dark" in html
+    assert "://" not in html and "url(" not in html and "@import" not in html
+    assert html.endswith("</html>\n")
+
+
+def test_values_are_escaped_wherever_they_stand():
+    reject = {"source": HOSTILE, "reason": HOSTILE, "detail": HOSTILE, "row": HOSTILE}
+    page = Page(render_dataset(name=HOSTILE, totals={HOSTILE: HOSTILE}, rejects=[reject]))
+    assert page.text.count(HOSTILE) == 8  # the title and the heading, two facts, four cells
+
+
+def test_a_missing_value_is_an_error():
+    with pytest.raises(UndefinedError, match="'name' is undefined"):
+        render_page("dataset.html", totals={})
+
+
+def test_an_unknown_template_is_an_error():
+    with pytest.raises(TemplateNotFound, match=r"absent\.html"):
+        render_page("absent.html")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_template_escapes_less_than_all(path):
+    source = path.read_text()
+    assert source.isascii()
+    assert not re.search(r"\|\s*safe|autoescape|Markup|<script", source)

@@ -1,1 +1,1 @@
-"""HTML pages and charts."""
+"""HTML pages: one set of templates and charts for the reports of all commands."""

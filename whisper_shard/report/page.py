@@ -1,28 +1,33 @@
-"""The frame of an HTML page: one file, no scripts, nothing loaded; for light and dark, wide and narrow windows."""
+"""Pages from the templates in ``templates/``: one file each, without scripts, and nothing is loaded from elsewhere.
 
-import html
-
-_STYLE = """
-:root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;overflow-wrap:anywhere}
-h1{font-size:1.4em}h2{font-size:1.1em;margin-top:1.6em}
-table{border-collapse:collapse;margin:.6em 0;display:block;overflow-x:auto}
-td,th{padding:.15em .9em .15em 0;text-align:left;vertical-align:top;overflow-wrap:normal}
-.numbers :is(td,th):nth-child(n+2),.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:currentColor}
-.small{opacity:.7;font-size:.9em}
+Texts of a corpus reach a page as values of a template. Every value is escaped, so that a transcript cannot add markup.
 """
 
+from functools import cache
 
-def render_page(title: str, body: str, *, style: str = "") -> str:
-    """Return a whole page.
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render_page(template: str, **values: object) -> str:
+    """Return a page.
 
     Args:
-        title: Of the window, as text.
-        body: HTML. Colours should be seen on white and on black: tints are half transparent.
-        style: Further CSS.
+        template: Name of a file in ``templates/``, such as ``score.html``.
+        values: What the template shows; a name that it uses and that is missing here is an error.
+
+    Raises:
+        jinja2.UndefinedError: A value is missing.
     """
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style>{body}</html>\n"
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("whisper_shard.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )

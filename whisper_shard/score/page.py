@@ -1,9 +1,12 @@
-"""The page of a score: one HTML file that needs nothing else, with the worst utterances word by word."""
+"""The HTML page of a score: totals, slices, and the utterances with the most errors word by word."""
 
-import html
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from whisper_shard.report.charts import Bars, Value, make_bars
 from whisper_shard.report.page import render_page
 from whisper_shard.score.alignment import AlignedWords, align_words
 from whisper_shard.score.events import WINDOW_NAMES
@@ -13,132 +16,120 @@ if TYPE_CHECKING:
     from whisper_shard.score.report import ScoreReport, Slice, WindowReport
 
 SHOWN_UTTERANCES = 50
-"""Worst utterances on the page."""
+"""Utterances on the page at most: those with the most errors."""
 SHOWN_SLICES = 100
-"""Most slices of one kind on the page: the worst."""
-_STYLE = """
-.warning{background:#fb04;padding:.4em .8em;margin:.4em 0}
-.substitute{background:#f904}.delete{background:#f444;text-decoration:line-through}.insert{background:#48f4}
-"""
+"""Slices of one kind on the page at most: those with the highest WER."""
 
 
 def build_page(report: "ScoreReport") -> str:
     """Return the page of a report."""
-    score = report.score
-    title = f"WER {score.wer:.2%}"
-    parts = [
-        f"<h1>{title} <small>({_percent(score.interval)})</small></h1>",
-        f"<p>{_text(report.model)} on {_text(report.dataset)}: {report.num_utterances:,} utterances, "
-        f"{report.audio_seconds / 60:,.1f} minutes; headline: {WINDOW_NAMES[report.windows[0].window]}, text form "
-        f"{report.form}.</p>",
-        *(f'<div class="warning">{_text(warning)}</div>' for warning in report.warnings),
-        _totals(report.windows),
-        *(_slices(window) for window in report.windows),
-        _worst(score),
-    ]
-    return render_page(title, "".join(parts), style=_STYLE)
+    return render_page(
+        "score.html",
+        title=f"WER {report.score.wer:.2%}",
+        interval=_percent(report.score.interval),
+        summary=_summarize(report),
+        warnings=report.warnings,
+        totals=list(_totals(report.windows)),
+        slices=[section for window in report.windows for section in _slices(window)],
+        worst=_worst(report.score),
+    )
 
 
-def _totals(windows: Sequence["WindowReport"]) -> str:
-    rows = [
-        (
-            WINDOW_NAMES[window.window],
-            form,
-            f"{score.wer:.2%}",
-            _percent(score.interval),
-            f"{score.cer:.2%}",
-            f"{score.substitutions:,}",
-            f"{score.deletions:,}",
-            f"{score.insertions:,}",
-            f"{score.num_reference_words:,}",
-            f"{window.loss:.3f}",
-            f"{window.cap_hits:,}",
+def _summarize(report: "ScoreReport") -> str:
+    return (
+        f"{report.model} on {report.dataset}: {report.num_utterances:,} utterances, "
+        f"{report.audio_seconds / 60:,.1f} minutes. The WER above: {WINDOW_NAMES[report.windows[0].window]}, text form "
+        f"{report.form}."
+    )
+
+
+def _totals(windows: Sequence["WindowReport"]) -> Iterator[dict[str, str]]:
+    for window in windows:
+        for form, score in window.scores.items():
+            yield {
+                "window": WINDOW_NAMES[window.window],
+                "text form": form,
+                "WER": f"{score.wer:.2%}",
+                "95 % interval": _percent(score.interval),
+                "CER": f"{score.cer:.2%}",
+                "sub": f"{score.substitutions:,}",
+                "del": f"{score.deletions:,}",
+                "ins": f"{score.insertions:,}",
+                "words": f"{score.num_reference_words:,}",
+                "loss": f"{window.loss:.3f}",
+                "cut off": f"{window.cap_hits:,}",
+            }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slices:
+    """A table of the slices of one kind in one kind of window."""
+
+    title: str
+    rows: list[dict[str, str]]
+    bars: Bars
+    num_more: int
+
+
+def _slices(window: "WindowReport") -> Iterator[_Slices]:
+    frame = pd.DataFrame(
+        [_as_row(part) for part in window.slices],
+        columns=["kind", "name", "num_utterances", "minutes", "wer", "interval", "insertions"],
+    )
+    for kind, parts in frame.groupby("kind", sort=False):
+        shown = parts if len(parts) <= SHOWN_SLICES else parts.nlargest(SHOWN_SLICES, "wer")
+        rows: list[Any] = list(shown.itertuples())
+        values = [Value(value=row.wer, interval=row.interval) for row in rows]
+        yield _Slices(
+            title=f"By {kind}, {WINDOW_NAMES[window.window]}",
+            rows=[_describe_slice(str(kind), row) for row in rows],
+            bars=make_bars(values, label="WER and its 95 % interval"),
+            num_more=len(parts) - len(shown),
         )
-        for window in windows
-        for form, score in window.scores.items()
+
+
+def _as_row(part: "Slice") -> tuple[object, ...]:
+    words = part.words
+    return part.kind, part.name, part.num_utterances, part.seconds / 60, words.rate, part.interval, words.insertions
+
+
+def _describe_slice(kind: str, row: Any) -> dict[str, str]:
+    return {
+        kind: row.name,
+        "WER": f"{row.wer:.2%}",
+        "95 % interval": _percent(row.interval),
+        "insertions": f"{row.insertions:,}",
+        "utterances": f"{row.num_utterances:,}",
+        "minutes": f"{row.minutes:,.1f}",
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AlignedUtterance:
+    """An utterance with errors."""
+
+    head: str
+    alignment: list[AlignedWords]
+
+
+def _worst(score: Score) -> list[_AlignedUtterance]:
+    wrong = sorted((row for row in score.utterances if row.words.errors), key=_most_errors_first)
+    return [
+        _AlignedUtterance(
+            head=f"{row.key}: {_count(row.words.errors, 'error')} in {_count(row.words.num_reference, 'word')}",
+            alignment=align_words(row.reference, row.hypothesis),
+        )
+        for row in wrong[:SHOWN_UTTERANCES]
     ]
-    heads = ("window", "text form", "WER", "95 % interval", "CER", "sub", "del", "ins", "words", "loss", "cut off")
-    return _table(heads, rows, texts=2)
 
 
-def _slices(window: "WindowReport") -> str:
-    parts = []
-    for kind in dict.fromkeys(part.kind for part in window.slices):
-        chosen = [part for part in window.slices if part.kind == kind]
-        if len(chosen) > SHOWN_SLICES:
-            chosen = sorted(chosen, key=_slice_rate, reverse=True)[:SHOWN_SLICES]
-        rows = [
-            (
-                part.name,
-                f"{part.num_utterances:,}",
-                f"{part.seconds / 60:,.1f}",
-                f"{part.words.rate:.2%}",
-                _percent(part.interval),
-                f"{part.words.insertions:,}",
-            )
-            for part in chosen
-        ]
-        heads = (kind, "utterances", "minutes", "WER", "95 % interval", "insertions")
-        parts.append(f"<h2>By {kind}, {WINDOW_NAMES[window.window]}</h2>{_table(heads, rows)}")
-    return "".join(parts)
-
-
-def _slice_rate(part: "Slice") -> float:
-    return part.words.rate
-
-
-def _worst(score: Score) -> str:
-    wrong = sorted((row for row in score.utterances if row.words.errors), key=_badness)[:SHOWN_UTTERANCES]
-    if not wrong:
-        return "<h2>Worst utterances</h2><p>None: every word is right.</p>"
-    rows = "".join(
-        f'<p><span class="small">{_text(row.key)}: {_count(row.words.errors, "error")} '
-        f"in {_count(row.words.num_reference, 'word')}</span>"
-        f"<br>{_alignment(align_words(row.reference, row.hypothesis))}</p>"
-        for row in wrong
-    )
-    legend = (
-        '<p><span class="substitute">reference &rarr; heard</span> <span class="delete">not heard</span> '
-        '<span class="insert">only heard</span></p>'
-    )
-    return f"<h2>Worst utterances</h2>{legend}{rows}"
+def _most_errors_first(row: UtteranceScore) -> tuple[int, float, str]:
+    return -row.words.errors, -row.words.rate, row.key
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _badness(row: UtteranceScore) -> tuple[int, float, str]:
-    return -row.words.errors, -row.words.rate, row.key
-
-
-def _alignment(chunks: Iterable[AlignedWords]) -> str:
-    return " ".join(_chunk(chunk) for chunk in chunks)
-
-
-def _chunk(chunk: AlignedWords) -> str:
-    if chunk.kind == "equal":
-        return _text(chunk.reference)
-    words = [_text(part) for part in (chunk.reference, chunk.hypothesis) if part]
-    return f'<span class="{chunk.kind}">{" &rarr; ".join(words)}</span>'
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
-    """Return a table whose first columns are texts and the others numbers."""
-    head = "".join(f"<th{_class(i, texts)}>{_text(name)}</th>" for i, name in enumerate(heads))
-    body = "".join(
-        f"<tr>{''.join(f'<td{_class(i, texts)}>{_text(cell)}</td>' for i, cell in enumerate(row))}</tr>" for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _class(column: int, texts: int) -> str:
-    return ' class="n"' if column >= texts else ""
-
-
 def _percent(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2%} to {interval[1]:.2%}"
-
-
-def _text(value: str) -> str:
-    return html.escape(value)
