@@ -25,9 +25,11 @@ import pyarrow as pa
 from benchmarks.corpus import draw_seconds
 from benchmarks.machine import describe_machine
 from whisper_shard.config.stream import StreamConfig
-from whisper_shard.dataset.index import ShardInfo, open_dataset, write_dataset
+from whisper_shard.dataset.description import ShardInfo
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.schema import INDEX_SCHEMA
 from whisper_shard.dataset.shard import BLOCK
+from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.utterance import SAMPLE_RATE

@@ -36,7 +36,7 @@ from whisper_shard.model.borrowed_silence import allow_lending
 from whisper_shard.model.device import set_threads
 from whisper_shard.model.forward import encode, listen_to_silence
 from whisper_shard.model.labels import Labeler
-from whisper_shard.model.log_mel import MAX_SAMPLES, LogMel
+from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.save import save_model_folder
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.model.window import fit_window, short_window
@@ -47,6 +47,7 @@ from whisper_shard.train.data import find_donor
 from whisper_shard.train.events import Event, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.folder import library_versions
+from whisper_shard.utterance import MAX_SAMPLES
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, LR, WARMUP = 16, 2e-5, 0.1

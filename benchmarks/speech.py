@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from whisper_shard.audio.members import encode_npy
 from whisper_shard.audio.samples import to_int16
-from whisper_shard.dataset.index import Dataset, ShardInfo, open_dataset, write_dataset
+from whisper_shard.dataset.description import ShardInfo
+from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.schema import index_table
 from whisper_shard.dataset.shard import ShardWriter
+from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.demo.speech import VARIANTS, VOICES, Synthesizer, Voice
 from whisper_shard.prepare.waveform import normalize_peak, trim_silence
 from whisper_shard.storage.atomic import atomic_file

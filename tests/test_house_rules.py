@@ -14,6 +14,8 @@ HOMES = {
     "soundfile": {"audio/decoders.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
     "av": {"audio/decoders.py", "demo/speech.py"},
     "librosa": {"prepare/waveform.py"},
+    "msgspec": {"dataset/description.py"},
+    "soxr": {"audio/resample.py"},
     "joblib": {"prepare/workers/pool.py"},
     "webdataset": {"stream/loader.py", "bench/loader.py"},
     "audiomentations": {"stream/augment/transforms.py"},

@@ -1,6 +1,6 @@
-"""The nouns: a row of the manifest, an utterance, a rejection.
+"""The types that all packages share: a row of the manifest, an utterance, a rejection, and the numbers of Whisper.
 
-Everything in the offline half is a function from one of these to another.
+Preparation is a chain of functions from one of these types to the next.
 """
 
 from collections.abc import Mapping
@@ -10,29 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One utterance within a row."""
-
-    key: str
-    """Its key in the dataset."""
-    text: str
-    """Its transcript."""
-    start_seconds: float
-    """Where it begins in the row."""
-    end_seconds: float
-    """Where it ends in the row."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call: four times as fast, and every utterance of a loader process takes this way."""
-        return _make_segment, (self.key, self.text, self.start_seconds, self.end_seconds)
-
-
-def _make_segment(key: str, text: str, start_seconds: float, end_seconds: float) -> Segment:
-    return Segment(key=key, text=text, start_seconds=start_seconds, end_seconds=end_seconds)
-
-
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform in a shard. Source: Whisper, arXiv:2212.04356, section 2.2."""
 HOP_LENGTH = 160
@@ -41,6 +18,8 @@ N_FFT = 400
 """Samples in one window of the short-time Fourier transform (25 ms)."""
 MAX_SECONDS = 30.0
 """The window of Whisper's encoder."""
+MAX_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
+"""The same in samples: 480,000."""
 FRAMES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH
 """Log-mel frames per second: 100. The encoder halves them (50 positions a second)."""
 MAX_LABEL_TOKENS = 448
@@ -114,3 +93,25 @@ class Rejection:
     """The values behind the reason, for a human reader."""
     seconds: float = 0.0
     """Length of the rejected audio, where known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One utterance within a row."""
+
+    key: str
+    """Its key in the dataset."""
+    text: str
+    """Its transcript."""
+    start_seconds: float
+    """Where it begins in the row."""
+    end_seconds: float
+    """Where it ends in the row."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as a call, four times as fast: loader processes send every utterance in this way."""
+        return _make_segment, (self.key, self.text, self.start_seconds, self.end_seconds)
+
+
+def _make_segment(key: str, text: str, start_seconds: float, end_seconds: float) -> Segment:
+    return Segment(key=key, text=text, start_seconds=start_seconds, end_seconds=end_seconds)

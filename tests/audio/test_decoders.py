@@ -1,6 +1,5 @@
 import errno
 import io
-import os
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ import soundfile
 from tests.making import make_waveform
 from whisper_shard.audio.decoders import DECODERS, decode_recording
 from whisper_shard.audio.files import read_recording
-from whisper_shard.audio.members import ENCODERS, decode_flac, decode_member, encode_flac
 from whisper_shard.audio.samples import to_int16
-from whisper_shard.errors import AudioError, DatasetError
+from whisper_shard.errors import AudioError
 
 BUILT_IN = tuple(make() for make in DECODERS.values())
 AV_CONTAINERS = {
@@ -165,76 +163,10 @@ def test_mp3_without_a_frame_count_is_not_held_to_a_guess(tmp_path):
         read(tmp_path / "a.mp3")
 
 
-def test_what_is_no_file_has_a_reason(tmp_path):
-    (tmp_path / "folder.wav").mkdir()
-    (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "pipe.wav")
-    reasons = {
-        "none.wav": "missing_file",
-        "link.wav": "missing_file",
-        "folder.wav": "not_a_file",
-        "pipe.wav": "not_a_file",
-    }
-    for name, reason in reasons.items():
-        with pytest.raises(AudioError, match=r"No such file|not a regular file but a (folder|pipe)") as caught:
-            read(tmp_path / name)
-        assert caught.value.reason == reason
-    with pytest.raises(AudioError, match="embedded null byte"):
-        read(tmp_path / "a\0b.wav")
-
-
-@pytest.mark.parametrize(
-    "name", ["ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO", "ENODEV", "ESTALE", "EIO", "EMFILE"]
-)
-def test_lost_mount_is_not_the_recordings_fault(tmp_path, monkeypatch, name):
-    number = getattr(errno, name)
-
-    def fail(path, _flags):
-        raise OSError(number, os.strerror(number), path)
-
-    monkeypatch.setattr("whisper_shard.audio.files.os.open", fail)
-    with pytest.raises(OSError, match=os.strerror(number)):
-        read(tmp_path / "a.wav")
-
-
-def test_paths_that_cannot_be_are_the_rows_own_fault(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for name in ("none.wav", "file/a.wav", "loop", "x" * 300):
-        with pytest.raises(
-            AudioError, match=r"cannot be opened: (No such|Not a dir|Too many levels|File name too)"
-        ) as caught:
-            read(tmp_path / name)
-        assert caught.value.reason == "missing_file"
-
-
 def test_zero_samples_are_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 16_000)
     with pytest.raises(AudioError, match="decodes to 0 samples"):
         read(tmp_path / "a.wav")
-
-
-@pytest.mark.parametrize("codec", ENCODERS)
-def test_storage_codecs_are_lossless(codec):
-    samples = to_int16(make_waveform(1.0))
-    encoded = ENCODERS[codec](samples)
-    np.testing.assert_array_equal(decode_member(encoded, suffix=codec, num_samples=len(samples)), samples)
-    assert encoded == ENCODERS[codec](samples)
-
-
-def test_damaged_members_are_refused():
-    samples = to_int16(make_waveform(0.5))
-    data = encode_flac(samples)
-    with pytest.raises(DatasetError, match=r"flac member holds .*the index promises 9 mono samples"):
-        decode_flac(data, num_samples=9)
-    with pytest.raises(DatasetError, match="flac member cannot be decoded"):
-        decode_flac(b"not flac", num_samples=9)
-    stereo = io.BytesIO()
-    soundfile.write(stereo, np.zeros((8000, 2)), 16_000, format="FLAC")
-    with pytest.raises(DatasetError, match="flac member holds"):
-        decode_flac(stereo.getvalue(), num_samples=8000)
-    with pytest.raises(DatasetError, match=r"audio member \*\.mp3: this version reads npy, flac"):
-        decode_member(data, suffix="mp3", num_samples=9)
 
 
 class FailingDisk(io.BytesIO):

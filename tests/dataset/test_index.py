@@ -1,11 +1,15 @@
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.dataset.test_description import change
 from tests.making import make_dataset
 from whisper_shard.dataset import index as index_module
 from whisper_shard.dataset.index import IndexReader, open_dataset
+from whisper_shard.dataset.schema import INDEX_SCHEMA
+from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
 
@@ -19,46 +23,6 @@ def test_dataset_knows_its_totals(dataset):
     assert (dataset.num_utterances, dataset.num_samples, len(dataset.shards)) == (3, 14_400, 2)
     assert dataset.columns("shard", "row")["shard"].tolist() == [0, 0, 1]
     assert open_dataset(dataset.folder, sha256=sha256_of_file(dataset.folder / "dataset.json")) == dataset
-
-
-def change(dataset, **fields):
-    path = dataset.folder / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"format_version": 9}, r"format version 9, this program reads 1"),
-        ({"totals": {}}, r"not a dataset description \(KeyError\('num_utterances'\)\)"),
-        ({"shards": 3}, r"not a dataset description"),
-        ({"index": {"sha256": "00"}}, r"not a dataset description \(KeyError\('num_bytes'\)\)"),
-        ({"index": {"sha256": "00", "num_bytes": 7}}, r"index.parquet: has \d+ bytes, dataset.json says 7; restore it"),
-        ({"lengths": {"sha256": "00", "num_bytes": 7}}, r"lengths.arrow: has \d+ bytes, dataset.json says 7"),
-        (
-            {"shards": [{"name": "shards/../../x", "num_bytes": 1, "sha256": "", "num_utterances": 1}]},
-            r"names 'shards/\.\./\.\./x' as a shard",
-        ),
-    ],
-)
-def test_descriptions_that_cannot_be_trusted(dataset, fields, message):
-    change(dataset, **fields)
-    with pytest.raises(DatasetError, match=message):
-        open_dataset(dataset.folder)
-
-
-def test_missing_dataset_and_pinned_digest(dataset, tmp_path):
-    with pytest.raises(DatasetError, match=r"no finished dataset here .*did you mean .*out/train\?"):
-        open_dataset(tmp_path / "out")
-    with pytest.raises(DatasetError, match=r"run `whisper-shard prepare` first"):
-        open_dataset(tmp_path)
-    with pytest.raises(DatasetError, match=r"sha256 is .*, but 1234 is required"):
-        open_dataset(dataset.folder, sha256="1234")
-    (dataset.folder / "index.parquet").unlink()
-    with pytest.raises(DatasetError, match=r"index.parquet: is missing"):
-        open_dataset(dataset.folder)
-    with pytest.raises(DatasetError, match=r"trian: no finished dataset here .*did you mean 'train'\?"):
-        open_dataset(dataset.folder.with_name("trian"))
 
 
 @pytest.mark.parametrize("name", ["index.parquet", "lengths.arrow"])
@@ -97,3 +61,42 @@ def test_lengths_are_mapped_and_those_of_the_index(dataset):
     (dataset.folder / "dataset.json").write_text(json.dumps(meta))
     older = open_dataset(dataset.folder).columns("num_samples", "num_chars", "shard")
     assert all(lengths[name].tolist() == older[name].tolist() for name in lengths)
+
+
+def test_a_missing_index_is_named(dataset):
+    (dataset.folder / "index.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"index.parquet: is missing"):
+        open_dataset(dataset.folder)
+
+
+@pytest.mark.parametrize(("name", "part"), [("index.parquet", "index"), ("lengths.arrow", "lengths")])
+def test_an_index_of_another_size_is_refused(dataset, name, part):
+    change(dataset.folder, **{part: {"sha256": "0" * 64, "num_bytes": 7}})
+    with pytest.raises(DatasetError, match=rf"{name}: has \d+ bytes, dataset.json says 7; restore it"):
+        open_dataset(dataset.folder)
+
+
+def test_rows_are_located(dataset):
+    index = IndexReader(dataset)
+    assert [index.locate(row) for row in range(3)] == [(0, 0), (0, 1), (1, 0)]
+    assert [index.key(row) for row in range(3)] == dataset.columns("key")["key"].tolist()
+    assert [index.find(row)[1].key for row in range(3)] == dataset.columns("key")["key"].tolist()
+
+
+@pytest.mark.parametrize(("name", "value"), [("audio_offset", 100), ("json_offset", 2048), ("json_bytes", 10**6)])
+def test_an_index_that_points_astray(dataset, name, value):
+    columns = pq.read_table(dataset.folder / "index.parquet").to_pydict()
+    columns[name][1] = value
+    table = pa.table(columns, schema=INDEX_SCHEMA)
+    write_dataset(dataset.folder, shards=dataset.shards, tables=[table.slice(0, 2), table.slice(2)], meta={})
+    with pytest.raises(
+        DatasetError, match=r"index.parquet: places utt00001 at bytes \d+ to \d+ of a shard of \d+ bytes"
+    ):
+        IndexReader(open_dataset(dataset.folder)).find(0)
+
+
+def test_an_index_whose_row_groups_are_not_shards(dataset):
+    table = pq.read_table(dataset.folder / "index.parquet")
+    write_dataset(dataset.folder, shards=dataset.shards, tables=[table.slice(0, 1), table.slice(1)], meta={})
+    with pytest.raises(DatasetError, match=r"its row groups are not the shards of dataset.json"):
+        IndexReader(open_dataset(dataset.folder))

@@ -4,7 +4,7 @@ import pytest
 from tests.making import make_dataset
 from whisper_shard.dataset import index
 from whisper_shard.dataset.index import open_dataset
-from whisper_shard.dataset.search import find_common, find_first, find_long_texts, key_of
+from whisper_shard.dataset.search import find_common, find_first, find_key, find_long_texts
 from whisper_shard.errors import DatasetError
 
 SECONDS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
@@ -33,7 +33,11 @@ def test_values_are_found_where_they_are_first(tmp_path, many):
     assert find_first(many, "speaker", "language") == {("speaker", "speaker0"): 0, ("speaker", "speaker1"): 1}
     late = make_dataset(tmp_path / "late", SECONDS, speakers=6, per_shard=2)
     assert find_first(late, "speaker")["speaker", "speaker5"] == 5
-    assert [key_of(late, row) for row in range(7)] == late.columns("key")["key"].tolist()
+
+
+def test_keys_are_found_in_every_piece(many):
+    assert [find_key(many, key) for key in many.columns("key")["key"]] == list(range(7))
+    assert find_key(many, "utt") is None
 
 
 def test_long_texts_come_with_their_rows(many):

@@ -60,7 +60,7 @@ def test_damaged_members_are_not_shown_as_sound(dataset, tmp_path, kind):
     content = bytearray((folder / "shards/000000.tar").read_bytes())
     content[columns[f"{kind}_offset"][1] + columns[f"{kind}_bytes"][1] // 2] ^= 0xFF
     (folder / "shards/000000.tar").write_bytes(content)
-    with pytest.raises(DatasetError, match=rf"000000.tar: utterance utt00001: {kind} member has crc32 .*; restore"):
+    with pytest.raises(DatasetError, match=rf"000000.tar: utterance utt00001: {kind} at byte .* has crc32 .*; restore"):
         inspect_utterance(folder, "utt00001")
     assert inspect_utterance(folder, "utt00000").seconds == 1.5
 
@@ -68,7 +68,7 @@ def test_damaged_members_are_not_shown_as_sound(dataset, tmp_path, kind):
 def test_missing_shard_is_named(dataset, tmp_path):
     folder = shutil.copytree(dataset.folder, tmp_path / "copy")
     (folder / "shards/000001.tar").unlink()
-    with pytest.raises(DatasetError, match=r"shards/000001.tar: utterance utt00002: the shard is missing; restore"):
+    with pytest.raises(DatasetError, match=r"shards/000001.tar: shard is missing; restore"):
         inspect_utterance(folder, "utt00002")
 
 

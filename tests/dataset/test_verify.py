@@ -8,10 +8,11 @@ import pytest
 
 from tests.making import make_dataset
 from whisper_shard.dataset import index as index_module
-from whisper_shard.dataset.index import open_dataset, write_description, write_index
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.schema import INDEX_SCHEMA
 from whisper_shard.dataset.shard import BLOCK
 from whisper_shard.dataset.verify import Fault, ShardChecked, verify_dataset
+from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import DatasetError
 
 
@@ -88,7 +89,7 @@ def test_lengths_that_are_not_those_of_the_index_are_found(dataset, tmp_path):
     info = write_index(tmp_path, [tables[0], other])
     shutil.copy(tmp_path / "lengths.arrow", dataset.folder)
     index = write_index(dataset.folder.parent, tables)
-    index = replace(index, lengths_bytes=info.lengths_bytes, lengths_sha256=info.lengths_sha256)
+    index = replace(index, lengths=info.lengths)
     write_description(dataset.folder, shards=dataset.shards, index=index, meta={})
     assert [(fault.file, fault.detail) for fault in faults(dataset.folder)] == [
         ("lengths.arrow", "num_chars differs from index.parquet in shards/000001.tar")

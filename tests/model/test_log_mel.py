@@ -4,8 +4,9 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from tests.making import make_waveform
-from whisper_shard.model.log_mel import MAX_SAMPLES, LogMel
+from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.spec_augment import spec_augment
+from whisper_shard.utterance import MAX_SAMPLES
 
 
 def pad_to_30_seconds(waveform):

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from whisper_shard.dataset.index import ShardInfo
+from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.receipts import RowOutcome, find_staleness, read_receipt, stat_source, write_receipt
 from whisper_shard.storage.atomic import ignore_step

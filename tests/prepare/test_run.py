@@ -27,13 +27,18 @@ def test_corpus_becomes_two_datasets(tmp_path):
     assert not [fault for fault in verify_dataset(train.folder) if isinstance(fault, Fault)]
 
 
-def test_stored_samples_are_those_of_the_recording(tmp_path):
-    corpus = make_corpus(tmp_path / "corpus", 2, seconds=1.5)
-    prepare(corpus, tmp_path / "out", jobs=1, peak=0.0, eval_fraction=0.0)
-    for key in open_dataset(tmp_path / "out/train").columns("key")["key"]:
-        view = inspect_utterance(tmp_path / "out/train", key)
-        waveform, _ = soundfile.read(tmp_path / "corpus" / view.record["source"], dtype="float32")
-        np.testing.assert_array_equal(view.samples, np.rint(waveform * 32767).astype(np.int16))
+@pytest.mark.parametrize("codec", ["npy", "flac"])
+def test_recordings_of_16_bits_are_stored_without_loss(tmp_path, codec):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 24_000, np.int16)
+    samples[:2] = -32768, 32767
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="PCM_16")
+    rows = [("a.wav", "Some spoken words"), ("a.flac", "Some spoken words")]
+    prepare(write_csv(tmp_path / "c.csv", rows), tmp_path / "out", jobs=1, codec=codec, peak=0.0, eval_fraction=0.0)
+    keys = open_dataset(tmp_path / "out/train").columns("key")["key"]
+    assert len(keys) == 2
+    for key in keys:
+        np.testing.assert_array_equal(inspect_utterance(tmp_path / "out/train", key).samples, samples)
 
 
 def test_columns_named_like_fields_of_a_record_are_kept_under_another_name(tmp_path):

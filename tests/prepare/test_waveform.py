@@ -5,7 +5,7 @@ import pytest
 from tests.making import make_waveform
 from whisper_shard.audio.decoders import Recording
 from whisper_shard.errors import AudioError
-from whisper_shard.prepare.waveform import normalize_peak, prepare_waveform, resample, trim_silence
+from whisper_shard.prepare.waveform import normalize_peak, prepare_waveform, trim_silence
 
 
 @pytest.mark.parametrize("trim_db", [10.0, 30.0, 60.0])
@@ -25,16 +25,6 @@ def test_trim_of_very_short_waveforms_is_that_of_librosa(num_samples):
     waveform = make_waveform(1.0)[:num_samples] + np.float32(0.1)
     expected, _ = librosa.effects.trim(waveform, top_db=30)
     np.testing.assert_array_equal(trim_silence(waveform, trim_db=30), expected)
-
-
-@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 192_000])
-def test_resample_keeps_the_tone(rate):
-    time = np.arange(rate) / rate
-    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
-    resampled = resample(Recording(waveform=tone, sample_rate=rate))
-    assert len(resampled) == 16_000
-    expected = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
-    np.testing.assert_allclose(resampled[500:-500], expected[500:-500], atol=1e-3)
 
 
 def test_peak_is_normalized_on_a_copy():

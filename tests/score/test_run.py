@@ -6,7 +6,7 @@ import pytest
 from tests.making import make_dataset
 from tests.report.reading import Page
 from whisper_shard.config.score import ScoreConfig
-from whisper_shard.dataset.index import write_dataset
+from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import EnvironmentFault, TrainingError
 from whisper_shard.score.events import ScoreProgress

@@ -97,7 +97,7 @@ def test_a_damaged_member_of_a_window_costs_only_itself():
 def test_float_samples_are_rounded_to_int16():
     out = np.empty(3, np.int16)
     copy_waveform(np.array([1.0, -1.0, 0.25], np.float32), out)
-    assert out.tolist() == [32767, -32767, 8192]
+    assert out.tolist() == [32767, -32768, 8192]
 
 
 def test_local_buffers_come_back_only_when_no_view_is_left():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.keyed_random import draw_permutation, draw_words
-from whisper_shard.stream.plan import MAX_SAMPLES, PLAN_VERSION, BatchRule, Plan, SortedPlan, Units, check_world
+from whisper_shard.stream.plan import PLAN_VERSION, BatchRule, Plan, SortedPlan, Units, check_world
+from whisper_shard.utterance import MAX_SAMPLES
 
 
 def make_units(*sizes: int, per_shard: int = 50, seed: int = 0) -> Units:

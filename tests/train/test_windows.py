@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.train.windows import (
-    MAX_WINDOW_SAMPLES,
     MicroBatch,
     PassLimit,
     assign_windows,
     choose_full,
     cut_micro_batches,
 )
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
 
 def windows_of(seconds, *, step=0, total_steps=100, **knobs):
@@ -33,7 +32,7 @@ def windows_of(seconds, *, step=0, total_steps=100, **knobs):
 def test_every_window_holds_its_utterance(seconds, share, step, padding):
     windows = windows_of(seconds, step=step, full_share=share, max_padding=padding)
     assert (windows >= np.round(np.array(seconds) * SAMPLE_RATE)).all()
-    assert windows.max() <= MAX_WINDOW_SAMPLES
+    assert windows.max() <= MAX_SAMPLES
     assert (windows % 320 == 0).all(), "a whole number of encoder positions"
     assert (windows >= TrainConfig().min_window_seconds * SAMPLE_RATE).all()
 
@@ -71,13 +70,13 @@ def test_long_and_short_utterances_part():
 
 
 def test_last_phase_is_full():
-    assert windows_of([3.0] * 8, step=89, full_final=0.1, full_share=0.0).max() < MAX_WINDOW_SAMPLES
-    assert windows_of([3.0] * 8, step=90, full_final=0.1, full_share=0.0).min() == MAX_WINDOW_SAMPLES
+    assert windows_of([3.0] * 8, step=89, full_final=0.1, full_share=0.0).max() < MAX_SAMPLES
+    assert windows_of([3.0] * 8, step=90, full_final=0.1, full_share=0.0).min() == MAX_SAMPLES
 
 
 @pytest.mark.parametrize("window", ["full", "packed"])
 def test_other_policies_use_30_seconds(window):
-    assert set(windows_of([1.0, 20.0], window=window)) == {MAX_WINDOW_SAMPLES}
+    assert set(windows_of([1.0, 20.0], window=window)) == {MAX_SAMPLES}
 
 
 def test_steps_differ_and_repeat():

@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from whisper_shard.audio.samples import to_float32
 from whisper_shard.audio.truncation import find_cut
 from whisper_shard.errors import AudioError
 from whisper_shard.utterance import SAMPLE_RATE, Waveform
@@ -162,9 +163,8 @@ def _read_values(sound: soundfile.SoundFile, num_frames: int = -1, *, always_2d:
     if sound.subtype == "PCM_16" and sound.format != "FLAC":
         # libsndfile converts one sample after the other; one multiplication of all gives the same values sooner. Not so
         # for flac, whose decoder has each block at hand anyway.
-        values: NDArray[np.float32] = sound.read(num_frames, dtype="int16", always_2d=always_2d) * np.float32(1 / 32768)
-    else:
-        values = sound.read(num_frames, dtype="float32", always_2d=always_2d)
+        return to_float32(sound.read(num_frames, dtype="int16", always_2d=always_2d))
+    values: NDArray[np.float32] = sound.read(num_frames, dtype="float32", always_2d=always_2d)
     return values
 
 

@@ -1,27 +1,40 @@
-"""Waveforms as float32 and as int16: conversion and copying."""
+"""Waveforms as float32 in [-1, 1] and as int16: conversion and copying."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+FULL_SCALE = 32_768
+"""The int16 value of 1.0, for writing and for reading, so that 16-bit recordings are stored without loss.
+
+Source: the convention of libsndfile, FFmpeg and torchaudio, in which -1.0 is the lowest int16 and 1.0 is clipped.
+"""
+_TO_FLOAT = np.float32(1 / FULL_SCALE)
+
 
 def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False, is_within: bool = False) -> NDArray[np.int16]:
-    """Scale [-1, 1] to int16, rounding to nearest; what lies outside is clipped.
+    """Scale [-1, 1] to int16, rounding to nearest; what lies outside is clipped, and so is 1.0 itself.
 
     Args:
         waveform: Any shape.
         overwrite: It is not needed any more and may serve as scratch space, which is faster.
-        is_within: No sample is outside of [-1, 1], so that there is nothing to clip.
+        is_within: No sample is below -1, so that only the upper end needs clipping.
     """
-    scaled = np.multiply(waveform, np.float32(32767.0), out=waveform if overwrite else None)
+    scaled = np.multiply(waveform, np.float32(FULL_SCALE), out=waveform if overwrite else None)
     np.rint(scaled, out=scaled)
+    np.minimum(scaled, np.float32(FULL_SCALE - 1), out=scaled)
     if not is_within:
-        np.clip(scaled, -32768, 32767, out=scaled)
+        np.maximum(scaled, np.float32(-FULL_SCALE), out=scaled)
     return scaled.astype("<i2")
 
 
-_INT16_SCALE = np.float32(1.0 / 32768.0)
+def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
+    """Return samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
+    if waveform.dtype == np.float32:
+        return waveform
+    scaled: NDArray[np.float32] = np.multiply(waveform, _TO_FLOAT, dtype=np.float32)
+    return scaled
 
 
 def copy_waveform(waveform: NDArray[Any], out: NDArray[Any]) -> None:
@@ -31,12 +44,4 @@ def copy_waveform(waveform: NDArray[Any], out: NDArray[Any]) -> None:
     elif out.dtype == np.int16:
         np.copyto(out, to_int16(waveform))
     else:
-        np.multiply(waveform, _INT16_SCALE, out=out, dtype=np.float32)
-
-
-def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
-    if waveform.dtype == np.float32:
-        return waveform
-    scaled: NDArray[np.float32] = np.multiply(waveform, _INT16_SCALE, dtype=np.float32)
-    return scaled
+        np.multiply(waveform, _TO_FLOAT, out=out, dtype=np.float32)

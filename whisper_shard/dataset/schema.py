@@ -1,73 +1,89 @@
-"""The columns of index.parquet: one row per utterance."""
+"""The columns of index.parquet: one row per utterance.
+
+`IndexRow` is the only list of columns: the Arrow schema, and the columns that a reader needs, follow from it.
+"""
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, NamedTuple, get_args
 
 import pyarrow as pa
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """No dot: WebDataset cuts a member's name at its first dot, and would merge ``a.b`` with ``a.c``."""
+Int32 = Annotated[int, pa.int32()]
+"""A column of 32-bit integers."""
+Int64 = Annotated[int, pa.int64()]
+"""A column of 64-bit integers."""
+UInt32 = Annotated[int, pa.uint32()]
+"""A column of unsigned 32-bit integers."""
+Text = Annotated[str, pa.string()]
+"""A column of strings."""
+OptionalText = Annotated[str | None, pa.string()]
+"""A column of strings that may be null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRow:
     """Where one utterance lies, and what one must know before reading it: a row of index.parquet."""
 
-    shard: int
+    shard: Int32
     """Number of the shard in dataset.json, from 0."""
-    row: int
+    row: Int32
     """Position in the shard, from 0."""
-    key: str
+    key: Text
     """Unique name."""
-    audio_offset: int
+    audio_offset: Int64
     """Byte at which the audio member's body begins in the tar."""
-    audio_bytes: int
+    audio_bytes: Int32
     """Length of that body."""
-    json_offset: int
+    json_offset: Int64
     """Byte at which the json member's body begins."""
-    json_bytes: int
+    json_bytes: Int32
     """Length of that body."""
-    audio_crc32: int
+    audio_crc32: UInt32
     """zlib.crc32 of the audio body."""
-    json_crc32: int
+    json_crc32: UInt32
     """zlib.crc32 of the json body."""
-    num_samples: int
+    num_samples: Int32
     """Length of the waveform at 16 kHz."""
-    num_chars: int
+    num_chars: Int32
     """Length of the normalized text in code points."""
-    text: str
+    text: Text
     """Normalized text."""
-    language: str | None
+    language: OptionalText
     """BCP-47 tag or None."""
-    speaker: str | None
+    speaker: OptionalText
     """Speaker or None."""
-    task: str | None
+    task: OptionalText
     """``transcribe``, ``translate`` or None."""
-    source: str
+    source: Text
     """Audio path as the manifest gave it."""
+
+
+class Place(NamedTuple):
+    """Where an utterance lies in its shard and what its bytes must be: the fields of `IndexRow` that reading needs."""
+
+    key: str
+    audio_offset: int
+    audio_bytes: int
+    json_offset: int
+    json_bytes: int
+    audio_crc32: int
+    json_crc32: int
+    num_samples: int
 
 
 INDEX_SCHEMA = pa.schema(
     [
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("row", pa.int32(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("audio_offset", pa.int64(), nullable=False),
-        pa.field("audio_bytes", pa.int32(), nullable=False),
-        pa.field("json_offset", pa.int64(), nullable=False),
-        pa.field("json_bytes", pa.int32(), nullable=False),
-        pa.field("audio_crc32", pa.uint32(), nullable=False),
-        pa.field("json_crc32", pa.uint32(), nullable=False),
-        pa.field("num_samples", pa.int32(), nullable=False),
-        pa.field("num_chars", pa.int32(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("language", pa.string()),
-        pa.field("speaker", pa.string()),
-        pa.field("task", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
+        pa.field(column.name, get_args(column.type)[1], nullable=column.type == OptionalText)
+        for column in fields(IndexRow)
     ]
 )
+"""The columns of index.parquet, in order."""
+LENGTHS_SCHEMA = pa.schema([pa.field(name, pa.int32()) for name in ("num_samples", "num_chars")])
+"""The columns of lengths.arrow: those from which the order of training is planned."""
 
 
 def index_table(rows: Sequence[IndexRow]) -> pa.Table:

@@ -1,19 +1,17 @@
 """Questions to an index of any length, answered piece by piece: the strings of millions never lie in memory at once."""
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from whisper_shard.dataset.index import Dataset, IndexReader
+from whisper_shard.dataset.index import Dataset
 
 
 def find_common(many: Dataset, few: Dataset) -> NDArray[np.bool_]:
-    """Tell of each utterance of ``few`` whether its key, or its audio (length and checksum), is in ``many`` too.
+    """Return for each utterance of ``few`` whether its key, or its audio (length and checksum), is in ``many`` too.
 
     Raises:
         DatasetError: An index is damaged.
@@ -59,20 +57,22 @@ def find_long_texts(dataset: Dataset, *, more_than_bytes: int) -> Iterator[tuple
         start += len(piece)
 
 
-def key_of(dataset: Dataset, row: int) -> str:
-    """Return the key of a row of the whole index.
+def find_key(dataset: Dataset, key: str) -> int | None:
+    """Return the row of a key in the whole index, or None.
 
     Raises:
         DatasetError: The index is damaged.
     """
-    ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
-    shard = bisect_right(ends, row)
-    place = row - ends[shard] + dataset.shards[shard].num_utterances
-    return str(IndexReader(dataset).rows(shard, "key")["key"][place])
+    start = 0
+    for piece in dataset.pieces("key"):
+        if (row := pc.index(piece["key"], key).as_py()) >= 0:
+            return start + int(row)
+        start += len(piece)
+    return None
 
 
 def _identities(dataset: Dataset, rows: int = 0) -> Iterator[tuple[pa.Array, pa.Array]]:
-    """Yield what two utterances only have in common if they are one: keys, and length and checksum as one number."""
+    """Yield what identifies utterances: their keys, and length and checksum of their audio as one number."""
     num_samples = dataset.columns("num_samples")["num_samples"]
     start = 0
     for piece in dataset.pieces("key", "audio_crc32", rows=rows):

@@ -1,25 +1,26 @@
-"""What is in a dataset, for a human: totals and histograms, or one utterance with its text, place and level."""
+"""Describe a dataset for a human: totals and histograms, or one utterance with its text, place and level."""
 
-import json
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from whisper_shard.audio.members import decode_member, encode_wav
-from whisper_shard.dataset.index import INDEX_NAME, Dataset, open_dataset
+from whisper_shard.audio.members import encode_wav
+from whisper_shard.audio.samples import FULL_SCALE
+from whisper_shard.dataset.index import Dataset, open_dataset
+from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.search import find_key
+from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import atomic_file
 from whisper_shard.utterance import SAMPLE_RATE
 
-FULL_SCALE = 32768.0
 BAR_TENTHS = (1, 2, 5, 10, 20)
 """Widths that a bar of the duration histogram may have, in tenths of a second: the first that makes few enough bars."""
 MAX_BARS = 20
@@ -85,24 +86,24 @@ def inspect_dataset(folder: Path) -> DatasetOverview:
     """Count what is in a dataset; reads the index, not the shards.
 
     Raises:
-        DatasetError: No finished dataset there.
+        DatasetError: No finished dataset there, or its index is damaged.
     """
     dataset = open_dataset(folder)
-    table = pq.read_table(folder / INDEX_NAME, columns=["num_samples", "num_chars", "language", "speaker"])
-    num_samples = table.column("num_samples").to_numpy()
+    lengths = dataset.columns("num_samples", "num_chars")
+    languages, speakers = _count_values(dataset, "language", "speaker")
     return DatasetOverview(
         folder=folder,
         num_utterances=dataset.num_utterances,
         hours=dataset.num_samples / SAMPLE_RATE / 3600,
         num_shards=len(dataset.shards),
         num_bytes=sum(shard.num_bytes for shard in dataset.shards),
-        codec=dataset.meta.get("codec", "npy"),
-        num_chars=pc.sum(table.column("num_chars")).as_py() or 0,
-        seconds_quantiles=_describe(num_samples / SAMPLE_RATE),
-        seconds_histogram=tuple(_count_lengths(num_samples)),
-        rejects=dataset.meta.get("rejects", {}),
-        languages=_count_values(table.column("language")),
-        speakers=_count_values(table.column("speaker")),
+        codec=dataset.description.codec,
+        num_chars=int(lengths["num_chars"].sum(dtype=np.int64)),
+        seconds_quantiles=_describe(lengths["num_samples"] / SAMPLE_RATE),
+        seconds_histogram=tuple(_count_lengths(lengths["num_samples"])),
+        rejects=_largest_first(dataset.description.rejects),
+        languages=languages,
+        speakers=speakers,
     )
 
 
@@ -113,25 +114,20 @@ def inspect_utterance(folder: Path, key: str) -> UtteranceView:
         DatasetError: No such key, or its bytes are missing or not those that the index promises.
     """
     dataset = open_dataset(folder)
-    found = pq.read_table(folder / INDEX_NAME, filters=[("key", "=", key)]).to_pylist()
-    if not found:
+    row = find_key(dataset, key)
+    if row is None:
         raise DatasetError(f"{folder}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
-    row = found[0]
-    try:
-        record, samples = _read_members(dataset, row)
-    except (FileNotFoundError, ValueError, DatasetError) as error:
-        words = "the shard is missing" if isinstance(error, FileNotFoundError) else str(error)
-        shard = dataset.shards[row["shard"]].name
-        raise DatasetError(
-            f"{folder / shard}: utterance {key}: {words}; restore the file or prepare the dataset again"
-        ) from error
+    with closing(RecordReader(dataset, LocalSource(dataset))) as reader:
+        shard, place = reader.index.find(row)
+        raw = reader.read(row)
+    samples, record = decode_audio(raw), decode_json(raw)
     scaled = samples.astype(np.float64) / FULL_SCALE
     return UtteranceView(
         key=key,
-        shard=dataset.shards[row["shard"]].name,
-        audio_offset=row["audio_offset"],
-        audio_bytes=row["audio_bytes"],
-        text=row["text"],
+        shard=dataset.shards[shard].name,
+        audio_offset=place.audio_offset,
+        audio_bytes=place.audio_bytes,
+        text=record["text"],
         seconds=len(samples) / SAMPLE_RATE,
         peak_dbfs=_as_db(float(np.abs(scaled).max(initial=0.0))),
         rms_dbfs=_as_db(float(np.sqrt(np.mean(np.square(scaled))))),
@@ -148,20 +144,6 @@ def write_wav(view: UtteranceView, path: Path) -> None:
     """
     with atomic_file(path) as file:
         file.write(encode_wav(view.samples))
-
-
-def _read_members(dataset: Dataset, row: Mapping[str, Any]) -> tuple[dict[str, Any], NDArray[np.int16]]:
-    """Return the json member and the samples of an utterance, both compared with the index."""
-    bodies = {}
-    with dataset.shard_path(row["shard"]).open("rb") as file:
-        for kind in ("audio", "json"):
-            file.seek(row[f"{kind}_offset"])
-            bodies[kind] = file.read(row[f"{kind}_bytes"])
-            if (found := zlib.crc32(bodies[kind])) != row[f"{kind}_crc32"]:
-                expected = row[f"{kind}_crc32"]
-                raise DatasetError(f"{kind} member has crc32 {found:08x}, {INDEX_NAME} says {expected:08x}")
-    samples = decode_member(bodies["audio"], suffix=dataset.meta.get("codec", "npy"), num_samples=row["num_samples"])
-    return json.loads(bodies["json"]), samples
 
 
 def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:
@@ -187,17 +169,22 @@ def _count_lengths(num_samples: NDArray[np.int32]) -> Iterator[tuple[float, floa
         yield bar * width / 10, (bar + 1) * width / 10, count
 
 
-def _count_values(column: pa.ChunkedArray) -> dict[str, int]:
-    counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.drop_null()).to_pylist()}
-    return dict(sorted(counts.items(), key=_largest_first))
+def _count_values(dataset: Dataset, *names: str) -> list[dict[str, int]]:
+    """Return for some columns of strings how often each value occurs, nulls left out."""
+    counts = [Counter[str]() for _ in names]
+    for piece in dataset.pieces(*names):
+        for name, counter in zip(names, counts, strict=True):
+            pairs = pc.value_counts(piece[name].drop_null()).to_pylist()
+            counter.update({pair["values"]: pair["counts"] for pair in pairs})
+    return list(map(_largest_first, counts))
 
 
-def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]
+def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _suggest_keys(dataset: Dataset, key: str) -> str:
-    """Return keys that hold what was asked for, which may be a row number or part of a file's name."""
+    """Return keys that contain the one given, which may be a row number or part of a file's name."""
     part, row = key.lstrip("0") or key, f"{key:0>9}-"
     names = dataset.columns("key")["key"]
     near = [name for name in names if name.startswith(row)] or [name for name in names if part in name][:3]

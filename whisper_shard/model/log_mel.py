@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from whisper_shard.audio.samples import FULL_SCALE
 from whisper_shard.model.device import explain_broken_install
-from whisper_shard.utterance import HOP_LENGTH, MAX_SECONDS, N_FFT, SAMPLE_RATE
+from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, N_FFT, SAMPLE_RATE
 
-MAX_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
-"""Samples of a full window: 480,000."""
 MAX_FRAMES = MAX_SAMPLES // HOP_LENGTH
 """Log-mel frames of a full window: 3,000."""
-INT16_SCALE = 1.0 / 32768.0
-"""As in `stream.batch`."""
 FLOOR_POWER = 1e-10
 """Least mel power before the logarithm. Source: openai/whisper audio.py."""
 RANGE_LOG10 = 8.0
@@ -64,7 +61,7 @@ class LogMel(nn.Module):
 def as_float(waveforms: Tensor) -> Tensor:
     """Return waveforms as float32; int16 comes to [-1, 1]."""
     if waveforms.dtype == torch.int16:
-        return waveforms.float() * INT16_SCALE
+        return waveforms.float() * (1.0 / FULL_SCALE)
     return waveforms.float()
 
 

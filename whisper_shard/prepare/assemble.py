@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.dataset.index import ShardInfo, write_description, write_index
+from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import INDEX_SCHEMA
+from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
 from whisper_shard.prepare.events import SplitTotals, StepObserver, named_steps
 from whisper_shard.prepare.plan import Plan, SplitPlan, deciding_knobs

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whisper_shard.dataset.index import DATASET_NAME
+from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.errors import StateError
 from whisper_shard.storage.lock import hold_lock
 

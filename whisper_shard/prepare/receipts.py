@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
-from whisper_shard.dataset.index import ShardInfo
+from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import StepObserver, named_steps

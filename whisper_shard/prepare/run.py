@@ -17,7 +17,7 @@ import pyarrow as pa
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.toml import dump_config
-from whisper_shard.dataset.index import DATASET_NAME
+from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.prepare.assemble import finish_split
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize, StepObserver
 from whisper_shard.prepare.manifests.formats import read_manifest

@@ -13,7 +13,7 @@ from whisper_shard.audio.decoders import Recording, load_decoders
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.dataset.index import ShardInfo
+from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import StepObserver, named_steps

@@ -4,11 +4,11 @@ from functools import cache
 
 import librosa
 import numpy as np
-import soxr
 
 from whisper_shard.audio.decoders import Recording
+from whisper_shard.audio.resample import resample
 from whisper_shard.errors import AudioError
-from whisper_shard.utterance import SAMPLE_RATE, Waveform
+from whisper_shard.utterance import Waveform
 
 TRIM_FRAME = 2048
 """Samples over which the level is measured. Source: default of librosa.effects.trim."""
@@ -31,7 +31,7 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
     Raises:
         AudioError: Not a number somewhere (``not_finite``), or nothing but zeros (``silent``).
     """
-    waveform = resample(recording)
+    waveform = resample(recording.waveform, recording.sample_rate)
     energy = _hop_energy(waveform)
     total = float(np.add.reduce(energy))
     if not np.isfinite(total):
@@ -43,14 +43,6 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
         return trimmed
     # What resampling made is nobody else's: to overwrite it is faster than to write elsewhere.
     return normalize_peak(trimmed, peak, out=None if waveform is recording.waveform else trimmed)
-
-
-def resample(recording: Recording) -> Waveform:
-    """Return the recording at 16 kHz; soxr's "HQ" quality, which is also librosa's default."""
-    if recording.sample_rate == SAMPLE_RATE:
-        return recording.waveform
-    waveform: Waveform = soxr.resample(recording.waveform, recording.sample_rate, SAMPLE_RATE, quality="HQ")
-    return waveform
 
 
 def trim_silence(waveform: Waveform, *, trim_db: float) -> Waveform:

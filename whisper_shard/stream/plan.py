@@ -23,12 +23,10 @@ from numpy.typing import NDArray
 
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.keyed_random import draw_permutation, draw_uniform
-from whisper_shard.utterance import HOP_LENGTH, MAX_SECONDS, SAMPLE_RATE
+from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, SAMPLE_RATE
 
 PLAN_VERSION = 1
 """Changes with the order of utterances; part of every saved state."""
-MAX_SAMPLES = int(MAX_SECONDS * SAMPLE_RATE)
-"""Longest utterance that fits Whisper's window."""
 _BLOCK_BATCHES = 4  # batches of a bucket that exchange their units
 _CHUNK = 1 << 20  # units sorted at a time: bounds the memory beside the epoch's order
 _CHARS_JITTER = 0.2  # relative noise on text lengths, so that batches differ between epochs

@@ -17,8 +17,8 @@ from whisper_shard.errors import DatasetError, WhisperShardError
 from whisper_shard.stream.augment.transforms import Augmentation, disturb
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
-from whisper_shard.stream.plan import MAX_SAMPLES
 from whisper_shard.stream.timetable import Step, Timetable
+from whisper_shard.utterance import MAX_SAMPLES
 
 Stage = Callable[[Iterable[Record]], Iterator[Record]]
 """A stage of the pipeline: records in, records out. A record it drops becomes a row of weight 0."""
@@ -77,7 +77,7 @@ class ReadStage:
                 except DatasetError as error:
                     if not self.skip:
                         raise
-                    yield _faulty(record, reader.key(record["index_row"]), error)
+                    yield _faulty(record, reader.index.key(record["index_row"]), error)
                     continue
                 yield {**record, "__key__": raw.key, "__url__": raw.path, "raw": raw, "fault": None, "weight": 1.0}
         finally:

@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from whisper_shard.config.train import TrainConfig
-from whisper_shard.dataset.index import DATASET_NAME, Dataset, open_dataset
-from whisper_shard.dataset.search import find_common, find_first, find_long_texts, key_of
+from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.dataset.index import Dataset, IndexReader, open_dataset
+from whisper_shard.dataset.search import find_common, find_first, find_long_texts
 from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.stream.loader import open_evaluation
@@ -73,7 +74,7 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
     data_is_same = train.index_sha256 == evaluation.index_sha256
     shared = np.ones(evaluation.num_utterances, bool) if data_is_same else find_common(train, evaluation)
     if shared.any():
-        first = key_of(evaluation, int(np.flatnonzero(shared)[0]))
+        first = IndexReader(evaluation).key(int(np.flatnonzero(shared)[0]))
         what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
         raise TrainingError(
             f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
@@ -103,7 +104,7 @@ def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -
         if not labeler.has_room(text, language=language, timestamps=timestamps)
     ]
     if too_long:
-        keys = [key_of(data, row) for row in too_long[:3]]
+        keys = list(map(IndexReader(data).key, too_long[:3]))
         raise TrainingError(
             f"{data.folder}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
             f"decoder has room for: {', '.join(keys)}{' ...' if len(too_long) > 3 else ''}; "
@@ -122,8 +123,9 @@ def _check_tags(data: Dataset, labeler: Labeler) -> None:
         try:
             labeler.prefix_ids(tags["language"], tags["task"])
         except ConfigError as error:
+            key = IndexReader(data).key(row)
             raise TrainingError(
-                f"{data.folder}: utterance {key_of(data, row)}: {error}; it is the first with this value of column "
+                f"{data.folder}: utterance {key}: {error}; it is the first with this value of column "
                 f"{name}: correct the manifest and prepare the dataset again"
             ) from error
 

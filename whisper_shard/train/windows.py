@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.keyed_random import draw_permutation, draw_uniform
-from whisper_shard.utterance import MAX_SECONDS, SAMPLE_RATE
+from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
-MAX_WINDOW_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)
-"""Samples in Whisper's own window."""
 WINDOW_GRAIN = 1600
 """Windows are multiples of so many samples (0.1 s): whole encoder positions, and few distinct shapes."""
 
@@ -67,7 +65,7 @@ def assign_windows(
     epoch: int,
     step: int,
     total_steps: int,
-    longest_window: int = MAX_WINDOW_SAMPLES,
+    longest_window: int = MAX_SAMPLES,
 ) -> NDArray[np.int64]:
     """Return the window of every utterance of a global batch, in samples.
 

@@ -1,22 +1,21 @@
 """The command `inspect`, and the lines it prints."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import say
-from whisper_shard.cli.text import describe_bytes, describe_duration, describe_number
+from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.tools import InspectConfig
 from whisper_shard.errors import ConfigError
 
 if TYPE_CHECKING:
-    pass
-import math
-from collections.abc import Iterator
-
-if TYPE_CHECKING:
     from whisper_shard.dataset.summary import DatasetOverview, UtteranceView
-from whisper_shard.cli.text import describe_counts
+
+BAR_CHARS = 40
+"""Length of the longest bar of a histogram."""
 
 
 def run_inspect(config: InspectConfig, *, dataset: str) -> int:
@@ -38,12 +37,8 @@ def run_inspect(config: InspectConfig, *, dataset: str) -> int:
     return 0
 
 
-BAR_CHARS = 40
-"""Length of the longest bar of a histogram."""
-
-
 def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
-    """Say what a dataset holds."""
+    """Yield the lines about a dataset."""
     yield (
         f"{overview.folder}: {describe_number(overview.num_utterances, 'utterance')}, "
         f"{describe_duration(overview.hours * 3600)}, {overview.num_chars:,} characters; "
@@ -63,7 +58,7 @@ def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
 
 
 def describe_utterance(view: "UtteranceView") -> Iterator[str]:
-    """Say what is known of one utterance."""
+    """Yield the lines about one utterance."""
     yield f"{view.key}: {view.text!r}"
     yield f"{view.seconds:.3f} s, peak {view.peak_dbfs:.1f} dBFS, RMS {view.rms_dbfs:.1f} dBFS"
     yield f"{view.shard}, {view.audio_bytes:,} bytes at {view.audio_offset:,}"
@@ -71,8 +66,4 @@ def describe_utterance(view: "UtteranceView") -> Iterator[str]:
         yield f"  {name}: {value}"
 
 
-COMMAND = Command(
-    config=InspectConfig,
-    positionals=DATASET,
-    run=run_inspect,
-)
+COMMAND = Command(config=InspectConfig, positionals=DATASET, run=run_inspect)

@@ -1,16 +1,12 @@
 """The command `verify`, and the lines it prints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say, say_error
 from whisper_shard.cli.text import describe_bytes, describe_number
 from whisper_shard.config.tools import VerifyConfig
 from whisper_shard.errors import EXIT_ERROR
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_verify(config: VerifyConfig, *, dataset: str) -> int:
@@ -43,8 +39,4 @@ def run_verify(config: VerifyConfig, *, dataset: str) -> int:
     return 0
 
 
-COMMAND = Command(
-    config=VerifyConfig,
-    positionals=DATASET,
-    run=run_verify,
-)
+COMMAND = Command(config=VerifyConfig, positionals=DATASET, run=run_verify)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import soxr
 from numpy.typing import NDArray
 
 from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.audio.files import read_recording
+from whisper_shard.audio.resample import resample
 from whisper_shard.audio.samples import to_int16
-from whisper_shard.dataset.index import DATASET_NAME, open_dataset
+from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.reader import RecordReader, decode_audio
 from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.errors import AudioError, ConfigError, DatasetError
 from whisper_shard.storage.atomic import atomic_file, write_json
-from whisper_shard.utterance import SAMPLE_RATE, Waveform
 
 SUFFIXES = frozenset(["wav", "flac", "mp3", "ogg", "opus", "m4a", "aac", "aiff", "aif"])
 """Files of a folder that go into its bank."""
@@ -100,12 +100,6 @@ def open_bank(path: str) -> Bank:
     return bank
 
 
-def resample(waveform: Waveform, rate: float, new_rate: float) -> Waveform:
-    """Return a waveform of ``rate`` at ``new_rate``."""
-    resampled: Waveform = soxr.resample(waveform, rate, new_rate, quality="HQ")
-    return resampled
-
-
 def _fingerprint(folder: Path, files: list[Path]) -> str:
     lines = [f"{path.relative_to(folder)}\0{(status := path.stat()).st_size}\0{status.st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -130,7 +124,4 @@ def _read_sound(path: Path) -> NDArray[np.int16]:
         recording = read_recording(str(path), decoders=decoders, max_seconds=MAX_SOUND_SECONDS)
     except AudioError as error:
         raise ConfigError(f"augment: bank: {path}: {error}; repair or remove the file") from error
-    waveform = recording.waveform
-    if recording.sample_rate != SAMPLE_RATE:
-        waveform = resample(waveform, recording.sample_rate, SAMPLE_RATE)
-    return to_int16(waveform)
+    return to_int16(resample(recording.waveform, recording.sample_rate))

@@ -17,11 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_shard.audio.resample import resample
 from whisper_shard.audio.samples import to_float32
 from whisper_shard.config.plugins import Steps, build_steps
 from whisper_shard.errors import ConfigError, suggest
 from whisper_shard.keyed_random import hash_key
-from whisper_shard.stream.augment.sounds import open_bank, resample
+from whisper_shard.stream.augment.sounds import open_bank
 from whisper_shard.utterance import SAMPLE_RATE, Waveform
 
 _COMPOSITIONS = ("Compose", "OneOf", "SomeOf")  # of audiomentations: take a list of transforms
@@ -170,7 +171,7 @@ class Speed:
         """Return the waveform with 1 / factor of its samples."""
         # Whole hertz: the resampler's filter then repeats itself.
         rate = round(SAMPLE_RATE * rng.uniform(self.min_factor, self.max_factor))
-        return resample(waveform, rate, SAMPLE_RATE)
+        return resample(waveform, rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,150 @@
+"""dataset.json: what a dataset holds, with a checksum of each of its files.
+
+It is written last and is the root of trust: a reader believes nothing that it does not name. It may come from anybody,
+so it is parsed into typed records with limits, and everything else in it is ignored.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from whisper_shard.errors import DatasetError, suggest
+
+DATASET_NAME = "dataset.json"
+INDEX_NAME = "index.parquet"
+LENGTHS_NAME = "lengths.arrow"
+FORMAT_VERSION = 1
+MAX_BYTES = 64 << 20
+"""Longest dataset.json that is read: enough for 300,000 shards."""
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""Hexadecimal digest."""
+FileSize = Annotated[int, Meta(ge=0, le=1 << 50)]
+"""Bytes of a file."""
+Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+"""Utterances or rows of a manifest; they are numbered with 32 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """One shard as dataset.json lists it."""
+
+    name: Annotated[str, Meta(pattern=r"^shards/[0-9]{6,12}\.tar\Z")]
+    """Path relative to the dataset, ``shards/000000.tar``: a dataset cannot make its reader open files elsewhere."""
+    num_bytes: FileSize
+    """Length of the tar."""
+    sha256: Sha256
+    """Digest of the tar."""
+    num_utterances: Count
+    """Utterances in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """Another file as dataset.json lists it."""
+
+    num_bytes: FileSize
+    """Length."""
+    sha256: Sha256
+    """Digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all shards."""
+
+    num_utterances: Count
+    """Utterances."""
+    num_samples: Annotated[int, Meta(ge=0, le=1 << 62)]
+    """Samples at 16 kHz."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """The fields of dataset.json that readers use."""
+
+    shards: tuple[ShardInfo, ...]
+    """In order of shard number."""
+    index: FileInfo
+    """index.parquet; its digest stands for every utterance's bytes, too (through their crc32)."""
+    totals: Totals
+    """Sums over all shards."""
+    lengths: FileInfo | None = None
+    """lengths.arrow; datasets made before there were lengths are read without."""
+    files: Mapping[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")], FileInfo] = field(
+        default_factory=dict
+    )
+    """Further files in the dataset's folder, by name."""
+    codec: Literal["npy", "flac"] = "npy"
+    """Suffix of the audio members."""
+    rejects: Mapping[str, Count] = field(default_factory=dict)
+    """Rows that were not kept, by reason."""
+    digest: str = ""
+    """sha256 of dataset.json without this field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Version:
+    format_version: int
+
+
+def read_description(folder: Path, *, sha256: str | None = None) -> Description:
+    """Read dataset.json.
+
+    Args:
+        folder: The dataset's folder.
+        sha256: If given, the digest that dataset.json itself must have.
+
+    Raises:
+        DatasetError: There is none, another one than required, of an unknown version, or with impossible values.
+    """
+    path, content = folder / DATASET_NAME, read_description_bytes(folder)
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise DatasetError(f"{path}: sha256 is {found}, but {sha256} is required: this is another dataset")
+    try:
+        version = msgspec.json.decode(content, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise DatasetError(
+                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use the version that wrote it"
+            )
+        description = msgspec.json.decode(content, type=Description)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: not a dataset description ({error}); prepare the dataset again") from error
+    if (num_utterances := sum(s.num_utterances for s in description.shards)) != description.totals.num_utterances:
+        raise DatasetError(
+            f"{path}: {description.totals.num_utterances} utterances in all, but {num_utterances} in its shards; "
+            "prepare the dataset again"
+        )
+    return description
+
+
+def read_description_bytes(folder: Path) -> bytes:
+    """Return the bytes of dataset.json.
+
+    Raises:
+        DatasetError: There is none, or it is too long.
+    """
+    path = folder / DATASET_NAME
+    if not path.is_file():
+        raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing){_suggest_folder(folder)}")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise DatasetError(f"{path}: has {size} bytes, more than {MAX_BYTES}; prepare the dataset again")
+    return path.read_bytes()
+
+
+def has_own_digest(content: bytes, digest: str) -> bool:
+    """Return whether ``digest`` is the sha256 of dataset.json without the line that holds it."""
+    line = f'\n "digest": "{digest}",'.encode()
+    return content.count(line) == 1 and hashlib.sha256(content.replace(line, b"")).hexdigest() == digest
+
+
+def _suggest_folder(folder: Path) -> str:
+    parts = [name for name in ("train", "eval") if (folder / name / DATASET_NAME).is_file()]
+    if parts:
+        return f"; did you mean {folder / parts[0]}?"
+    siblings = [path.parent.name for path in folder.parent.glob(f"*/{DATASET_NAME}")]
+    return suggest(folder.name, siblings) or "; run `whisper-shard prepare` first, or to its end"
