@@ -1,10 +1,6 @@
 """Durations, sizes and counts as text."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def describe_duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The command `bench`, and the lines it prints."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,10 +9,6 @@ from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say
 from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.tools import BenchConfig
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Iterator
 
 if TYPE_CHECKING:
     from whisper_shard.bench.loader import BenchReport

@@ -6,15 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say, say_error
 from whisper_shard.config.tools import DemoConfig
 from whisper_shard.errors import EXIT_ERROR
-
-if TYPE_CHECKING:
-    pass
 
 GOOD_DEMO_WER = 0.20
 """A demo that ends with more has not learned, and says so."""

@@ -1,14 +1,9 @@
 """The command `doctor`, and the lines it prints."""
 
-from typing import TYPE_CHECKING
-
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import say
 from whisper_shard.config.tools import DoctorConfig
 from whisper_shard.errors import EXIT_ENVIRONMENT
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_doctor(config: DoctorConfig) -> int:

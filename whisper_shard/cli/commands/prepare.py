@@ -1,21 +1,17 @@
 """The command `prepare`, and the lines it prints."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say
-from whisper_shard.cli.text import describe_bytes, describe_duration, describe_number
+from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.prepare import PrepareConfig
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Iterator, Mapping
 
 if TYPE_CHECKING:
     from whisper_shard.prepare import events as preparing
     from whisper_shard.prepare.run import PlanReport
-from whisper_shard.cli.text import describe_counts
 
 
 def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:

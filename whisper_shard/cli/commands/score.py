@@ -1,5 +1,6 @@
 """The command `score`, and the lines it prints."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,6 @@ from whisper_shard.score.events import WINDOW_NAMES
 
 if TYPE_CHECKING:
     from whisper_shard.score.events import ScoreProgress
-from collections.abc import Iterator
-
-if TYPE_CHECKING:
     from whisper_shard.score.report import ScoreReport
 
 

@@ -1,7 +1,7 @@
 """The command `train`, and the lines it prints."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,6 @@ from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.toml import dump_config
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.score.events import WINDOW_NAMES
-
-if TYPE_CHECKING:
-    from whisper_shard.train import events as training
-from collections.abc import Iterator
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
