@@ -4,6 +4,7 @@ torch is imported inside the fixtures, so that the tests of the offline half sta
 """
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from tests.making import WORDS
 
 if TYPE_CHECKING:
+    from tests.s3 import FaultProxy, S3Server
     from whisper_shard.config.train import TrainConfig
     from whisper_shard.model.whisper import LoadedWhisper
     from whisper_shard.train.run.folder import TrainReport
@@ -91,3 +93,38 @@ def finished(task: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Pat
         label_smoothing=0.1, timestamps=0.5, precision="bf16", full_final=0.2,
     )  # fmt: skip
     return run, config, events, train_model(task, run, config, events.append)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> "Iterator[S3Server]":
+    """A real S3 server on loopback."""
+    from tests.s3 import running_s3
+
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[FaultProxy]":
+    """A proxy that counts and injects faults; the environment leads to the server through it."""
+    from tests.s3 import FaultProxy, environment
+    from whisper_shard.storage import stores
+
+    stores.forget_stores()
+    proxy = FaultProxy(s3_server.port)
+    for name, value in environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    yield proxy
+    proxy.refuse()
+    stores.forget_stores()
+
+
+@pytest.fixture(scope="session")
+def https_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
+    """A web server with TLS: its URL, the certificate of its authority, and the folder that it serves."""
+    from tests.s3 import ScriptedServer, make_certificates, serve_folder
+
+    folder = tmp_path_factory.mktemp("https")
+    authority, certificate, key = make_certificates(tmp_path_factory.mktemp("certificates"))
+    with ScriptedServer(serve_folder(folder), certificate=(certificate, key)) as server:
+        yield server.endpoint, authority, folder

@@ -25,6 +25,7 @@ HOMES = {
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
     "jinja2": {"report/page.py"},
+    "obstore": {"storage/stores.py", "storage/object_store.py"},
 }
 
 

@@ -1,0 +1,262 @@
+"""Objects in S3, Google Cloud Storage, Azure Blob Storage, and files behind https: read, write, list, remove.
+
+An upload is all or nothing: the object appears when it is complete. A download that breaks off goes on at the byte
+where it broke, of the same version of the object. Whatever a network does, a request ends: with the bytes asked for,
+with an error that says what to do, or, when it brought nothing new for the retry budget, with an EnvironmentFault.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
+from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault
+from whisper_shard.storage.location import Location
+from whisper_shard.storage.store_errors import StoreFault, explain
+from whisper_shard.storage.stores import StorageConfig, open_store
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_PIECE_BYTES = 4 << 20
+"""What is kept of a broken download is whole pieces; a larger piece costs a copy less, and more is lost."""
+_UPLOAD_PART_BYTES = 16 << 20
+_UPLOAD_PARTS_AT_ONCE = 4
+_UPLOAD_RETRIES = 4
+_LONGEST_PAUSE_SECONDS = 8.0
+
+
+class ObjectChanged(Exception):
+    """An object is no longer the version that was read before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """An object, without its bytes."""
+
+    location: Location
+    """Where it lies."""
+    num_bytes: int
+    """Its size."""
+    etag: str | None
+    """Names its version; None where the server does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A range of the bytes of an object."""
+
+    data: bytes
+    """The bytes; fewer than asked for where the object ends before."""
+    info: ObjectInfo
+    """The object that they come from."""
+    num_requests: int
+    """GET requests that it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """Access to objects, safe for many threads; opened in each process when it is first used there."""
+
+    config: StorageConfig = field(default_factory=StorageConfig)
+    """How the servers are reached."""
+
+    def get(self, location: Location, *, max_bytes: int) -> bytes:
+        """Return a whole object.
+
+        Raises:
+            FileNotFoundError: There is none.
+            DatasetError: It has more than ``max_bytes``.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        return self._download(location, offset=0, num_bytes=max_bytes + 1, etag=None, is_whole=True).data
+
+    def get_range(self, location: Location, offset: int, num_bytes: int, *, etag: str | None = None) -> Piece:
+        """Return ``num_bytes`` from ``offset``, fewer only where the object ends.
+
+        Args:
+            location: The object.
+            offset: First byte; within the object.
+            num_bytes: At least 1.
+            etag: The version that it must be.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ObjectChanged: It is another version.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        return self._download(location, offset=offset, num_bytes=num_bytes, etag=etag, is_whole=False)
+
+    def head(self, location: Location) -> ObjectInfo:
+        """Return size and version of an object.
+
+        Raises:
+            FileNotFoundError: There is none.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        return self._repeat(location, "read", lambda store: _info(location, obstore.head(store, location.key)))
+
+    def put(self, location: Location, data: bytes | Path, *, if_absent: bool = False) -> None:
+        """Write an object, all or nothing, with a checksum that the server compares.
+
+        Args:
+            location: Where to; what is there is replaced in one step.
+            data: The bytes, or the file that holds them.
+            if_absent: Only if there is none yet; for small objects. The same bytes being there already is no fault.
+
+        Raises:
+            FileExistsError: There is another one, with ``if_absent``.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong, or the place can only be read.
+        """
+        _check_writable(location)
+        if if_absent:
+            assert isinstance(data, bytes)
+            self._create(location, data)
+            return
+        upload = {"chunk_size": _UPLOAD_PART_BYTES, "max_concurrency": _UPLOAD_PARTS_AT_ONCE}
+        self._repeat(location, "write", lambda store: obstore.put(store, location.key, data, **upload), retries=True)
+        expected = len(data) if isinstance(data, bytes) else data.stat().st_size
+        if (found := self.head(location).num_bytes) != expected:
+            raise EnvironmentFault(
+                f"{location}: has {found} bytes after {expected} were written; does something else write there? "
+                "Run the same command again"
+            )
+
+    def delete(self, location: Location) -> None:
+        """Remove an object; that there is none is no fault.
+
+        Raises:
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong, or the place can only be read.
+        """
+        _check_writable(location)
+        try:
+            self._repeat(location, "write", lambda store: obstore.delete(store, location.key))
+        except FileNotFoundError:
+            return
+
+    def list(self, folder: Location) -> Iterator[ObjectInfo]:
+        """Yield all objects below a folder, those of inner folders too, in no order that could be relied on.
+
+        Raises:
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong, or the place cannot be listed.
+        """
+        if folder.scheme == "https":
+            raise ConfigError(f"{folder}: files behind https cannot be listed; name each by its whole URL")
+        prefix = f"{folder.key}/" if folder.key else None
+        found = self._repeat(folder, "read", lambda store: obstore.list(store, prefix).collect())
+        for meta in found:
+            yield _info(Location(folder.scheme, folder.bucket, meta["path"]), meta)
+
+    def _create(self, location: Location, data: bytes) -> None:
+        try:
+            self._repeat(location, "write", lambda store: obstore.put(store, location.key, data, mode="create"))
+        except FileExistsError:
+            # An upload whose answer was lost is repeated, and meets itself.
+            if self.get(location, max_bytes=max(len(data), 1 << 20)) != data:
+                raise
+
+    def _download(self, location: Location, *, offset: int, num_bytes: int, etag: str | None, is_whole: bool) -> Piece:
+        download = _Download(location=location, start=offset, end=offset + num_bytes, etag=etag, is_whole=is_whole)
+        self._repeat(location, "read", download.go_on, progress=lambda: download.position)
+        assert download.info is not None
+        if is_whole and download.info.num_bytes >= num_bytes:
+            raise DatasetError(
+                f"{location}: has {download.info.num_bytes} bytes, at most {num_bytes - 1} are expected of such a file"
+            )
+        pieces = download.pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return Piece(data=data, info=download.info, num_requests=download.num_requests)
+
+    def _repeat(
+        self,
+        location: Location,
+        verb: str,
+        request: Callable[[Any], _T],
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        retries: bool = False,
+    ) -> _T:
+        """Make a request until it succeeds, an error will not pass, or the budget is spent without progress."""
+        budget = self.config.retry_budget_seconds
+        since, reached, attempt = time.monotonic(), progress(), 0
+        while True:
+            try:
+                return request(open_store(location, self.config, max_retries=_UPLOAD_RETRIES if retries else 0))
+            except (BaseError, OSError, ValueError) as error:
+                if isinstance(error, AlreadyExistsError):
+                    raise FileExistsError(f"{location}: exists already") from error
+                if isinstance(error, PreconditionError):
+                    raise ObjectChanged(str(location)) from error
+                fault = explain(error, location, verb=verb)
+                if progress() > reached:
+                    since, reached, attempt = time.monotonic(), progress(), 0
+                waited = time.monotonic() - since
+                if waited >= min(budget, fault.patience_seconds):
+                    raise _give_up(fault, waited) from error
+                if attempt == 2:
+                    log.warning("%s; trying again for up to %.0f s", fault.error, budget - waited)
+                # Full jitter: many readers that failed together do not come back together.
+                time.sleep(min(random.uniform(0, 0.1 * 2**attempt), _LONGEST_PAUSE_SECONDS))
+                attempt += 1
+
+
+class _Download:
+    """A range of an object, of which some has arrived; each GET asks for all the rest."""
+
+    def __init__(self, *, location: Location, start: int, end: int, etag: str | None, is_whole: bool) -> None:
+        self.location = location
+        self.position = start
+        self.pieces: list[bytes] = []
+        self.num_requests = 0
+        self.info: ObjectInfo | None = None
+        self._end = end
+        self._etag = etag
+        self._is_whole = is_whole
+
+    def go_on(self, store: Any) -> None:
+        """Ask for what is missing."""
+        if self.info is not None and self.position >= min(self._end, self.info.num_bytes):
+            return
+        options: dict[str, Any] = {} if self._is_whole and not self.position else {"range": (self.position, self._end)}
+        if self._etag is not None and not self._etag.startswith("W/"):  # a weak one never matches, by RFC 9110
+            options["if_match"] = self._etag
+        self.num_requests += 1
+        result = obstore.get(store, self.location.key, options=options)
+        info = _info(self.location, result.meta)
+        if self._etag is not None and info.etag != self._etag:  # not all servers heed the condition
+            raise ObjectChanged(str(self.location))
+        if self.info is not None and info.num_bytes != self.info.num_bytes:
+            raise ObjectChanged(str(self.location))
+        self.info, self._etag = info, info.etag
+        if self._is_whole and info.num_bytes >= self._end:
+            return  # longer than it may be: none of it is read
+        for piece in result.stream(min_chunk_size=_PIECE_BYTES):
+            self.pieces.append(piece)
+            self.position += len(piece)
+
+
+def _info(location: Location, meta: Any) -> ObjectInfo:
+    return ObjectInfo(location=location, num_bytes=meta["size"], etag=meta["e_tag"])
+
+
+def _check_writable(location: Location) -> None:
+    if location.scheme == "https":
+        raise ConfigError(f"{location}: what lies behind https can only be read; write to a bucket or a local path")
+
+
+def _give_up(fault: StoreFault, waited: float) -> Exception:
+    if fault.patience_seconds == float("inf"):
+        return EnvironmentFault(f"{fault.error}; given up after {waited:.0f} s; run the same command again to resume")
+    return fault.error
