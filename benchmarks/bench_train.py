@@ -49,13 +49,13 @@ from whisper_shard.model.device import DTYPES, set_threads
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_evaluation, open_loader
-from whisper_shard.train.build import build_network, build_optimizer
-from whisper_shard.train.data import find_donor
-from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.build import build_trainable
+from whisper_shard.train.data import find_silence_source
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.run.context import keep_freed_memory
+from whisper_shard.train.run.context import Machine, keep_freed_memory
 from whisper_shard.train.run.folder import library_versions
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.step import TrainStep
 from whisper_shard.utterance import SAMPLE_RATE
 
 RESULTS = Path(__file__).parent / "results"
@@ -92,25 +92,24 @@ def time_ours(
         model=args.model, window=window, batch_size=batch, workers=args.workers, precision="bf16",
         sample_format="int16" if device.type == "cuda" else "float32",
     )  # fmt: skip
-    network = build_network(loaded, config, device)
-    stepper = Stepper(
-        network,
-        build_optimizer(network.model, config),
-        scaler=torch.amp.GradScaler(device.type, enabled=False),
+    machine = Machine(device=device, dtype=DTYPES["bf16"], ranks=Ranks())
+    trainable = build_trainable(loaded, config, machine)
+    builder = GlobalBatchBuilder(
         labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
         config=config,
-        ranks=Ranks(),
-        dtype=DTYPES["bf16"],
+        ranks=machine.ranks,
         total_steps=1000,
-        donor=find_donor(data) if config.hears_silence else None,
+        longest_window=trainable.longest_window,
     )
+    silence_source = find_silence_source(data) if config.hears_silence else None
+    train_step = TrainStep(trainable, builder, config, machine, silence_source)
     loader = open_loader(data, config, pin_memory=device.type == "cuda")
     batches = iter(loader)
     small = next(iter(open_loader(data, replace(config, batch_size=4, workers=0))))
     with our_settings(device):
-        stepper.take(small, step=0, lr=0.0, flags=Flags()).read()
+        train_step(small, step=0, lr=0.0, requests=Requests()).read()
         for step in range(warm_steps):
-            stepper.take(next(batches), step=step, lr=0.0, flags=Flags()).read()
+            train_step(next(batches), step=step, lr=0.0, requests=Requests()).read()
     found: dict[str, float] = {}
     windows = real = tokens = waited = 0.0
     with our_settings(device), measured(found, steps * batch, device):
@@ -118,11 +117,11 @@ def time_ours(
             began = time.perf_counter()
             learned = next(batches)
             waited += time.perf_counter() - began
-            outcome = stepper.take(learned, step=step + 1, lr=1e-5, flags=Flags())
-            windows += outcome.share.padded_samples
-            real += outcome.share.num_samples
-            tokens += outcome.share.num_tokens
-        outcome.read()
+            result = train_step(learned, step=step + 1, lr=1e-5, requests=Requests())
+            windows += result.global_batch.padded_samples
+            real += result.global_batch.num_samples
+            tokens += result.global_batch.num_tokens
+        result.read()
     loader.close()
     count = steps * batch
     found |= {

@@ -43,7 +43,7 @@ from whisper_shard.model.window import fit_window, short_window
 from whisper_shard.score.evaluate import evaluate_part
 from whisper_shard.score.run import score_model
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.data import find_donor
+from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.events import Event, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.folder import library_versions
@@ -230,7 +230,7 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
     Returns the relative norm of the difference of encoder states at the positions of the short window (means over
     batches), and how many hypotheses are the same as in 30 s.
     """
-    loaded, donor = load_whisper(model), find_donor(data)
+    loaded, donor = load_whisper(model), find_silence_source(data)
     allow_lending(loaded.model.eval())
     labeler, log_mel = Labeler(loaded.tokenizer, "en"), LogMel(loaded.n_mels)
     silence = listen_to_silence(loaded.model, log_mel, donor)

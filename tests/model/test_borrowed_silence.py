@@ -12,7 +12,7 @@ from whisper_shard.model.borrowed_silence import allow_lending, score_bias
 from whisper_shard.model.forward import SpeechLoss, decode_teacher_forced, encode, record_silence
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.save import save_model_folder
-from whisper_shard.train.data import find_donor
+from whisper_shard.train.data import find_silence_source
 
 FULL = 480_000
 
@@ -119,9 +119,9 @@ def test_a_model_that_heard_silence_is_saved_as_any_other(tiny, tmp_path):
 
 def test_the_donor_is_a_short_utterance_and_always_the_same(tmp_path):
     dataset = make_dataset(tmp_path, [2.0, 0.5, 1.0])
-    donor = find_donor(dataset)
+    donor = find_silence_source(dataset)
     assert donor.shape == (1, 8000)
-    assert torch.equal(donor, find_donor(dataset))
+    assert torch.equal(donor, find_silence_source(dataset))
 
 
 def test_a_damaged_donor_is_passed_over_only_if_damage_may_be(tmp_path):
@@ -133,8 +133,8 @@ def test_a_damaged_donor_is_passed_over_only_if_damage_may_be(tmp_path):
     content[begin + 200] ^= 1
     shard.write_bytes(content)
     with pytest.raises(DatasetError, match="crc32"):
-        find_donor(dataset)
-    assert find_donor(dataset, bad_record="skip").shape == (1, 16_000)
+        find_silence_source(dataset)
+    assert find_silence_source(dataset, bad_record="skip").shape == (1, 16_000)
 
 
 @pytest.mark.parametrize(("num_own", "num_lent"), [(50, 350), (61, 341), (8, 1)])

@@ -98,14 +98,14 @@ def _work(
         # Only rank 0 reports progress: another rank is killed by the clock of its own steps.
         from whisper_shard.train import step as step_module
 
-        take = step_module.Stepper.take
+        make_step = step_module.TrainStep.__call__
 
-        def take_or_die(self, batch, *, step, **rest):
+        def step_or_die(self, batch, *, step, **rest):
             if step == kill.step:
                 os.kill(os.getpid(), kill.signal)
-            return take(self, batch, step=step, **rest)
+            return make_step(self, batch, step=step, **rest)
 
-        step_module.Stepper.take = take_or_die
+        step_module.TrainStep.__call__ = step_or_die
     try:
         is_killer = kill is not None and kill.rank == rank == 0 and not kill.evaluating
         progress = _Killer(kill) if is_killer else _ignore
@@ -121,7 +121,7 @@ def _signal_while_evaluating(kill: Kill) -> None:
     from whisper_shard.score.evaluate import BatchEvaluator
     from whisper_shard.train import loop
 
-    evaluate, examine, steps = BatchEvaluator.evaluate, loop.Trainer._evaluate, []
+    evaluate, evaluate_run, steps = BatchEvaluator.evaluate, loop.Trainer._evaluate, []
 
     def evaluate_or_die(self, batch):
         if steps and steps.pop() == kill.step:
@@ -130,7 +130,7 @@ def _signal_while_evaluating(kill: Kill) -> None:
 
     def note_step(self):
         steps[:] = [self.state.step]
-        return examine(self)
+        return evaluate_run(self)
 
     BatchEvaluator.evaluate, loop.Trainer._evaluate = evaluate_or_die, note_step
 

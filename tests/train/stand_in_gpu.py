@@ -26,16 +26,19 @@ from whisper_shard.dataset.index import open_dataset
 from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.greedy import GreedyDecoder, SuppressRules
+from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.borrowed_silence import score_bias
 from whisper_shard.model.device import send
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train.build import build_network, build_optimizer
-from whisper_shard.train.data import find_donor
-from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.build import build_network, build_optimizer, make_scaler
+from whisper_shard.train.data import find_silence_source
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.run.context import Machine
+from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.step import TrainStep
 
 CUDA = torch.device("cuda:0")
 CASES = {
@@ -122,48 +125,53 @@ class HostLabeler(Labeler):
             return super().collate(rows, **more)
 
 
-class HostStepper(Stepper):
-    """What ranks tell each other is counted on the host and has values."""
+class HostBuilder(GlobalBatchBuilder):
+    """What ranks exchange is counted on the host and has values."""
 
-    def _share(self, *args):
+    def build(self, *args):
         with unset_fake_temporarily():
-            return super()._share(*args)
+            return super().build(*args)
 
 
 def take_steps(mode, loaded, config, data, dtype) -> Watch:
     """Two real steps: the first makes the optimizer's state."""
     batches = [batch for _, batch in zip(range(2), open_loader(data, config), strict=False)]
-    labeler, donor = HostLabeler(loaded.tokenizer), find_donor(data)
+    machine = Machine(device=CUDA, dtype=dtype, ranks=Ranks())
+    silence_source = find_silence_source(data) if config.hears_silence else None
     watch = Watch()
     network = build_network(loaded, config, torch.device("cpu"))
     with mode:
         without_data(network)
-        stepper = HostStepper(
-            network, build_optimizer(network.model, config),
-            scaler=torch.amp.GradScaler("cuda", enabled=dtype == torch.float16), labeler=labeler, config=config,
-            ranks=Ranks(), dtype=dtype, total_steps=100, donor=donor if config.hears_silence else None,
+        trainable = Trainable(
+            network=network, optimizer=build_optimizer(network.model, config), scaler=make_scaler(machine),
+            average=MovingAverage.of(network.model, config.ema) if config.ema else None,
         )  # fmt: skip
+        builder = HostBuilder(
+            labeler=HostLabeler(loaded.tokenizer), config=config, ranks=machine.ranks, total_steps=100,
+            longest_window=trainable.longest_window,
+        )  # fmt: skip
+        train_step = TrainStep(trainable, builder, config, machine, silence_source)
         for step, batch in enumerate(batches):
             with watch:
-                outcome = stepper.take(batch, step=step, lr=1e-3, flags=Flags())
-            assert outcome.ready is not None
-            assert outcome.passes
-        assert stepper.scaler.is_enabled() == (dtype == torch.float16)
-        for parameter in stepper.parameters:
+                result = train_step(batch, step=step, lr=1e-3, requests=Requests())
+            assert result.ready is not None
+            assert result.passes
+        assert trainable.scaler.is_enabled() == (dtype == torch.float16)
+        for parameter in train_step.parameters:
             assert parameter.device == parameter.grad.device == CUDA
             assert parameter.dtype == parameter.grad.dtype == torch.float32
-            assert {value.device for value in stepper.optimizer.state[parameter].values()} == {CUDA}
+            assert {value.device for value in trainable.optimizer.state[parameter].values()} == {CUDA}
     return watch
 
 
 def evaluate(mode, loaded, config, data, dtype) -> Watch:
     """What of an evaluation has no loop that depends on data: encoder, draft and one step of decoding."""
-    watch, donor = Watch(), find_donor(data)
+    watch, silence_source = Watch(), find_silence_source(data)
     network = build_network(loaded, config, torch.device("cpu")).eval()
     with mode:
         without_data(network)
         with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-            silence = network.listen(send(donor, CUDA))
+            silence = network.listen(send(silence_source, CUDA))
         encoder, decoder = InferenceEncoder(network.model, dtype), InferenceDecoder(network.model, dtype)
         greedy = GreedyDecoder(decoder, end_id=0, rules=SuppressRules(always=(1, 2), at_begin=(3,)))
         with watch:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,15 @@ from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.score.evaluate import evaluate_model
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train import loop
-from whisper_shard.train.build import build_network, build_optimizer
-from whisper_shard.train.data import find_donor
+from whisper_shard.train import build
+from whisper_shard.train.build import build_trainable
+from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.events import Skipped, Stepped
-from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.run.context import Machine
+from whisper_shard.train.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
 HUGE = 2.0**127
@@ -49,24 +51,27 @@ class HostLabeler(Labeler):
             return super().collate(rows, **more)
 
 
-def make_stepper(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **knobs):
+def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **knobs):
     config = tiny_config(task, augment=(), **knobs)
-    device = torch.device(device)
+    machine = Machine(device=torch.device(device), dtype=dtype, ranks=Ranks())
     loaded = load_whisper(str(task / "tiny"), dropout=config.dropout)
     data = open_dataset(task / "train")
-    built = build_network(loaded, config, device)
-    built.__class__ = network
-    stepper = Stepper(
-        built, build_optimizer(loaded.model, config),
-        scaler=torch.amp.GradScaler(device.type, enabled=scale > 0, init_scale=scale or 1.0),
-        labeler=HostLabeler(loaded.tokenizer), config=config, ranks=Ranks(), dtype=dtype, total_steps=100,
-        donor=find_donor(data) if config.hears_silence else None,
+    trainable = replace(
+        build_trainable(loaded, config, machine),
+        scaler=torch.amp.GradScaler(machine.device.type, enabled=scale > 0, init_scale=scale or 1.0),
+    )
+    trainable.network.__class__ = network
+    builder = GlobalBatchBuilder(
+        labeler=HostLabeler(loaded.tokenizer), config=config, ranks=Ranks(), total_steps=100,
+        longest_window=trainable.longest_window,
     )  # fmt: skip
-    return stepper, next(iter(open_loader(data, config)))
+    silence_source = find_silence_source(data) if config.hears_silence else None
+    train_step = TrainStep(trainable, builder, config, machine, silence_source)
+    return train_step, next(iter(open_loader(data, config)))
 
 
-def weights_of(stepper):
-    return {name: p.detach().cpu().clone() for name, p in stepper.network.named_parameters()}
+def weights_of(train_step):
+    return {name: p.detach().cpu().clone() for name, p in train_step.trainable.network.named_parameters()}
 
 
 class Reading(TorchDispatchMode):
@@ -97,25 +102,25 @@ class ReadingNetwork(SpeechLoss):
 
 @pytest.mark.parametrize("network", [SpeechLoss, ReadingNetwork])
 def test_a_step_reads_nothing_back(task, network):
-    stepper, batch = make_stepper(
+    train_step, batch = make_train_step(
         task, scale=2.0, network=network, spec_augment=True, stochastic_depth=0.1, label_smoothing=0.1, ema=0.9,
         gradient_checkpointing=True, micro_batch=2,
     )  # fmt: skip
     with Reading() as reading:
-        outcome = stepper.take(batch, step=0, lr=1e-3, flags=Flags())
-    assert len(outcome.passes) == 3
+        result = train_step(batch, step=0, lr=1e-3, requests=Requests())
+    assert len(result.passes) == 3
     assert set(reading.found) == (set() if network is SpeechLoss else {"_local_scalar_dense"})
 
 
 @pytest.mark.parametrize("knobs", [{}, {"gradient_checkpointing": True}])
 def test_a_step_leaves_no_tensors_to_a_collector_that_is_off(task, knobs):
-    stepper, batch = make_stepper(task, **knobs)
-    stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    train_step, batch = make_train_step(task, **knobs)
+    train_step(batch, step=0, lr=1e-3, requests=Requests())
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
-        stepper.take(batch, step=1, lr=1e-3, flags=Flags())
+        train_step(batch, step=1, lr=1e-3, requests=Requests())
         gc.collect()
         assert not [thing for thing in gc.garbage if isinstance(thing, torch.Tensor)]
     finally:
@@ -125,55 +130,55 @@ def test_a_step_leaves_no_tensors_to_a_collector_that_is_off(task, knobs):
 
 
 def test_a_scaled_loss_gives_the_same_update(task):
-    plain, batch = make_stepper(task)
-    scaled, _ = make_stepper(task, scale=1024.0)
+    plain, batch = make_train_step(task)
+    scaled, _ = make_train_step(task, scale=1024.0)
     for step in (0, 1):
-        numbers = [each.take(batch, step=step, lr=1e-3, flags=Flags()).read() for each in (plain, scaled)]
+        numbers = [each(batch, step=step, lr=1e-3, requests=Requests()).read() for each in (plain, scaled)]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
     for name, weight in weights_of(plain).items():
         torch.testing.assert_close(weights_of(scaled)[name], weight)
 
 
 def test_an_overflow_changes_nothing_but_the_scale(task):
-    stepper, batch = make_stepper(task, scale=HUGE)
-    before = weights_of(stepper)
-    outcome = stepper.take(batch, step=0, lr=1e-3, flags=Flags())
-    loss, norm, skipped = outcome.read()
+    train_step, batch = make_train_step(task, scale=HUGE)
+    before = weights_of(train_step)
+    result = train_step(batch, step=0, lr=1e-3, requests=Requests())
+    loss, norm, skipped = result.read()
     assert skipped and loss < 100.0 and not norm < float("inf")
-    assert outcome.is_overflow()
-    assert stepper.scaler.get_scale() == HUGE / 2
-    for name, weight in weights_of(stepper).items():
+    assert result.is_overflow()
+    assert train_step.trainable.scaler.get_scale() == HUGE / 2
+    for name, weight in weights_of(train_step).items():
         assert torch.equal(weight, before[name]), name
-    for state in stepper.optimizer.state.values():
+    for state in train_step.trainable.optimizer.state.values():
         assert not state["step"] and not state["exp_avg"].any() and not state["exp_avg_sq"].any()
-    stepper.scaler.update(1024.0)
-    assert not stepper.take(batch, step=1, lr=1e-3, flags=Flags()).read()[2]
+    train_step.trainable.scaler.update(1024.0)
+    assert not train_step(batch, step=1, lr=1e-3, requests=Requests()).read()[2]
     name = "model.model.encoder.conv1.weight"
-    assert not torch.equal(weights_of(stepper)[name], before[name])
+    assert not torch.equal(weights_of(train_step)[name], before[name])
 
 
 def test_an_infinite_loss_is_skipped_under_a_scale_as_well(task):
     """The scaler looks at gradients only, and these are finite."""
-    stepper, _ = make_stepper(task, scale=1024.0)
-    before = weights_of(stepper)
-    for parameter in stepper.parameters:
+    train_step, _ = make_train_step(task, scale=1024.0)
+    before = weights_of(train_step)
+    for parameter in train_step.parameters:
         parameter.grad = torch.ones_like(parameter)
-    _, skipped = stepper._update(torch.tensor(torch.inf), 1e-3)
+    _, skipped = train_step._update(torch.tensor(torch.inf), 1e-3)
     assert skipped == 1.0
-    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(stepper).items())
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(train_step).items())
 
 
 @pytest.mark.parametrize("scale", [0.0, 1024.0])
 def test_a_step_in_which_nothing_counts_changes_nothing(task, scale):
-    stepper, batch = make_stepper(task, scale=scale, ema=0.9)
-    before = weights_of(stepper)
+    train_step, batch = make_train_step(task, scale=scale, ema=0.9)
+    before = weights_of(train_step)
     batch.weights.zero_()
-    assert stepper.take(batch, step=0, lr=1e-3, flags=Flags()).read() == (0.0, 0.0, False)
-    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(stepper).items())
+    assert train_step(batch, step=0, lr=1e-3, requests=Requests()).read() == (0.0, 0.0, False)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(train_step).items())
 
 
 def scaled_from(monkeypatch, scale):
-    monkeypatch.setattr(loop, "make_scaler", lambda machine: torch.amp.GradScaler("cpu", init_scale=scale))
+    monkeypatch.setattr(build, "make_scaler", lambda machine: torch.amp.GradScaler("cpu", init_scale=scale))
 
 
 def stop_after(step):
@@ -241,9 +246,9 @@ def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
     knobs = {"batch_size": 8, "dropout": 0.0, "full_share": 0.2}
     losses = []
     for compiled in (False, True):
-        stepper, _ = make_stepper(task, compile=compiled, **knobs)
-        batches = zip(range(6), open_loader(open_dataset(task / "train"), stepper.config), strict=False)
-        losses.append([stepper.take(b, step=step, lr=1e-3, flags=Flags()).read()[:2] for step, b in batches])
+        train_step, _ = make_train_step(task, compile=compiled, **knobs)
+        batches = zip(range(6), open_loader(open_dataset(task / "train"), train_step.config), strict=False)
+        losses.append([train_step(b, step=step, lr=1e-3, requests=Requests()).read()[:2] for step, b in batches])
     for eager, made in zip(*losses, strict=True):
         assert made == pytest.approx(eager, rel=1e-4)
     assert not counters["graph_break"]
@@ -255,10 +260,10 @@ def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
 @pytest.mark.parametrize(("precision", "near"), [(torch.float32, 1e-3), (torch.bfloat16, 0.02), (torch.float16, 0.02)])
 def test_a_gpu_learns_what_a_cpu_learns(task, precision, near):
     scale = 1024.0 if precision == torch.float16 else 0.0
-    cpu, batch = make_stepper(task)
-    gpu, _ = make_stepper(task, device="cuda", dtype=precision, scale=scale)
+    cpu, batch = make_train_step(task)
+    gpu, _ = make_train_step(task, device="cuda", dtype=precision, scale=scale)
     for step in range(3):
-        here, there = (each.take(batch, step=step, lr=1e-3, flags=Flags()).read() for each in (cpu, gpu))
+        here, there = (each(batch, step=step, lr=1e-3, requests=Requests()).read() for each in (cpu, gpu))
         assert there[0] == pytest.approx(here[0], rel=near)
         assert there[1] == pytest.approx(here[1], rel=10 * near)
 
@@ -266,15 +271,15 @@ def test_a_gpu_learns_what_a_cpu_learns(task, precision, near):
 @pytest.mark.cuda
 @needs_gpu
 def test_torch_itself_finds_nothing_that_waits_in_a_step(task):
-    stepper, batch = make_stepper(task, device="cuda", dtype=torch.float16, scale=2.0, spec_augment=True, ema=0.9)
-    stepper.take(batch, step=0, lr=1e-3, flags=Flags()).read()
+    train_step, batch = make_train_step(task, device="cuda", dtype=torch.float16, scale=2.0, spec_augment=True, ema=0.9)
+    train_step(batch, step=0, lr=1e-3, requests=Requests()).read()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        outcome = stepper.take(batch, step=1, lr=1e-3, flags=Flags())
+        result = train_step(batch, step=1, lr=1e-3, requests=Requests())
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert outcome.ready is not None
-    assert not outcome.read()[2]
+    assert result.ready is not None
+    assert not result.read()[2]
 
 
 @pytest.mark.cuda
@@ -289,7 +294,7 @@ def test_a_gpu_says_what_a_cpu_says(task, window):
         loaded.model.to(device)
         found.append(evaluate_model(
             loaded, batches, Labeler(loaded.tokenizer), window=window, precision="fp32", max_new_tokens=12,
-            device=torch.device(device), donor=find_donor(data),
+            device=torch.device(device), donor=find_silence_source(data),
         ))  # fmt: skip
     assert found[1].loss == pytest.approx(found[0].loss, rel=1e-3)
     same = [a.hypothesis == b.hypothesis for a, b in zip(*(each.utterances for each in found), strict=True)]

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from tests.making import make_dataset, make_waveform
 from tests.train.running import final_weights, of_kind, tiny_config
 from whisper_shard.errors import ConfigError, TrainingError
-from whisper_shard.train import loop
+from whisper_shard.train import build
 from whisper_shard.train import step as step_module
 from whisper_shard.train.events import Delivered, Evaluated, Saved, Skipped, Started, Stepped, Warned
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.metrics import read_metrics
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.step import TrainStep
 
 
 def test_events_tell_the_story(finished):
@@ -128,7 +128,7 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(monkeypatch, task, tmp
         parameters[0].grad.fill_(math.nan)
 
     monkeypatch.setattr(step_module, "sum_gradients", spoil)
-    monkeypatch.setattr(loop, "make_scaler", lambda _machine: torch.amp.GradScaler("cpu", init_scale=4.0))
+    monkeypatch.setattr(build, "make_scaler", lambda _machine: torch.amp.GradScaler("cpu", init_scale=4.0))
     events = []
     config = tiny_config(task, max_steps=6, max_nonfinite=2, eval_every=99)
     with pytest.raises(TrainingError, match=r"step 4: the gradient is nan .* utt.*; skipped steps so far: 2"):
@@ -164,23 +164,23 @@ def test_skipped_steps_do_not_move_the_schedule(task, tmp_path):
 
 
 class Arrived:
-    """Stands for the event that tells when numbers have come from a GPU."""
+    """Stands in for the CUDA event behind the copy of the numbers."""
 
     def synchronize(self):
         pass
 
 
 def rates_of_a_run(monkeypatch, task, run, *, deferred, **changes):
-    """The learning rate of each step; deferred: outcomes are read one step later, as on a GPU."""
+    """The learning rate of each step; deferred: results are read one step later, as on a GPU."""
     rates = []
-    take, send = Stepper.take, step_module._send_to_host
+    make_step, send = TrainStep.__call__, step_module._send_to_host
 
-    def take_and_note(self, batch, *, lr, **rest):
+    def step_and_note(self, batch, *, lr, **rest):
         rates.append(lr)
-        return take(self, batch, lr=lr, **rest)
+        return make_step(self, batch, lr=lr, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", take_and_note)
+        patch.setattr(TrainStep, "__call__", step_and_note)
         patch.setattr(step_module, "_send_to_host", lambda n: (n.clone(), Arrived()) if deferred else send(n))
         train_model(task, run, tiny_config(task, epochs=99, max_steps=7, eval_every=99, save_every=99, **changes))
     return rates
@@ -226,7 +226,7 @@ def test_packed_windows_with_too_much_text_are_left_out(task, tiny_folder, tmp_p
     assert skipped
     assert {line["reason"] for line in skipped} == {"text too long"}
     message = next(event.message for event in of_kind(events, Warned) if "packed" in event.message)
-    assert "1 packed windows have more text than the decoder has room for and were not learned from" in message
+    assert "1 packed windows have more text than the decoder has room for and were not trained on" in message
     assert skipped[0]["keys"][0] in message
 
 

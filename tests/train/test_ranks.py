@@ -95,7 +95,7 @@ def test_signal_to_one_rank_stops_all_between_batches_of_an_evaluation(task, tmp
     assert "stopped by SIGTERM while evaluating, all is saved" in ends[0].message
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     state = load_checkpoint(checkpoint_path(tmp_path / "run" / "checkpoints", newest)).state["run"]
-    assert (state["step"], state["owes_evaluation"]) == (2, True)
+    assert (state["step"], state["evaluation_pending"]) == (2, True)
 
 
 def start_launcher(task, run, epochs):

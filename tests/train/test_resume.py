@@ -10,7 +10,7 @@ import torch
 
 from tests.train.running import Kill, final_weights, lasting_metrics, launch, of_kind, report_of, tiny_config
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
-from whisper_shard.train.events import Examining, Resumed, Stepped
+from whisper_shard.train.events import Evaluating, Resumed, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints
 from whisper_shard.train.run.metrics import read_metrics
@@ -135,7 +135,7 @@ def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed
     seen = []
 
     def stop(event):
-        if isinstance(event, Examining):
+        if isinstance(event, Evaluating):
             seen.append(event)
             if len(seen) == nth + 1:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,7 @@
 """One optimizer step: the same gradient however it is cut, and nothing changed by what is not finite."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.labels import Labeler
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train.build import build_network, build_optimizer
-from whisper_shard.train.global_batch import Flags
+from whisper_shard.train.build import build_optimizer, build_trainable
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.run.context import Machine
+from whisper_shard.train.step import TrainStep
 from whisper_shard.train.windows import PassLimit
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -37,19 +39,17 @@ def dataset(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("step") / "train", seconds, per_shard=16)
 
 
-def make_stepper(tiny, network=None, **knobs):
+def make_train_step(tiny, network=None, **knobs):
     config = TrainConfig(**{"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **knobs})
-    network = network or build_network(tiny, config, CPU)
-    return Stepper(
-        network,
-        build_optimizer(network.model, config),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        labeler=Labeler(tiny.tokenizer),
-        config=config,
-        ranks=Ranks(),
-        dtype=torch.float32,
-        total_steps=100,
-    )
+    machine = Machine(device=CPU, dtype=torch.float32, ranks=Ranks())
+    trainable = build_trainable(tiny, config, machine)
+    if network is not None:
+        trainable = replace(trainable, network=network, optimizer=build_optimizer(network.model, config))
+    builder = GlobalBatchBuilder(
+        labeler=Labeler(tiny.tokenizer), config=config, ranks=Ranks(), total_steps=100,
+        longest_window=trainable.longest_window,
+    )  # fmt: skip
+    return TrainStep(trainable, builder, config, machine)
 
 
 def one_batch(dataset, **knobs):
@@ -58,9 +58,9 @@ def one_batch(dataset, **knobs):
 
 
 def gradients_of(tiny, batch, **knobs):
-    stepper = make_stepper(tiny, **knobs)
-    share = stepper._share(batch, 3, Flags())
-    passes = stepper._accumulate(share, 3)
+    train_step = make_train_step(tiny, **knobs)
+    global_batch = train_step.builder.build(batch, 3, Requests())
+    passes = train_step._accumulate(global_batch, 3)
     return {name: p.grad.clone() for name, p in tiny.model.named_parameters() if p.grad is not None}, passes
 
 
@@ -84,18 +84,18 @@ def test_size_of_a_pass_changes_nothing_in_short_windows_either(tiny, dataset):
 
 
 def test_loss_is_that_of_hugging_face_over_all_tokens(tiny, dataset):
-    stepper = make_stepper(tiny, window="full")
+    train_step = make_train_step(tiny, window="full")
     batch = one_batch(dataset)
-    outcome = stepper.take(batch, step=0, lr=0.0, flags=Flags())
-    labels = stepper.labeler.label_batch(batch.texts)
+    result = train_step(batch, step=0, lr=0.0, requests=Requests())
+    labels = train_step.builder.labeler.label_batch(batch.texts)
     features = tiny.processor.feature_extractor(
         [w[:n].numpy() for w, n in zip(batch.waveforms, batch.num_samples, strict=True)],
         sampling_rate=SAMPLE_RATE, return_tensors="pt",
     ).input_features  # fmt: skip
     with torch.no_grad():
         out = tiny.model(input_features=features, decoder_input_ids=labels.decoder_input_ids, labels=labels.labels)
-    assert outcome.read()[0] == pytest.approx(out.loss.item(), rel=1e-4)
-    assert outcome.share.num_tokens == int((labels.labels >= 0).sum())
+    assert result.read()[0] == pytest.approx(out.loss.item(), rel=1e-4)
+    assert result.global_batch.num_tokens == int((labels.labels >= 0).sum())
 
 
 class TightMemory(SpeechLoss):
@@ -128,9 +128,9 @@ def run_out_elsewhere(_gradient):
 def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset, run_out):
     batch = one_batch(dataset)
     expected, _ = gradients_of(tiny, batch)
-    stepper = make_stepper(tiny, network=TightMemory(tiny.model, run_out))
-    stepper.limit = PassLimit(utterances=16)
-    passes = stepper._accumulate(stepper._share(batch, 3, Flags()), 3)
+    train_step = make_train_step(tiny, network=TightMemory(tiny.model, run_out))
+    train_step.limit = PassLimit(utterances=16)
+    passes = train_step._accumulate(train_step.builder.build(batch, 3, Requests()), 3)
     assert max(len(p.rows) * p.window_seconds for p, _ in passes) <= 40.0
     assert sorted(row for p, _ in passes for row in p.rows) == list(range(16))
     for name, parameter in tiny.model.named_parameters():
@@ -140,60 +140,62 @@ def test_running_out_of_memory_halves_the_pass_and_changes_nothing(tiny, dataset
 
 def test_one_utterance_too_many_is_an_error(tiny, dataset):
     network = TightMemory(tiny.model, run_out_on_cpu, budget_seconds=5.0)
-    stepper = make_stepper(tiny, network=network, window="full")
+    train_step = make_train_step(tiny, network=network, window="full")
     with pytest.raises(TrainingError, match=r"one utterance in a window of 6 s does not fit into the memory of cpu"):
-        stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
+        train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests())
 
 
 def test_an_optimizer_that_does_not_fit_is_an_error(tiny, dataset, monkeypatch):
-    stepper = make_stepper(tiny)
-    monkeypatch.setattr(stepper.optimizer, "step", lambda: run_out_on_cpu(None))
+    train_step = make_train_step(tiny)
+    monkeypatch.setattr(train_step.trainable.optimizer, "step", lambda: run_out_on_cpu(None))
     with pytest.raises(
         TrainingError, match=r"the optimizer's moments, twice the size .* memory of cpu; try --lora-rank"
     ):
-        stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags())
+        train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests())
 
 
 def test_prompts_of_the_data_are_read_and_not_learned(tiny, dataset, tmp_path):
     seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
     prompted = make_dataset(tmp_path / "train", seconds, per_shard=16, record={"prompt": "six seven"})
-    stepper = make_stepper(tiny)
-    plain, shares = [stepper._share(one_batch(each), 3, Flags()) for each in (dataset, prompted)]
+    train_step = make_train_step(tiny)
+    plain, prompting = [train_step.builder.build(one_batch(each), 3, Requests()) for each in (dataset, prompted)]
     history = tiny.tokenizer.convert_tokens_to_ids(["<|startofprev|>"]) + tiny.tokenizer.encode(
         " six seven", add_special_tokens=False
     )
-    for row, expected in zip(shares.labels, plain.labels, strict=True):
+    for row, expected in zip(prompting.labels, plain.labels, strict=True):
         assert row.decoder_input_ids == (*history, *expected.decoder_input_ids)
         assert row.labels == (*(-100,) * len(history), *expected.labels)
-    assert shares.num_tokens == plain.num_tokens
-    losses = [sum(float(loss) for _, loss in stepper._accumulate(share, 3)) for share in (plain, shares)]
+    assert prompting.num_tokens == plain.num_tokens
+    losses = [
+        sum(float(loss) for _, loss in train_step._accumulate(global_batch, 3)) for global_batch in (plain, prompting)
+    ]
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
 def test_nothing_changes_when_the_loss_is_not_finite(tiny, dataset):
-    stepper = make_stepper(tiny)
+    train_step = make_train_step(tiny)
     batch = one_batch(dataset)
-    stepper.take(batch, step=0, lr=1e-3, flags=Flags())
+    train_step(batch, step=0, lr=1e-3, requests=Requests())
     before = {name: p.detach().clone() for name, p in tiny.model.named_parameters()}
     batch.waveforms[5, 100] = math.inf
-    outcome = stepper.take(batch, step=1, lr=1e-3, flags=Flags())
-    loss, _, skipped = outcome.read()
+    result = train_step(batch, step=1, lr=1e-3, requests=Requests())
+    loss, _, skipped = result.read()
     assert not math.isfinite(loss)
     assert skipped
-    assert batch.keys[5] in outcome.faulty_keys()
-    assert len(outcome.faulty_keys()) < 16, "only the passes that were not finite"
+    assert batch.keys[5] in result.faulty_keys()
+    assert len(result.faulty_keys()) < 16, "only the passes that were not finite"
     for name, parameter in tiny.model.named_parameters():
         assert torch.equal(parameter, before[name]), name
     batch.waveforms[5, 100] = 0.0
-    assert not stepper.take(batch, step=2, lr=1e-3, flags=Flags()).read()[2]
+    assert not train_step(batch, step=2, lr=1e-3, requests=Requests()).read()[2]
     assert not torch.equal(tiny.model.model.encoder.conv1.weight, before["model.encoder.conv1.weight"])
 
 
 def test_gradients_are_clipped(tiny, dataset):
-    stepper = make_stepper(tiny, max_grad_norm=0.01)
-    norm = stepper.take(one_batch(dataset), step=0, lr=0.0, flags=Flags()).read()[1]
+    train_step = make_train_step(tiny, max_grad_norm=0.01)
+    norm = train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests()).read()[1]
     assert norm > 0.01
-    clipped = torch.nn.utils.get_total_norm([p.grad for p in stepper.parameters if p.grad is not None])
+    clipped = torch.nn.utils.get_total_norm([p.grad for p in train_step.parameters if p.grad is not None])
     assert clipped.item() == pytest.approx(0.01, rel=1e-4)
 
 
@@ -203,28 +205,28 @@ def test_dropout_depends_on_the_place_in_the_run_only(tiny_folder, dataset):
     batch = one_batch(dataset)
     losses = []
     for step, disturbance in ((3, 1), (3, 2), (4, 1)):
-        stepper = make_stepper(load_whisper(str(tiny_folder), dropout=0.3), window="full")
+        train_step = make_train_step(load_whisper(str(tiny_folder), dropout=0.3), window="full")
         torch.manual_seed(disturbance)
-        losses.append(stepper.take(batch, step=step, lr=0.0, flags=Flags()).read()[0])
+        losses.append(train_step(batch, step=step, lr=0.0, requests=Requests()).read()[0])
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_rows_without_weight_do_not_count(tiny, dataset):
     batch = one_batch(dataset)
-    stepper = make_stepper(tiny, window="full")
+    train_step = make_train_step(tiny, window="full")
     batch.weights[:10] = 0.0
-    outcome = stepper.take(batch, step=0, lr=0.0, flags=Flags())
-    assert outcome.share.num_utterances == 6
-    assert all(row >= 10 for p, _ in outcome.passes for row in p.rows)
+    result = train_step(batch, step=0, lr=0.0, requests=Requests())
+    assert result.global_batch.num_utterances == 6
+    assert all(row >= 10 for p, _ in result.passes for row in p.rows)
 
 
 def test_labels_have_times_as_often_as_asked(tiny, dataset):
     batch = one_batch(dataset)
-    share = make_stepper(tiny, timestamps=0.5)._share(batch, 0, Flags())
+    global_batch = make_train_step(tiny, timestamps=0.5).builder.build(batch, 0, Requests())
     start = tiny.tokenizer.get_vocab()["<|0.00|>"]
-    timed = sum(start in row.labels for row in share.labels)
+    timed = sum(start in row.labels for row in global_batch.labels)
     assert 2 < timed < 14
-    none = make_stepper(tiny)._share(batch, 0, Flags())
+    none = make_train_step(tiny).builder.build(batch, 0, Requests())
     assert not any(start in row.labels for row in none.labels)
 
 

@@ -15,12 +15,11 @@ from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.train.build import build_network, build_optimizer
-from whisper_shard.train.data import find_donor
-from whisper_shard.train.global_batch import Flags
-from whisper_shard.train.run.checkpointer import make_scaler
+from whisper_shard.train.build import build_trainable
+from whisper_shard.train.data import find_silence_source
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.run.context import open_machine
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.step import TrainStep
 
 WARM_UP_STEPS = 1
 """Steps that are not counted: they allocate, compile, and find what fits into a pass."""
@@ -60,23 +59,23 @@ def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: in
     training = replace(TrainConfig(**shared), model=config.model, workers=0)
     loaded = load_whisper(config.model)
     with open_machine(training) as machine:
-        network = build_network(loaded, training, machine.device)
-        stepper = Stepper(
-            network,
-            build_optimizer(network.model, training),
-            scaler=make_scaler(machine),
+        trainable = build_trainable(loaded, training, machine)
+        builder = GlobalBatchBuilder(
             labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
             config=training,
             ranks=machine.ranks,
-            dtype=machine.dtype,
             total_steps=num_steps,
-            donor=find_donor(dataset, bad_record=training.bad_record) if training.hears_silence else None,
+            longest_window=trainable.longest_window,
         )
+        silence_source = None
+        if training.hears_silence:
+            silence_source = find_silence_source(dataset, bad_record=training.bad_record)
+        train_step = TrainStep(trainable, builder, training, machine, silence_source)
         loader = open_loader(dataset, training)
         times = []
         for step, batch in zip(range(WARM_UP_STEPS + num_steps), loader, strict=False):
             start = time.perf_counter()
-            stepper.take(batch, step=step, lr=0.0, flags=Flags())
+            train_step(batch, step=step, lr=0.0, requests=Requests())
             if machine.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What a run is made of before it begins: device, network, optimizer, and the habits of the process."""
+"""What a run builds before its first step: network, optimizer, scaler, and the settings of the process."""
 
 import gc
 from collections.abc import Iterator
@@ -11,13 +11,31 @@ from torch import nn
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
+from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.borrowed_silence import allow_lending
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.whisper import LoadedWhisper
+from whisper_shard.train.run.context import Machine
+from whisper_shard.train.run.snapshot import Trainable
+
+
+def build_trainable(loaded: LoadedWhisper, config: TrainConfig, machine: Machine) -> Trainable:
+    """Return everything that optimizer steps change.
+
+    Raises:
+        ConfigError: There are fewer layers than are to be frozen, or peft is missing.
+    """
+    network = build_network(loaded, config, machine.device)
+    return Trainable(
+        network=network,
+        optimizer=build_optimizer(network.model, config),
+        scaler=make_scaler(machine),
+        average=MovingAverage.of(network.model, config.ema) if config.ema else None,
+    )
 
 
 def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.device) -> SpeechLoss:
-    """Put the model on the device, decide what of it is trained, and wrap it with features and loss.
+    """Move the model to the device, freeze or adapt its layers, and wrap it with log-mel and loss.
 
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
@@ -47,10 +65,10 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return a fused AdamW; norms, biases and embeddings of positions are not decayed.
+    """Return a fused AdamW that decays neither norms nor biases nor position embeddings.
 
-    A vector has no direction that decay could shrink without shifting what the layer puts out; positions rarely seen
-    (late ones, with short windows) get no gradient but would decay all the same.
+    Decaying a bias or the gain of a norm shifts what the layer puts out and simplifies nothing. Late positions, which
+    short windows rarely reach, get no gradient but would decay all the same.
     """
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
@@ -65,16 +83,21 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
 
 
+def make_scaler(machine: Machine) -> torch.amp.GradScaler:
+    """Return a scaler of the loss, enabled with float16 only."""
+    return torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)
+
+
 def resolve_config(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with consequences drawn: packed windows need a packing stream."""
+    """Return the configuration with implied settings filled in: packed windows need a packing stream."""
     if config.window == "packed" and not config.pack_by:
         return replace(config, pack_by="speaker")
     return config
 
 
 @contextmanager
-def quiet_garbage_collector() -> Iterator[None]:
-    """Keep Python's collector from stopping the run to look at objects that live for all of it."""
+def pause_garbage_collector() -> Iterator[None]:
+    """Keep Python's cyclic collector from scanning, again and again, objects that live as long as the run."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -147,11 +147,11 @@ def _has_dataset(folder: Path) -> bool:
     return (folder / DATASET_NAME).is_file()
 
 
-DONOR_CHOICE = 64
+NUM_SILENCE_CANDIDATES = 64
 """The donor is the shortest of so many utterances: short, but not the corpus's oddest."""
 
 
-def find_donor(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
+def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
     """Return a short utterance of a dataset, (1, S) float32; the same one whenever it is asked for.
 
     Args:
@@ -161,7 +161,7 @@ def find_donor(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "rais
     Raises:
         DatasetError: An utterance is damaged; with ``skip``, all that were looked at.
     """
-    with closing(open_evaluation(dataset, batch_size=1, limit=DONOR_CHOICE, bad_record=bad_record)) as loader:
+    with closing(open_evaluation(dataset, batch_size=1, limit=NUM_SILENCE_CANDIDATES, bad_record=bad_record)) as loader:
         for batch in loader:
             if batch.weights[0] > 0:
                 return batch.waveforms[:, : int(batch.num_samples[0])].clone()

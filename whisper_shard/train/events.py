@@ -75,7 +75,7 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examining:
+class Evaluating:
     """An evaluation is under way."""
 
     num_done: int
@@ -160,7 +160,7 @@ class Warned:
     """One line."""
 
 
-Event = AlreadyOver | Started | Resumed | Stepped | Examining | Evaluated | Saved | Delivered | Skipped | Warned
+Event = AlreadyOver | Started | Resumed | Stepped | Evaluating | Evaluated | Saved | Delivered | Skipped | Warned
 """All there are."""
 Progress = Callable[[Event], None]
 """Receives each event as it happens, on rank 0 only."""

@@ -1,11 +1,11 @@
-"""The training loop, read from top to bottom like a recipe.
+"""The training loop, to be read from top to bottom like a recipe.
 
-Open data and model; go on from the last checkpoint, or score the model as it came; then batch by batch learn, log,
-evaluate, keep the best, save; stop at the end, early, or when asked; at last restore the best weights, score them in
-30 s windows and in short ones, and save model and processor together.
+Open data and model; resume from the last checkpoint, or score the model as it came; then, batch by batch: make a step,
+log, evaluate, save; stop at the end, early, or when asked; finally restore the best weights, score them in 30 s windows
+and in short ones, and save model and processor together.
 
-What a run learns is a function of data, settings and seed: order, windows, dropout and augmentation are drawn by place
-in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
+The result of a run is a function of data, settings and seed: order, windows, dropout and augmentation are drawn by
+position in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
 """
 
 import math
@@ -21,68 +21,63 @@ from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.resume import PlanState
-from whisper_shard.train.build import build_network, build_optimizer, quiet_garbage_collector, resolve_config
-from whisper_shard.train.data import Corpora, check_labels, find_donor, open_corpora
+from whisper_shard.train.build import build_trainable, pause_garbage_collector, resolve_config
+from whisper_shard.train.data import Corpora, check_labels, find_silence_source, open_corpora
 from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, Started, Warned, ignore_event
-from whisper_shard.train.finalize import Finish
-from whisper_shard.train.global_batch import Flags
-from whisper_shard.train.progress import Recorder
-from whisper_shard.train.run.checkpointer import Keeper, make_scaler
-from whisper_shard.train.run.context import Machine, open_machine
+from whisper_shard.train.finalize import TrainingEnd, finalize_run
+from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
+from whisper_shard.train.progress import ProgressReporter
+from whisper_shard.train.run.checkpointer import Checkpointer
+from whisper_shard.train.run.context import RunContext, open_machine
 from whisper_shard.train.run.folder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
 from whisper_shard.train.run.metrics import MetricsLog
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
-from whisper_shard.train.signals import StopRequest, listen_for_stop, stopped_by
-from whisper_shard.train.step import Outcome, Stepper
-from whisper_shard.train.validator import Examiner
+from whisper_shard.train.signals import catch_stop_signals, stop_error
+from whisper_shard.train.step import StepResult, TrainStep
+from whisper_shard.train.validator import Validator
 
 
 def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progress = ignore_event) -> TrainReport:
-    """Fine-tune a Whisper; call again with the same arguments to go on where a run was stopped or killed.
+    """Fine-tune a Whisper; call it again with the same arguments to resume a run that was stopped or killed.
 
     Args:
         dataset: A training dataset, or a folder with ``train`` and ``eval`` in it.
-        run: Folder of the run, made if missing: checkpoints, metrics, and in the end the model.
-        config: The knobs.
-        progress: Told of everything that happens, on rank 0.
+        run: Folder of the run, created if missing: checkpoints, metrics, and in the end the model.
+        config: The settings.
+        progress: Called with each event, on rank 0.
 
     Raises:
         DatasetError: Training or evaluation data is missing, damaged or empty.
         ModelError: The model cannot be loaded.
-        ConfigError: Settings that cannot be followed.
+        ConfigError: Settings that do not work with this model, machine or installation.
         StateError: The run folder belongs to a run with other data, settings or model, or is damaged.
-        TrainingError: Evaluation data that is empty or known from training, texts too long for the decoder, damaged
-            weights, losses that are not finite, memory too small for one utterance, or another rank that is gone.
-        StopRequested: SIGTERM or Ctrl-C; all is saved.
+        TrainingError: Evaluation data that is empty or also in the training set, texts too long for the decoder,
+            damaged weights, losses that are not finite, memory too small for one utterance, or another rank is gone.
+        StopRequested: SIGTERM or Ctrl-C; everything is saved.
         EnvironmentFault: The disk is full, or a loader process died.
     """
     began = time.perf_counter()
     config = resolve_config(config)
     folder = RunFolder(path=run)
-    with open_machine(config) as machine, listen_for_stop() as request:
+    with open_machine(config) as machine, catch_stop_signals() as request:
+        context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
         with sole_trainer(folder, machine.ranks):
-            claim_run(folder, config, corpora, write=machine.ranks.is_first)
+            claim_run(folder, config, corpora.training, corpora.eval, write=machine.ranks.is_first)
             if (report := read_report(folder)) is not None:
                 if machine.ranks.is_first:
                     progress(AlreadyOver(run=run))
                 return report
             loaded, labeler = _load_checked(config, corpora)
-            trainer = Trainer(
-                folder=folder, corpora=corpora, config=config, machine=machine, request=request, progress=progress,
-                loaded=loaded, labeler=labeler,
-            )  # fmt: skip
-            with trainer.log, quiet_garbage_collector():
-                stopped = trainer.train()
-                return Finish(
-                    folder=folder, examiner=trainer.examiner, recorder=trainer.recorder, config=config,
-                    average=trainer.stepper.average, began=began,
-                ).conclude(trainer.state, stopped=stopped, last=trainer.last_evaluation)  # fmt: skip
+            trainer = Trainer(context, corpora, loaded, labeler)
+            with trainer.log, pause_garbage_collector():
+                end = trainer.train()
+                return finalize_run(context, end, trainer.validator, trainer.reporter, began=began)
 
 
 def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
-    """Load the model, and check that it can be told to say all texts."""
+    """Load the model, and check that its tokens can express all texts, languages and tasks of the data."""
     loaded = load_whisper(config.model, dropout=config.dropout)
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
     for data in corpora.training:
@@ -92,105 +87,89 @@ def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper,
 
 
 class Trainer:
-    """One run: its parts, and the steps from where it stands to its end.
+    """Trains one run from where it stands to its end.
 
     Args:
-        folder: The run folder.
+        context: Settings, folder, machine, stop request and progress callback.
         corpora: Training and evaluation data.
-        config: The knobs.
-        machine: Where, and with whom.
-        request: Tells when a signal asks to stop.
-        progress: Told of every event.
         loaded: The model.
-        labeler: Makes labels and texts.
+        labeler: Turns texts into labels and tokens into texts.
     """
 
-    def __init__(
-        self,
-        *,
-        folder: RunFolder,
-        corpora: Corpora,
-        config: TrainConfig,
-        machine: Machine,
-        request: StopRequest,
-        progress: Progress,
-        loaded: LoadedWhisper,
-        labeler: Labeler,
-    ) -> None:
+    def __init__(self, context: RunContext, corpora: Corpora, loaded: LoadedWhisper, labeler: Labeler) -> None:
+        config, machine = context.config, context.machine
+        self.context = context
         self.config = config
         self.corpora = corpora
-        self.machine = machine
-        self._request = request
-        self.network = build_network(loaded, config, machine.device)
+        trainable = build_trainable(loaded, config, machine)
         self._steps_per_epoch = self._open_loader(None).steps_per_epoch
         self.total_steps = config.max_steps or config.epochs * self._steps_per_epoch
         self._warmup_steps = count_warmup_steps(config.warmup, self.total_steps)
-        donor = find_donor(corpora.train, bad_record=config.bad_record) if config.hears_silence else None
-        self.stepper = Stepper(
-            self.network,
-            build_optimizer(self.network.model, config),
-            scaler=make_scaler(machine),
+        silence_source = None
+        if config.hears_silence:
+            silence_source = find_silence_source(corpora.train, bad_record=config.bad_record)
+        builder = GlobalBatchBuilder(
             labeler=labeler,
             config=config,
             ranks=machine.ranks,
-            dtype=machine.dtype,
             total_steps=self.total_steps,
-            donor=donor,
+            longest_window=trainable.longest_window,
         )
-        self.examiner = Examiner(
-            loaded=loaded, dataset=corpora.eval, labeler=labeler, config=config, machine=machine, run=folder.path,
-            request=request, progress=progress, donor=donor,
-        )  # fmt: skip
-        self.keeper = Keeper(folder=folder, stepper=self.stepper, machine=machine, base=loaded.fingerprint)
+        self.train_step = TrainStep(trainable, builder, config, machine, silence_source)
+        self.validator = Validator(
+            context=context, loaded=loaded, dataset=corpora.eval, labeler=labeler, silence_source=silence_source
+        )
+        self.checkpointer = Checkpointer(context=context, trainable=trainable, base=loaded.fingerprint)
         warnings: list[str] = []
-        self._restored = self.keeper.restore(warnings.append)
+        # Restored before the metrics are opened: opening them removes the lines of steps that will be made again.
+        self._restored = self.checkpointer.restore(warnings.append)
         self.state = self._restored.state if self._restored else RunState()
+        self.train_step.restore_limit(self.state.pass_limit)
         self.log = MetricsLog(
-            folder.path,
+            context.folder.path,
             step=self.state.step if self._restored else -1,
             is_first=machine.ranks.is_first,
             tensorboard=config.tensorboard,
         )
-        self.recorder = Recorder(
-            self.state,
-            log=self.log,
-            progress=progress,
-            config=config,
-            ranks=machine.ranks,
-            total_steps=self.total_steps,
-            steps_per_epoch=self._steps_per_epoch,
+        self.reporter = ProgressReporter(
+            context, self.state, self.log, total_steps=self.total_steps, steps_per_epoch=self._steps_per_epoch
         )
         self.last_evaluation: Evaluation | None = None
-        self._pending: Outcome | None = None
-        self._agreed = Flags()
+        self._pending: StepResult | None = None
+        self._agreed = Requests()
         self._lr = 0.0
         self._last_save = time.monotonic()
-        self._announce(warnings)
+        self._report_start(warnings)
 
-    def train(self) -> str:
-        """Run to the end; return why it ended: steps or early.
+    def train(self) -> TrainingEnd:
+        """Train until the last step or until WER stops improving.
 
         Raises:
-            StopRequested: A signal asked to stop; all is saved.
+            StopRequested: A signal asked to stop; everything is saved.
         """
         loader = self._open_loader(self._restored.plan if self._restored else None)
         if self._restored is None:
             self._evaluate()
             self._save(loader, None)
-        elif self.state.owes_evaluation:
-            self._judge(loader, None)
+        elif self.state.evaluation_pending:
+            self._maybe_evaluate(loader, None)
         for batch in self._batches(loader):
-            self._learn(batch)
-            is_saved = self._look_after(batch, loader)
+            self._make_step(batch)
+            is_saved = self._after_step(batch, loader)
             if self._agreed.stop:
-                self._leave(batch, loader, is_saved=is_saved)
-            if self._is_over():
+                self._stop(batch, loader, is_saved=is_saved)
+            if self._is_finished():
                 break
-        return "early" if self.state.step < self.total_steps else "steps"
+        return TrainingEnd(
+            state=self.state,
+            stopped="early" if self.state.step < self.total_steps else "steps",
+            last_evaluation=self.last_evaluation,
+            average=self.train_step.trainable.average,
+        )
 
     def _batches(self, loader: Loader) -> Iterator[Batch]:
-        """Yield batches, none if the run is over already, and note how long each was waited for."""
-        if self._is_over():
+        """Yield batches, none if the run is finished already, and measure how long each was waited for."""
+        if self._is_finished():
             return
         batches = iter(loader)
         try:
@@ -198,51 +177,55 @@ class Trainer:
                 began = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                self.recorder.add_time(waited, waited=waited)
+                self.reporter.add_time(waited, waited=waited)
                 yield batch
         finally:
             loader.close()
 
-    def _learn(self, batch: Batch) -> None:
+    def _make_step(self, batch: Batch) -> None:
         """Make one optimizer step.
 
-        On a GPU the numbers of a step are read while the next one runs, so that nothing waits; on a CPU at once. The
-        place in the schedule takes a step whose numbers are not read yet for an update.
+        On a GPU the numbers of a step are read only after the next one is under way: reading them at once would leave
+        the device idle while the host prepares that step. On a CPU they are there immediately.
         """
         began = time.perf_counter()
-        place = self.state.updates + (self._pending is not None)
+        # A step whose result is not read yet counts as an update: whether it was skipped is known only to the device.
+        # It rarely was, and then the learning rate of a single step is that of its successor.
+        position = self.state.updates + (self._pending is not None)
         self._lr = self.config.lr * cosine_factor(
-            place,
+            position,
             warmup_steps=self._warmup_steps,
             total_steps=self.total_steps,
             min_factor=self.config.min_lr_factor,
         )
-        outcome = self.stepper.take(batch, step=self.state.step, lr=self._lr, flags=self._flags())
-        self._settle()
-        self._pending = outcome
-        if outcome.ready is None:
-            self._settle()
+        result = self.train_step(batch, step=self.state.step, lr=self._lr, requests=self._requests())
+        self._read_pending()
+        self._pending = result
+        if result.ready is None:
+            self._read_pending()
         self.state.step += 1
         self.last_evaluation = None
-        self._agreed = outcome.share.flags
-        self.recorder.deliver(batch)
-        self.recorder.add_time(time.perf_counter() - began, waited=0.0)
+        # Ranks act only on what they have agreed on in this step's exchange: if each followed its own signal or clock,
+        # one would save or leave while the others wait for its gradients.
+        self._agreed = result.global_batch.requests
+        self.reporter.add_delivery(batch)
+        self.reporter.add_time(time.perf_counter() - began, waited=0.0)
 
-    def _look_after(self, batch: Batch, loader: Loader) -> bool:
-        """Log, close epochs, evaluate and save where it is time; return whether this step was saved."""
+    def _after_step(self, batch: Batch, loader: Loader) -> bool:
+        """Log, close the epoch, evaluate and save where it is time; return whether this step was saved."""
         step, config = self.state.step, self.config
         if step >= self.total_steps or step % config.log_every == 0:
-            self._settle()
-            self.recorder.finish_window(self._lr)
+            self._read_pending()
+            self.reporter.log_interval(self._lr)
         if step % self._steps_per_epoch == 0:
-            self.recorder.finish_epoch(batch.epoch, loader.planned(batch.epoch))
-        return self._judge(loader, batch)
+            self.reporter.log_epoch(batch.epoch, loader.planned(batch.epoch))
+        return self._maybe_evaluate(loader, batch)
 
-    def _judge(self, loader: Loader, batch: Batch | None) -> bool:
+    def _maybe_evaluate(self, loader: Loader, batch: Batch | None) -> bool:
         """Evaluate and save where it is time; return whether this step was saved.
 
         Raises:
-            StopRequested: A signal came; the step is saved, and the evaluation is begun anew by who goes on.
+            StopRequested: A signal came during the evaluation; the step is saved, and a resumed run evaluates again.
         """
         step, config = self.state.step, self.config
         ends_epoch = step % self._steps_per_epoch == 0
@@ -250,14 +233,14 @@ class Trainer:
         try:
             is_best = is_evaluation and self._evaluate()
             if config.progress_every and step % config.progress_every == 0 and not is_evaluation:
-                self._estimate()
+                self._estimate_wer()
         except StopRequested:
-            self.state.owes_evaluation = True
+            self.state.evaluation_pending = True
             self._save(loader, batch)
             raise
-        self.state.owes_evaluation = False
+        self.state.evaluation_pending = False
         is_due = step % config.save_every == 0 if config.save_every else is_evaluation
-        if is_due or is_best or self._is_over() or self._agreed.save:
+        if is_due or is_best or self._is_finished() or self._agreed.save:
             self._save(loader, batch)
             return True
         return False
@@ -266,25 +249,25 @@ class Trainer:
         """Score the model in 30 s windows; return whether it is the best so far.
 
         Raises:
-            TrainingError: See `_check_meaning`.
+            TrainingError: See `_check_first_evaluation`.
         """
-        self._settle()
-        evaluation = self.examiner.examine("full")
+        self._read_pending()
+        evaluation = self.validator.evaluate("full")
         if self.state.step == 0:
-            self._check_meaning(evaluation)
+            self._check_first_evaluation(evaluation)
             self.state.wer_before = evaluation.wer
-        is_best = self.state.judge(evaluation.wer, evaluation.loss)
-        self.recorder.evaluated(evaluation, is_best=is_best)
+        is_best = self.state.record_evaluation(evaluation.wer, evaluation.loss)
+        self.reporter.log_evaluation(evaluation, is_best=is_best)
         self.last_evaluation = evaluation
         if self.config.average > 1:
-            self.keeper.save_snapshot(self.state, self.config.average)
+            self.checkpointer.save_snapshot(self.state, self.config.average)
         return is_best
 
-    def _check_meaning(self, evaluation: Evaluation) -> None:
-        """Refuse to train where the first evaluation already says that the others will mean nothing.
+    def _check_first_evaluation(self, evaluation: Evaluation) -> None:
+        """Check that evaluations of this model on this data mean something.
 
         Raises:
-            TrainingError: The model is damaged, or there is not a word to compare with.
+            TrainingError: The model is damaged, or there is not a single reference word.
         """
         if not math.isfinite(evaluation.loss):
             raise TrainingError(
@@ -297,21 +280,22 @@ class Trainer:
                 f"{evaluation.utterances[0].key}; WER would mean nothing: correct them, or give other data by --eval"
             )
 
-    def _estimate(self) -> None:
-        """Estimate the WER between two evaluations; this decides nothing."""
-        self._settle()
-        self.recorder.evaluated(self.examiner.examine_quickly(), is_best=False, kind="progress")
+    def _estimate_wer(self) -> None:
+        """Log an estimate of the WER between two evaluations; nothing depends on it."""
+        self._read_pending()
+        self.reporter.log_evaluation(self.validator.estimate_wer(), is_best=False, kind="progress")
 
     def _save(self, loader: Loader, batch: Batch | None) -> None:
-        """Write a checkpoint that goes on after ``batch``; None: at the beginning."""
-        self._settle()
+        """Write a checkpoint from which training goes on after ``batch``; None: at the beginning."""
+        self._read_pending()
+        self.state.pass_limit = self.train_step.describe_limit()
         plan = loader.start if batch is None else loader.state_after(batch)
-        path = self.keeper.save(self.state, plan)
+        path = self.checkpointer.save(self.state, plan)
         self._last_save = time.monotonic()
-        self.recorder.tell(Saved(step=self.state.step, folder=path))
+        self.reporter.report(Saved(step=self.state.step, folder=path))
 
-    def _leave(self, batch: Batch, loader: Loader, *, is_saved: bool) -> None:
-        """Save and stop, since a signal asked for it.
+    def _stop(self, batch: Batch, loader: Loader, *, is_saved: bool) -> None:
+        """Save and stop, because a signal asked for it.
 
         Raises:
             StopRequested: Always.
@@ -319,48 +303,49 @@ class Trainer:
         if not is_saved:
             self._save(loader, batch)
         when = f"after step {self.state.step} of {self.total_steps}"
-        raise stopped_by(self._agreed.stop, self.keeper.folder.path, when)
+        raise stop_error(self._agreed.stop, self.context.folder.path, when)
 
-    def _settle(self) -> None:
+    def _read_pending(self) -> None:
+        """Read the result of the last step if that has not been done: all that is logged or saved includes it."""
         if self._pending is not None:
-            outcome, self._pending = self._pending, None
-            self.recorder.settle(outcome)
+            result, self._pending = self._pending, None
+            self.reporter.add_result(result)
 
-    def _is_over(self) -> bool:
+    def _is_finished(self) -> bool:
         is_worse = 0 < self.config.patience <= self.state.worse_evaluations
         return is_worse or self.state.step >= self.total_steps
 
-    def _flags(self) -> Flags:
+    def _requests(self) -> Requests:
         is_time = time.monotonic() - self._last_save > 60.0 * self.config.save_minutes
-        return Flags(stop=self._request.signal, save=is_time)
+        return Requests(stop=self.context.request.signal, save=is_time)
 
     def _open_loader(self, plan: PlanState | None) -> Loader:
-        ranks = self.machine.ranks
+        machine = self.context.machine
         return open_loader(
             self.corpora.training,
             self.config,
             state=plan,
-            rank=ranks.rank,
-            world=ranks.world,
-            pin_memory=self.machine.device.type == "cuda",
+            rank=machine.ranks.rank,
+            world=machine.ranks.world,
+            pin_memory=machine.device.type == "cuda",
         )
 
-    def _announce(self, warnings: list[str]) -> None:
-        tell = self.recorder.tell
+    def _report_start(self, warnings: list[str]) -> None:
+        machine = self.context.machine
         for message in warnings:
-            tell(Warned(message=message))
-        tell(
+            self.reporter.report(Warned(message=message))
+        self.reporter.report(
             Started(
                 total_steps=self.total_steps,
                 steps_per_epoch=self._steps_per_epoch,
                 train_utterances=sum(data.num_utterances for data in self.corpora.training),
                 eval_utterances=self.corpora.eval.num_utterances,
-                num_parameters=sum(p.numel() for p in self.stepper.parameters),
-                device=str(self.machine.device),
-                precision=str(self.machine.dtype).removeprefix("torch."),
-                ranks=self.machine.ranks.world,
+                num_parameters=sum(p.numel() for p in self.train_step.parameters),
+                device=str(machine.device),
+                precision=str(machine.dtype).removeprefix("torch."),
+                ranks=machine.ranks.world,
             )
         )
         if self._restored is not None:
-            self.recorder.note("resume")
-            tell(Resumed(step=self.state.step, folder=self._restored.folder))
+            self.reporter.log_line("resume")
+            self.reporter.report(Resumed(step=self.state.step, folder=self._restored.folder))

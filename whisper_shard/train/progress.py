@@ -1,138 +1,135 @@
-"""The recorder: what came of steps and evaluations becomes counters, lines of metrics and events."""
+"""Results of steps and evaluations become counters, lines of metrics and events."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.delivery import Planned
-from whisper_shard.train.events import Delivered, Evaluated, Event, Progress, Skipped, Stepped, Warned
-from whisper_shard.train.global_batch import Share
-from whisper_shard.train.ranks import Ranks, gather_texts
+from whisper_shard.train.events import Delivered, Evaluated, Event, Skipped, Stepped, Warned
+from whisper_shard.train.global_batch import GlobalBatch
+from whisper_shard.train.ranks import gather_texts
+from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.metrics import MetricsLog
-from whisper_shard.train.run.state import Ledger, RunState, Window
-from whisper_shard.train.step import Outcome
+from whisper_shard.train.run.state import EpochLedger, LogInterval, RunState
+from whisper_shard.train.step import StepResult
 from whisper_shard.utterance import SAMPLE_RATE
 
 _NAMED_KEYS = 8  # as many as fit into a line
 
 
-class Recorder:
-    """Keeps the run's counters and tells the outside; times are its own and are not saved.
+class ProgressReporter:
+    """Counts what happens in a run, writes it to the metrics and reports it as events.
+
+    Times are counted here and not in the state: they are of this process and never saved.
 
     Args:
+        context: Settings, ranks and the progress callback.
         state: Counters, changed in place.
-        log: Where lines go.
-        progress: Told of every event, on rank 0.
-        config: The knobs.
-        ranks: Who takes part.
+        log: The metrics file.
         total_steps: Optimizer steps of the run.
-        steps_per_epoch: Optimizer steps of a pass over the data.
+        steps_per_epoch: Optimizer steps of one pass over the data.
     """
 
     def __init__(
-        self,
-        state: RunState,
-        *,
-        log: MetricsLog,
-        progress: Progress,
-        config: TrainConfig,
-        ranks: Ranks,
-        total_steps: int,
-        steps_per_epoch: int,
+        self, context: RunContext, state: RunState, log: MetricsLog, *, total_steps: int, steps_per_epoch: int
     ) -> None:
         self.state = state
+        self._context = context
         self._log = log
-        self._progress = progress
-        self._config = config
-        self._ranks = ranks
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._seconds = 0.0
         self._wait_seconds = 0.0
-        self._timed: Window = Window()
+        self._timed = LogInterval()  # of this process only: the saved interval may have begun before a resume
 
-    def tell(self, event: Event) -> None:
-        """Hand an event to the outside."""
-        if self._ranks.is_first:
-            self._progress(event)
+    def report(self, event: Event) -> None:
+        """Hand an event to the progress callback, on rank 0."""
+        if self._context.machine.ranks.is_first:
+            self._context.progress(event)
+
+    def warn(self, message: str) -> None:
+        """Log a warning and report it."""
+        self.log_line("warning", message=message)
+        self.report(Warned(message=message))
 
     def add_time(self, seconds: float, *, waited: float) -> None:
-        """Note how long a step took, and how much of it was waiting for its batch."""
+        """Add the time of a step, and how much of it was spent waiting for its batch."""
         self._seconds += seconds
         self._wait_seconds += waited
 
-    def settle(self, outcome: Outcome) -> None:
-        """Take in the numbers of a step, which may mean to wait for the device.
+    def add_delivery(self, batch: Batch) -> None:
+        """Enter a batch into the ledger."""
+        self.state.ledger.add(batch)
+
+    def add_result(self, result: StepResult) -> None:
+        """Add the numbers of a step to the sums; waits for the device until the step is over.
 
         Raises:
             TrainingError: Too many steps were not finite.
         """
-        loss, norm, skipped = outcome.read()
-        share = outcome.share
-        for window in (self.state.window, self._timed):
-            window.utterances += share.num_utterances
-            window.samples += share.num_samples
-            window.padded_samples += share.padded_samples
-        if share.num_dropped:
-            self._tell_dropped(outcome.step + 1, share)
+        loss, norm, skipped = result.read()
+        global_batch = result.global_batch
+        for interval in (self.state.log_interval, self._timed):
+            interval.utterances += global_batch.num_utterances
+            interval.samples += global_batch.num_samples
+            interval.padded_samples += global_batch.padded_samples
+        if global_batch.num_dropped:
+            self._report_dropped(result.step + 1, global_batch)
         if skipped:
-            self._skip(outcome, loss, norm)
+            self._report_skipped(result, loss, norm)
             return
         self.state.updates += 1
-        window = self.state.window
-        window.steps += 1
-        window.loss += loss * share.num_tokens
-        window.tokens += share.num_tokens
-        window.norm += norm
+        interval = self.state.log_interval
+        interval.steps += 1
+        interval.loss += loss * global_batch.num_tokens
+        interval.tokens += global_batch.num_tokens
+        interval.norm += norm
 
-    def deliver(self, batch: Batch) -> None:
-        """Enter a batch into the ledger."""
-        self.state.ledger.add(batch)
-
-    def finish_window(self, lr: float) -> None:
-        """Write a line of training metrics and begin a new window."""
-        window, seconds = self.state.window, max(self._seconds, 1e-9)
+    def log_interval(self, lr: float) -> None:
+        """Write a line of training metrics, report it, and begin a new interval."""
+        interval, timed, seconds = self.state.log_interval, self._timed, max(self._seconds, 1e-9)
         event = Stepped(
             step=self.state.step,
             total_steps=self._total_steps,
             epoch=self.state.step / self._steps_per_epoch,
-            loss=window.loss / max(1, window.tokens),
+            loss=interval.loss / max(1, interval.tokens),
             lr=lr,
-            grad_norm=window.norm / max(1, window.steps),
-            utterances_per_second=self._timed.utterances / seconds,
-            audio_seconds_per_second=self._timed.samples / SAMPLE_RATE / seconds,
-            padded_seconds_per_second=self._timed.padded_samples / SAMPLE_RATE / seconds,
+            grad_norm=interval.norm / max(1, interval.steps),
+            utterances_per_second=timed.utterances / seconds,
+            audio_seconds_per_second=timed.samples / SAMPLE_RATE / seconds,
+            padded_seconds_per_second=timed.padded_samples / SAMPLE_RATE / seconds,
             data_wait_share=self._wait_seconds / seconds,
         )
-        self._log.write(
+        self.log_line(
             "train",
-            self.state.step,
             epoch=event.epoch,
             loss=event.loss,
             lr=lr,
             grad_norm=event.grad_norm,
-            utterances=window.utterances,
-            audio_seconds=window.samples / SAMPLE_RATE,
-            padded_seconds=window.padded_samples / SAMPLE_RATE,
+            utterances=interval.utterances,
+            audio_seconds=interval.samples / SAMPLE_RATE,
+            padded_seconds=interval.padded_samples / SAMPLE_RATE,
             seconds=self._seconds,
             utterances_per_second=event.utterances_per_second,
             audio_seconds_per_second=event.audio_seconds_per_second,
             padded_seconds_per_second=event.padded_seconds_per_second,
             data_wait_share=event.data_wait_share,
         )
-        self.tell(event)
-        self.state.window, self._timed = Window(), Window()
+        self.report(event)
+        self.state.log_interval, self._timed = LogInterval(), LogInterval()
         self._seconds = self._wait_seconds = 0.0
 
-    def finish_epoch(self, epoch: int, planned: Planned) -> None:
-        """Close the ledger of an epoch and write it down; all ranks must call it together."""
+    def log_epoch(self, epoch: int, planned: Planned) -> None:
+        """Compare the ledger of an epoch with the plan, log the result, and begin a new one.
+
+        All ranks must call it together.
+        """
         ledger = self.state.ledger
-        ledger.gather(self._ranks)
+        ledger.gather(self._context.machine.ranks)
         event = Delivered(
             epoch=epoch,
             utterances=ledger.delivered,
@@ -142,16 +139,15 @@ class Recorder:
             digest=f"{ledger.delivered_digest:016x}",
             is_complete=ledger.is_complete(planned),
         )
-        self._log.write("epoch", self.state.step, **asdict(event))
-        self.tell(event)
-        self.state.ledger = Ledger()
+        self.log_line("epoch", **asdict(event))
+        self.report(event)
+        self.state.ledger = EpochLedger()
 
-    def evaluated(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval") -> None:
-        """Write down an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval."""
+    def log_evaluation(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval") -> None:
+        """Log an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval."""
         score = evaluation.score
-        self._log.write(
+        self.log_line(
             kind,
-            self.state.step,
             window=evaluation.window,
             wer=score.wer,
             wer_low=score.interval[0],
@@ -166,7 +162,7 @@ class Recorder:
             is_best=is_best,
             seconds=evaluation.seconds,
         )
-        self.tell(
+        self.report(
             Evaluated(
                 step=self.state.step,
                 window=evaluation.window,
@@ -180,45 +176,49 @@ class Recorder:
             )
         )
 
-    def note(self, kind: str, **fields: Any) -> None:
-        """Write a line of another kind at the present step."""
+    def log_line(self, kind: str, **fields: Any) -> None:
+        """Write a line of any kind at the current step."""
         self._log.write(kind, self.state.step, **fields)
 
-    def _tell_dropped(self, number: int, share: Share) -> None:
-        """Say which packed windows were not learned from; keys are those of the first rank."""
-        self._log.write("skip", number, reason="text too long", keys=list(share.dropped), windows=share.num_dropped)
+    def _report_dropped(self, number: int, global_batch: GlobalBatch) -> None:
+        """Log and report the packed windows that were left out; keys are those of rank 0."""
+        dropped, count = list(global_batch.dropped), global_batch.num_dropped
+        self._log.write("skip", number, reason="text too long", keys=dropped, windows=count)
         message = (
-            f"step {number}: {share.num_dropped} packed windows have more text than the decoder has room for and were "
-            f"not learned from; they begin with {_name_some(list(share.dropped)) or 'utterances of other ranks'}"
+            f"step {number}: {count} packed windows have more text than the decoder has room for and were not trained "
+            f"on; they begin with {_name_some(dropped) or 'utterances of other ranks'}"
         )
-        self.tell(Warned(message=message))
+        self.report(Warned(message=message))
 
-    def _skip(self, outcome: Outcome, loss: float, norm: float) -> None:
-        """Count a step that was not finite and say which utterances were in it.
+    def _report_skipped(self, result: StepResult, loss: float, norm: float) -> None:
+        """Count a step that was not finite, and log and report its utterances.
 
         Raises:
             TrainingError: There were too many.
         """
-        number = outcome.step + 1
-        loss_is_finite = bool(np.isfinite(loss))
-        if loss_is_finite and outcome.is_overflow():
+        number = result.step + 1
+        loss_is_finite = math.isfinite(loss)
+        # With float16 the scale of the loss is raised until gradients overflow, again and again: that is how the
+        # scaler finds the highest one that works. Such a step is neither counted nor the fault of its utterances.
+        if loss_is_finite and result.is_overflow():
             self._log.write("skip", number, reason="fp16 overflow")
-            self.tell(Skipped(step=number, keys=(), reason="fp16 overflow"))
+            self.report(Skipped(step=number, keys=(), reason="fp16 overflow"))
             return
         self.state.nonfinite += 1
         reason = "gradient" if loss_is_finite else "loss"
-        keys = gather_texts(outcome.faulty_keys() or [key for key in outcome.share.batch.keys if key], self._ranks)
+        local_keys = [key for key in result.global_batch.local.keys if key]
+        keys = gather_texts(result.faulty_keys() or local_keys, self._context.machine.ranks)
         self._log.write("skip", number, reason=reason, keys=keys)
-        self.tell(Skipped(step=number, keys=tuple(keys), reason=reason))
-        if self.state.nonfinite >= self._config.max_nonfinite:
+        self.report(Skipped(step=number, keys=tuple(keys), reason=reason))
+        limit = self._context.config.max_nonfinite
+        if self.state.nonfinite >= limit:
             value = norm if loss_is_finite else loss
             raise TrainingError(
                 f"step {number}: the {reason} is {value:g} with utterances {_name_some(keys)}; skipped steps so far: "
-                f"{self.state.nonfinite}, --max-nonfinite is {self._config.max_nonfinite}: look at these utterances, "
-                "or lower --lr"
+                f"{self.state.nonfinite}, --max-nonfinite is {limit}: look at these utterances, or lower --lr"
             )
 
 
-def _name_some(keys: list[str]) -> str:
+def _name_some(keys: Sequence[str]) -> str:
     rest = f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > _NAMED_KEYS else ""
     return ", ".join(keys[:_NAMED_KEYS]) + rest

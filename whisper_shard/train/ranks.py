@@ -152,7 +152,7 @@ def gather_texts(texts: Sequence[str], ranks: Ranks) -> list[str]:
     return [text for part in parts for text in part.split("\0") if text]
 
 
-def wait_for_all(ranks: Ranks) -> None:
+def barrier(ranks: Ranks) -> None:
     """Return when every rank has come here.
 
     Raises:

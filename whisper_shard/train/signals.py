@@ -22,7 +22,7 @@ class StopRequest:
         self.signal = number
 
 
-def stopped_by(number: int, run: Path, when: str) -> StopRequested:
+def stop_error(number: int, run: Path, when: str) -> StopRequested:
     """Return the error that ends a run by a signal.
 
     Args:
@@ -38,7 +38,7 @@ def stopped_by(number: int, run: Path, when: str) -> StopRequested:
 
 
 @contextmanager
-def listen_for_stop() -> Iterator[StopRequest]:
+def catch_stop_signals() -> Iterator[StopRequest]:
     """Turn SIGTERM and SIGINT into requests for the time of a run; threads other than the main one cannot listen."""
     request = StopRequest()
     before = {}

@@ -6,241 +6,151 @@ step waits for the device: whether it was finite is decided there, by a fused op
 """
 
 import gc
-import zlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import TrainingError
-from whisper_shard.keyed_random import draw_uniform, hash_key
-from whisper_shard.model.averaging import MovingAverage
+from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.borrowed_silence import Silence
 from whisper_shard.model.device import autocast, is_out_of_memory, send
-from whisper_shard.model.forward import SpeechLoss
-from whisper_shard.model.labels import Labeler, LabelRow
+from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
-from whisper_shard.train.global_batch import NO_LABELS, Flags, Share
-from whisper_shard.train.ranks import Ranks, gather_rows, sum_gradients, sum_over_ranks
-from whisper_shard.train.windows import MicroBatch, PassLimit, assign_windows, cut_micro_batches
-from whisper_shard.utterance import HOP_LENGTH
+from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder, Requests
+from whisper_shard.train.ranks import sum_gradients, sum_over_ranks
+from whisper_shard.train.run.context import Machine
+from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.windows import MicroBatch, PassLimit, cut_micro_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What came of a step; numbers stay on the device until `read`."""
+class StepResult:
+    """The numbers of one step; they stay on the device until `read`."""
 
     step: int
     """Its number, from 0."""
-    lr: float
-    """Learning rate of the update."""
-    share: Share
-    """What was learned from."""
+    global_batch: GlobalBatch
+    """What was trained on."""
     passes: Sequence[tuple[MicroBatch, Tensor]]
     """Each pass of this rank with its sum of token losses."""
     numbers: Tensor
     """(3,) mean token loss, norm of the gradient, 1 if the update was skipped; on the host once `ready`."""
     scaler: torch.amp.GradScaler
-    """What scaled the gradient for float16, or did nothing."""
+    """Scales the loss for float16; disabled in other formats."""
     ready: torch.cuda.Event | None
-    """Tells when ``numbers`` have arrived; None: they have."""
+    """Recorded after ``numbers`` have been copied to the host; None: they are there already."""
 
     def read(self) -> tuple[float, float, bool]:
-        """Return loss, gradient norm and whether the update was skipped, waiting if need be."""
+        """Return loss, gradient norm and whether the update was skipped; wait for the device if necessary."""
         if self.ready is not None:
             self.ready.synchronize()
         loss, norm, skipped = self.numbers.tolist()
         return loss, norm, bool(skipped)
 
     def is_overflow(self) -> bool:
-        """Tell whether a gradient that is not finite may come of scaling for float16 alone, which is normal.
+        """Tell whether a gradient that is not finite may be due to scaling for float16 alone, which is normal.
 
-        The scale falls at each overflow. Below 1 it makes gradients smaller than they are, so the fault is theirs.
+        The scale falls at each overflow. Below 1 it makes gradients smaller than they are, so then they are at fault.
         """
         return self.scaler.is_enabled() and self.scaler.get_scale() >= 1.0
 
     def faulty_keys(self) -> list[str]:
         """Return the utterances of this rank's passes whose loss is not finite."""
         return [
-            self.share.batch.keys[row]
+            self.global_batch.local.keys[row]
             for micro_batch, loss in self.passes
             if not bool(torch.isfinite(loss))
             for row in micro_batch.rows
         ]
 
 
-class Stepper:
-    """Makes optimizer steps with one network; remembers how much fits into a pass, and the average of the weights.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepInputs:
+    """What all passes of a step have in common."""
+
+    step: int
+    global_batch: GlobalBatch
+    waveforms: Tensor  # (B, S), on the device
+    silence: Silence | None
+
+
+class TrainStep:
+    """Makes optimizer steps: call it with a batch.
 
     Args:
-        network: The module that gives loss sums.
-        optimizer: A fused AdamW over its parameters.
-        scaler: Enabled for float16.
-        labeler: Makes labels of texts.
-        config: The knobs.
-        ranks: Who takes part.
-        dtype: Format of matrix products.
-        total_steps: Optimizer steps of the run.
-        donor: (1, S) waveform; short windows hear the silence behind it. None: they hear nothing.
+        trainable: Network, optimizer, scaler and moving average, all changed in place.
+        builder: Completes a batch to the global batch.
+        config: The settings.
+        machine: Device, precision and ranks.
+        silence_source: (1, S) waveform; short windows attend to the silence behind it. None: to nothing.
     """
 
     def __init__(
         self,
-        network: SpeechLoss,
-        optimizer: torch.optim.Optimizer,
-        *,
-        scaler: torch.amp.GradScaler,
-        labeler: Labeler,
+        trainable: Trainable,
+        builder: GlobalBatchBuilder,
         config: TrainConfig,
-        ranks: Ranks,
-        dtype: torch.dtype,
-        total_steps: int,
-        donor: Tensor | None = None,
+        machine: Machine,
+        silence_source: Tensor | None = None,
     ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.scaler = scaler
-        self.labeler = labeler
+        self.trainable = trainable
+        self.builder = builder
         self.config = config
-        self.ranks = ranks
-        self.dtype = dtype
-        self.total_steps = total_steps
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.device = self.parameters[0].device
-        self.longest_window = 2 * network.model.config.max_source_positions * HOP_LENGTH
-        self.limit = first_limit(config, self.device)
-        self._donor = None if donor is None else send(donor, self.device)
-        self._silence: Silence | None = None
-        self.average = MovingAverage.of(network.model, config.ema) if config.ema else None
+        self.machine = machine
+        self.parameters = trainable.parameters
+        self.limit = first_limit(config, machine.device)
+        self._silence_source = None if silence_source is None else send(silence_source, machine.device)
 
-    def take(self, batch: Batch, *, step: int, lr: float, flags: Flags) -> Outcome:
-        """Learn from one batch.
+    def __call__(self, batch: Batch, *, step: int, lr: float, requests: Requests) -> StepResult:
+        """Update the weights once.
 
         Args:
-            batch: This rank's part.
+            batch: This rank's rows.
             step: Optimizer steps before this one.
             lr: Learning rate.
-            flags: What this rank wants all to do afterwards.
+            requests: What this rank wants all ranks to do afterwards.
 
         Raises:
-            TrainingError: One utterance alone, or the optimizer, does not fit into memory; a text is too long; a rank
-                is gone.
+            TrainingError: A single utterance or the optimizer's state does not fit into memory, a text is too long, or
+                another rank is gone.
         """
-        share = self._share(batch, step, flags)
-        self._silence = self._listen(share)
-        passes = self._accumulate(share, step)
-        sum_gradients(self.parameters, self.ranks)
-        loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.device))
-        loss = sum_over_ranks(loss_sum, self.ranks) / max(1, share.num_tokens)
+        ranks, average = self.machine.ranks, self.trainable.average
+        global_batch = self.builder.build(batch, step, requests)
+        passes = self._accumulate(global_batch, step)
+        sum_gradients(self.parameters, ranks)
+        loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.machine.device))
+        loss = sum_over_ranks(loss_sum, ranks) / max(1, global_batch.num_tokens)
         norm, skipped = self._update(loss, lr)
-        if self.average is not None:
-            self.average.update(step)
+        if average is not None:
+            average.update(step)
         numbers, ready = _send_to_host(torch.stack([loss, norm, skipped]))
-        return Outcome(
+        return StepResult(
             step=step,
-            lr=lr,
-            share=share,
+            global_batch=global_batch,
             passes=passes,
             numbers=numbers,
-            scaler=self.scaler,
+            scaler=self.trainable.scaler,
             ready=ready,
         )
 
-    def _share(self, batch: Batch, step: int, flags: Flags) -> Share:
-        """Make labels, tell the other ranks what this one has, and give every row its window."""
-        found = [self._label_or_drop(batch, row) for row in range(len(batch.keys))]
-        labels = [row or NO_LABELS for row in found]
-        dropped = [key for key, row in zip(batch.keys, found, strict=True) if row is None]
-        counts = [len(row.labels) - _num_ignored(row) for row in labels]
-        is_used = (batch.weights.numpy() > 0) & np.array([row is not None for row in found])
-        lengths = np.where(is_used, np.maximum(batch.num_samples.numpy(), 1), 0)
-        names = [zlib.crc32(key.encode()) for key in batch.keys]
-        rows = np.stack([lengths, np.array(names, np.int64), np.array(counts, np.int64)], axis=1)
-        parts = gather_rows(np.vstack([[flags.stop, int(flags.save), len(dropped)], rows]).astype(np.int64), self.ranks)
-        heads = np.stack([part[0] for part in parts])
-        everything = np.vstack([part[1:] for part in parts])
-        windows = self._windows(everything, batch.epoch, step)
-        first = sum(len(part) - 1 for part in parts[: self.ranks.rank])
-        real = everything[everything[:, 0] > 0]
-        return Share(
-            batch=batch,
-            labels=labels,
-            windows=windows[first : first + len(rows)],
-            num_tokens=int(real[:, 2].sum()),
-            num_utterances=len(real),
-            num_samples=int(real[:, 0].sum()),
-            padded_samples=int(windows.sum()),
-            flags=Flags(stop=int(heads[:, 0].max()), save=bool(heads[0, 1])),
-            dropped=dropped,
-            num_dropped=int(heads[:, 2].sum()),
-        )
-
-    def _windows(self, rows: NDArray[np.int64], epoch: int, step: int) -> NDArray[np.int64]:
-        """Return the window of every row of all ranks, 0 for rows without weight; their order does not matter."""
-        real = np.flatnonzero(rows[:, 0] > 0)
-        order = real[np.lexsort((rows[real, 1], rows[real, 0]))]
-        windows = np.zeros(len(rows), np.int64)
-        windows[order] = assign_windows(
-            rows[order, 0],
-            config=self.config,
-            epoch=epoch,
+    def _accumulate(self, global_batch: GlobalBatch, step: int) -> list[tuple[MicroBatch, Tensor]]:
+        """Sum gradients over the passes of this rank; start over with smaller passes if memory runs out."""
+        inputs = _StepInputs(
             step=step,
-            total_steps=self.total_steps,
-            longest_window=self.longest_window,
+            global_batch=global_batch,
+            waveforms=send(global_batch.local.waveforms, self.machine.device),
+            silence=self._encode_silence(global_batch),
         )
-        return windows
-
-    def _label_or_drop(self, batch: Batch, row: int) -> LabelRow | None:
-        """Return the labels of a row; None for a packed window that has more text than the decoder has room for.
-
-        Which utterances share a window changes with each epoch, so this cannot be known before the run begins.
-
-        Raises:
-            TrainingError: The text of a single utterance is too long.
-        """
-        try:
-            return self._label(batch, row)
-        except TrainingError:
-            if len(batch.segments[row]) < 2:
-                raise
-            return None
-
-    def _label(self, batch: Batch, row: int) -> LabelRow:
-        key = batch.keys[row]
-        return self.labeler.label(
-            batch.texts[row],
-            key=key,
-            language=batch.languages[row],
-            task=batch.tasks[row],
-            segments=batch.segments[row] if self._has_times(batch.epoch, key) else None,
-            prompt=batch.prompts[row] if batch.prompts else None,
-        )
-
-    def _has_times(self, epoch: int, key: str) -> bool:
-        if not self.config.timestamps:
-            return False
-        return float(draw_uniform(1, self.config.seed, "timestamps", epoch, key)[0]) < self.config.timestamps
-
-    def _listen(self, share: Share) -> Silence | None:
-        """Return the silence that short windows of this step hear, the same on all ranks."""
-        if self._donor is None or share.windows.min() >= self.longest_window:
-            return None
-        with autocast(self.device, self.dtype):
-            return self.network.listen(self._donor)
-
-    def _accumulate(self, share: Share, step: int) -> list[tuple[MicroBatch, Tensor]]:
-        """Sum gradients over the passes of this rank; begin again with smaller passes if memory runs out."""
-        waveforms = send(share.batch.waveforms, self.device)
         while True:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.trainable.optimizer.zero_grad(set_to_none=True)
             passes: list[tuple[MicroBatch, Tensor]] = []
-            for number, micro_batch in enumerate(cut_micro_batches(share.windows, limit=self.limit)):
-                loss = self._try_pass(share, waveforms, micro_batch, (step, number))
+            for number, micro_batch in enumerate(cut_micro_batches(global_batch.windows, limit=self.limit)):
+                loss = self._try_pass(inputs, micro_batch, number)
                 if loss is None:
                     self._shrink(micro_batch)
                     break
@@ -248,52 +158,72 @@ class Stepper:
             else:
                 return passes
 
-    def _try_pass(
-        self, share: Share, waveforms: Tensor, micro_batch: MicroBatch, number: tuple[int, int]
-    ) -> Tensor | None:
-        """Run one pass forward and backward; None if memory ran out."""
+    def _encode_silence(self, global_batch: GlobalBatch) -> Silence | None:
+        """Return the silence that short windows of this step attend to, the same on all ranks."""
+        if self._silence_source is None or global_batch.windows.min() >= self.builder.longest_window:
+            return None
+        with autocast(self.machine.device, self.machine.dtype):
+            return self.trainable.network.listen(self._silence_source)
+
+    def _try_pass(self, inputs: _StepInputs, micro_batch: MicroBatch, number: int) -> Tensor | None:
+        """Run one pass forward and backward; return its sum of token losses, None if memory ran out."""
         try:
-            return self._pass(share, waveforms, micro_batch, number)
+            return self._run_pass(inputs, micro_batch, number)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return None
+            return None  # the caller tries again only after the error, and the tensors its traceback holds, are gone
 
-    def _pass(self, share: Share, waveforms: Tensor, micro_batch: MicroBatch, number: tuple[int, int]) -> Tensor:
-        # Dropout follows from the seed and the place in the run, not from what was drawn before: so it resumes.
-        torch.manual_seed(hash_key(self.config.seed, "dropout", self.ranks.rank, *number) % 2**63)
-        rows = list(micro_batch.rows)
-        batch = share.batch
-        labels = self.labeler.collate([share.labels[row] for row in rows])
+    def _run_pass(self, inputs: _StepInputs, micro_batch: MicroBatch, number: int) -> Tensor:
+        # Dropout is drawn by place in the run, not from a generator that goes on from step to step: a resumed run draws
+        # the same masks, and so does a step that starts over.
+        torch.manual_seed(hash_key(self.config.seed, "dropout", self.machine.ranks.rank, inputs.step, number) % 2**63)
+        global_batch, device, window = inputs.global_batch, self.machine.device, micro_batch.window_samples
+        batch, rows = global_batch.local, list(micro_batch.rows)
+        labels = self.builder.labeler.collate([global_batch.labels[row] for row in rows])
         seeds = [hash_key(self.config.seed, "spec augment", batch.epoch, batch.keys[r]) % 2**31 for r in rows]
-        with autocast(self.device, self.dtype):
-            loss_sum, _ = self.network(
-                _to_window(waveforms, send(torch.tensor(rows), self.device), micro_batch.window_samples),
-                send(labels.decoder_input_ids, self.device),
-                send(labels.labels, self.device),
-                send(batch.num_samples[rows], self.device),
+        waveforms = inputs.waveforms[:, :window].index_select(0, send(torch.tensor(rows), device))
+        with autocast(device, self.machine.dtype):
+            loss_sum, _ = self.trainable.network(
+                fit_window(waveforms, window),  # the audio is padded, never the spectrogram
+                send(labels.decoder_input_ids, device),
+                send(labels.labels, device),
+                send(batch.num_samples[rows], device),
                 seeds=seeds,
-                kept=send(labels.kept, self.device),
-                silence=self._silence if micro_batch.window_samples < self.longest_window else None,
+                kept=send(labels.kept, device),
+                silence=inputs.silence if window < self.builder.longest_window else None,
             )
-        self.scaler.scale(loss_sum / share.num_tokens).backward()
+        # Divided by the tokens of all passes and ranks, not of this pass: gradients then only need to be summed.
+        self.trainable.scaler.scale(loss_sum / global_batch.num_tokens).backward()
         detached: Tensor = loss_sum.detach()
         return detached
 
+    def describe_limit(self) -> dict[str, Any]:
+        """Return the size of a pass that fits, and the kind of device it fits on, as JSON values."""
+        seconds = self.limit.seconds if math.isfinite(self.limit.seconds) else None  # JSON has no infinity
+        return {"device": self.machine.device.type, "utterances": self.limit.utterances, "seconds": seconds}
+
+    def restore_limit(self, saved: Mapping[str, Any] | None) -> None:
+        """Begin with passes that are known to fit, unless their size is configured or the device is of another kind."""
+        if saved is None or self.config.micro_batch != "auto" or saved["device"] != self.machine.device.type:
+            return
+        seconds = math.inf if saved["seconds"] is None else float(saved["seconds"])
+        self.limit = PassLimit(utterances=int(saved["utterances"]), seconds=seconds)
+
     def _shrink(self, micro_batch: MicroBatch) -> None:
-        """Halve what goes into a pass.
+        """Halve the size of a pass, for this step and all that follow.
 
         Raises:
-            TrainingError: It was a single utterance.
+            TrainingError: The pass was a single utterance.
         """
         if len(micro_batch.rows) == 1:
             raise TrainingError(
                 f"one utterance in a window of {micro_batch.window_seconds:g} s does not fit into the memory of "
-                f"{self.device}; try --gradient-checkpointing, --window auto or a smaller model"
+                f"{self.machine.device}; try --gradient-checkpointing, --window auto or a smaller model"
             )
         self.limit = self.limit.halved(rows=len(micro_batch.rows), window_samples=micro_batch.window_samples)
-        gc.collect()  # runs without its collector: what the failed pass left in cycles would stay in memory
-        if self.device.type == "cuda":
+        gc.collect()  # the collector is off during a run: tensors of the failed pass in cycles would stay in memory
+        if self.machine.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -302,35 +232,37 @@ class Stepper:
         Raises:
             TrainingError: The optimizer's state does not fit into memory.
         """
+        optimizer, scaler = self.trainable.optimizer, self.trainable.scaler
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return torch.zeros_like(loss), torch.zeros_like(loss)
-        for group in self.optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = lr
-        self.scaler.scale(loss)  # a rank whose first step has no pass has not made a scale yet
-        self.scaler.unscale_(self.optimizer)
+        scaler.scale(loss)  # makes the scale, which a rank that had no pass in the first step has not done yet
+        scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm(gradients)
         skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
         if self.config.max_grad_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
-        # The fused kernel skips the update on the device if this is 1: the door that GradScaler.step uses. That one
-        # looks at gradients only; here an infinite loss counts as well.
-        self.optimizer.grad_scale, self.optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
+        # Where found_inf is 1, the fused kernel leaves weights and moments as they are, and the host never has to ask.
+        # GradScaler.step sets it too, but looks at gradients only; here a loss that is not finite counts as well. The
+        # gradients are unscaled already: there is no grad_scale.
+        optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
         try:
-            self.optimizer.step()
+            optimizer.step()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"the optimizer's moments, twice the size of what is trained, do not fit into the memory of "
-                f"{self.device}; try --lora-rank 8, --freeze-encoder or a smaller model"
+                f"{self.machine.device}; try --lora-rank 8, --freeze-encoder or a smaller model"
             ) from error
-        self.scaler.update()
+        scaler.update()
         return norm, skipped
 
 
 def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
-    """Return what the first pass may hold: as asked, else all there is on a GPU, and 4 GB of activations on a CPU.
+    """Return the size of the first pass: as configured, else everything on a GPU, and 4 GB of activations on a CPU.
 
     Each pass rounds all weights to bfloat16 anew and adds all gradients in float32: a few large passes cost less than
     many small ones.
@@ -342,18 +274,8 @@ def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
     return PassLimit(utterances=32, seconds=240.0)
 
 
-def _to_window(waveforms: Tensor, rows: Tensor, window_samples: int) -> Tensor:
-    """Return rows of waveforms, cut or zero-padded to the window: audio is padded, never the spectrogram."""
-    waveforms = waveforms[:, :window_samples].index_select(0, rows)
-    return functional.pad(waveforms, (0, window_samples - waveforms.shape[1]))
-
-
-def _num_ignored(row: LabelRow) -> int:
-    return sum(label < 0 for label in row.labels)
-
-
 def _send_to_host(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Start copying a few numbers to the host and return at once; the event tells when they are there."""
+    """Start copying a few numbers to the host and return at once; the event is recorded behind the copy."""
     if numbers.device.type != "cuda":
         return numbers, None
     host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)

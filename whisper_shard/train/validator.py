@@ -1,16 +1,14 @@
-"""The examiner: scores the model on the evaluation set, each rank its share, all with the same result."""
+"""Scores the model on the evaluation set during training; every rank scores its part, all get the same result."""
 
 import json
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
@@ -24,92 +22,94 @@ from whisper_shard.score.evaluate import (
 from whisper_shard.score.events import Window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.events import Examining, Progress
+from whisper_shard.train.events import Evaluating
 from whisper_shard.train.ranks import gather_texts, sum_over_ranks
-from whisper_shard.train.run.context import Machine
-from whisper_shard.train.signals import StopRequest, stopped_by
+from whisper_shard.train.run.context import RunContext
+from whisper_shard.train.signals import stop_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examiner:
-    """What is needed to score the model at any moment of the run."""
+class Validator:
+    """Scores the model at any moment of the run."""
 
+    context: RunContext
+    """Settings of the evaluation, ranks, stop request and progress callback."""
     loaded: LoadedWhisper
     """The model in training."""
     dataset: Dataset
     """Utterances to score."""
     labeler: Labeler
-    """Makes labels and texts."""
-    config: TrainConfig
-    """Batch, limit and longest hypothesis."""
-    machine: Machine
-    """Where, and with whom."""
-    run: Path
-    """The run folder, for messages."""
-    request: StopRequest
-    """Tells when a signal asks to stop."""
-    progress: Progress
-    """Told of every batch, on rank 0."""
-    donor: Tensor | None = None
-    """(1, S) waveform, whose silence ``borrowed`` windows hear."""
+    """Turns texts into labels and tokens into texts."""
+    silence_source: Tensor | None = None
+    """(1, S) waveform; ``borrowed`` windows attend to the silence behind it."""
 
-    def examine(self, window: Window = "full") -> Evaluation:
+    def evaluate(self, window: Window = "full") -> Evaluation:
         """Return loss and WER of the model as it is now, over the utterances of all ranks.
 
         Raises:
             TrainingError: Another rank is gone.
             StopRequested: SIGTERM or Ctrl-C, on any rank.
         """
-        ranks = self.machine.ranks
+        config, machine = self.context.config, self.context.machine
         loader = open_evaluation(
             self.dataset,
-            batch_size=self.config.eval_batch,
-            rank=ranks.rank,
-            world=ranks.world,
-            limit=self.config.eval_limit,
-            workers=self.config.workers if self.machine.device.type == "cuda" else 0,
+            batch_size=config.eval_batch,
+            rank=machine.ranks.rank,
+            world=machine.ranks.world,
+            limit=config.eval_limit,
+            # On a CPU loader processes would only compete with the model for cores.
+            workers=config.workers if machine.device.type == "cuda" else 0,
         )
         with closing(loader):
             part = evaluate_part(
                 self.loaded,
-                self._watch(loader, window),
+                self._report_batches(loader, window),
                 self.labeler,
                 window=window,
-                max_new_tokens=self.config.max_new_tokens,
-                precision=self.config.precision,
-                device=self.machine.device,
-                donor=self.donor,
+                max_new_tokens=config.max_new_tokens,
+                precision=config.precision,
+                device=machine.device,
+                donor=self.silence_source,
             )
         parts = [part]
-        if ranks.world > 1:
-            parts = [_part_from_text(text) for text in gather_texts([json.dumps(asdict(part))], ranks)]
+        if machine.ranks.world > 1:
+            parts = [_part_from_text(text) for text in gather_texts([json.dumps(asdict(part))], machine.ranks)]
         return finish_evaluation(parts, window=window)
 
-    def examine_quickly(self) -> Evaluation:
-        """Return an estimate of `examine` for a fraction of its price; without borrowed silence, in short windows."""
-        return self.examine("short" if self.donor is None else "borrowed")
+    def estimate_wer(self) -> Evaluation:
+        """Estimate `evaluate` at a fraction of its cost: in short windows, with borrowed silence if there is any."""
+        return self.evaluate("short" if self.silence_source is None else "borrowed")
 
-    def _watch(self, batches: Iterable[Batch], window: Window) -> Iterator[Batch]:
-        """Yield batches, of which all ranks have the same number; tell of each and stop between them when asked.
+    def _report_batches(self, batches: Iterable[Batch], window: Window) -> Iterator[Batch]:
+        """Yield batches, report each one that was scored, and stop between two of them if asked.
+
+        All ranks have the same number of batches, so each of them takes part in every exchange about stopping.
 
         Raises:
             StopRequested: A signal has come, on any rank.
         """
-        ranks = self.machine.ranks
-        total = min(self.dataset.num_utterances, self.config.eval_limit or self.dataset.num_utterances)
+        config, ranks = self.context.config, self.context.machine.ranks
+        total = min(self.dataset.num_utterances, config.eval_limit or self.dataset.num_utterances)
         for number, batch in enumerate(batches, start=1):
             self._stop_if_asked()
             yield batch
             if ranks.is_first:
-                done = min(total, number * self.config.eval_batch * ranks.world)
-                self.progress(Examining(num_done=done, num_utterances=total, window=window))
+                done = min(total, number * config.eval_batch * ranks.world)
+                self.context.progress(Evaluating(num_done=done, num_utterances=total, window=window))
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        asked = torch.tensor([self.request.signal == number for number in (signal.SIGINT, signal.SIGTERM)])
-        interrupted, ended = sum_over_ranks(asked.long(), self.machine.ranks).tolist()
+        """Stop on all ranks as soon as one has got a signal: a rank that left alone would leave the others waiting.
+
+        Raises:
+            StopRequested: A signal has come, on any rank.
+        """
+        received = self.context.request.signal
+        counts = torch.tensor([received == number for number in (signal.SIGINT, signal.SIGTERM)]).long()
+        interrupted, ended = sum_over_ranks(counts, self.context.machine.ranks).tolist()
         if interrupted or ended:
-            raise stopped_by(signal.SIGINT if interrupted else signal.SIGTERM, self.run, "while evaluating")
+            number = signal.SIGINT if interrupted else signal.SIGTERM
+            raise stop_error(number, self.context.folder.path, "while evaluating")
 
 
 def _part_from_text(text: str) -> EvaluationPart:

@@ -15,7 +15,7 @@ from whisper_shard.errors import StateError, StopRequested
 from whisper_shard.train.events import Saved, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
-from whisper_shard.train.step import Stepper
+from whisper_shard.train.step import TrainStep
 
 
 def test_checkpoint_of_another_model_is_refused(task, tmp_path):
@@ -55,16 +55,16 @@ def test_each_checkpoint_has_the_best_weights_it_names(task, tmp_path):
 def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
     """Memory runs out at the first pass of the first call only; the second call never tries that much again."""
     sizes, fail = [], [True]
-    real = Stepper._pass
+    real = TrainStep._run_pass
 
-    def pass_or_run_out(self, share, waveforms, micro_batch, number):
+    def pass_or_run_out(self, inputs, micro_batch, number):
         sizes.append(len(micro_batch.rows))
         if fail:
             fail.pop()
             raise torch.OutOfMemoryError("out of memory")
-        return real(self, share, waveforms, micro_batch, number)
+        return real(self, inputs, micro_batch, number)
 
-    monkeypatch.setattr(Stepper, "_pass", pass_or_run_out)
+    monkeypatch.setattr(TrainStep, "_run_pass", pass_or_run_out)
     config = tiny_config(task, window="full", max_steps=4)
 
     def stop(event):
@@ -76,7 +76,7 @@ def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
     assert sizes[0] == 6
     assert set(sizes[1:]) == {3}
     state = load_latest(tmp_path / "run" / "checkpoints", warn=[].append).state
-    assert state["pass_limit"] == {"device": "cpu", "utterances": 32, "seconds": 18.0}
+    assert state["run"]["pass_limit"] == {"device": "cpu", "utterances": 32, "seconds": 18.0}
     sizes.clear()
     train_model(task, tmp_path / "run", config)
     assert set(sizes) == {3}

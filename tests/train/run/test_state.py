@@ -16,7 +16,7 @@ def test_a_ledger_comes_back_with_all_its_bits():
 
 def test_an_evaluation_whose_loss_is_not_finite_is_never_the_best():
     state = RunState()
-    assert state.judge(0.5, 2.0)
-    assert not state.judge(0.1, math.nan)
-    assert state.judge(0.5, 1.5)
+    assert state.record_evaluation(0.5, 2.0)
+    assert not state.record_evaluation(0.1, math.nan)
+    assert state.record_evaluation(0.5, 1.5)
     assert (state.best_wer, state.best_loss) == (0.5, 1.5)

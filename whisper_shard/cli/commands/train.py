@@ -47,7 +47,7 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
             progress.say(f"resuming from step {event.step}, {event.folder}")
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe_steps(event))
-        case training.Examining():
+        case training.Evaluating():
             progress.update(event.num_done, event.num_utterances, f"utterances scored, {WINDOW_NAMES[event.window]}")
         case training.Evaluated(is_final=False):
             progress.say(describe_evaluation(event))

@@ -1,147 +1,132 @@
-"""The keeper: turns a live run into checkpoints and back."""
+"""Saves a live run as checkpoints, and restores it from them."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from whisper_shard.errors import StateError
 from whisper_shard.model.weights import capture_model, restore_model
 from whisper_shard.stream.resume import PlanState, plan_state_from_json
-from whisper_shard.train.ranks import wait_for_all
-from whisper_shard.train.run.checkpoint import Checkpoint, load_latest, save_checkpoint
-from whisper_shard.train.run.context import Machine
-from whisper_shard.train.run.folder import RunFolder, library_versions
-from whisper_shard.train.run.snapshot import capture_optimizer, capture_random, restore_optimizer, restore_random
-from whisper_shard.train.run.state import Ledger, RunState, run_state_from_json
-from whisper_shard.train.step import Stepper
-from whisper_shard.train.windows import PassLimit
+from whisper_shard.train.ranks import barrier
+from whisper_shard.train.run.checkpoint import Checkpoint, checkpoint_path, load_latest, save_checkpoint
+from whisper_shard.train.run.context import RunContext
+from whisper_shard.train.run.folder import library_versions
+from whisper_shard.train.run.snapshot import (
+    Trainable,
+    capture_optimizer,
+    capture_random,
+    restore_optimizer,
+    restore_random,
+)
+from whisper_shard.train.run.state import EpochLedger, RunState, run_state_from_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """An earlier run, ready to go on."""
+    """Where a restored run stands."""
 
     state: RunState
-    """Where it stands."""
+    """Its counters."""
     plan: PlanState
-    """Where its stream goes on."""
+    """Where its data stream goes on."""
     folder: Path
     """The checkpoint it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeper:
-    """What of a live run goes into a checkpoint."""
+class Checkpointer:
+    """Writes and reads the checkpoints of one run; rank 0 writes, all ranks read."""
 
-    folder: RunFolder
-    """Where checkpoints go."""
-    stepper: Stepper
-    """Network, optimizer and scaler."""
-    machine: Machine
-    """Rank 0 writes; all ranks read."""
+    context: RunContext
+    """Folder and ranks of the run."""
+    trainable: Trainable
+    """What is saved and restored."""
     base: str
     """Fingerprint of the weights that the run began with."""
 
     def save(self, state: RunState, plan: PlanState) -> Path:
-        """Write a checkpoint; keep the last two and what is best for either. All ranks must call it together.
+        """Write a checkpoint and remove those no longer needed; all ranks must call it together.
+
+        Kept are the last two checkpoints and the best weights that each of them names: if the newest turns out to be
+        damaged, the run falls back to the other one, whose best step may be an earlier one.
 
         Raises:
             EnvironmentFault: The disk is full or cannot be written.
             TrainingError: Another rank is gone.
         """
-        state.ledger.gather(self.machine.ranks)
+        folder, ranks = self.context.folder.checkpoints, self.context.machine.ranks
+        state.ledger.gather(ranks)
         best_steps = [state.best_step, state.saved_best_step]
         state.saved_best_step = state.best_step
-        model, optimizer = self.stepper.network.model, self.stepper.optimizer
+        model, optimizer, average = self.trainable.model, self.trainable.optimizer, self.trainable.average
         random_tensors, random_numbers = capture_random()
-        if self.machine.ranks.is_first:
+        if ranks.is_first:
             save_checkpoint(
-                self.folder.checkpoints,
+                folder,
                 step=state.step,
                 tensors={
                     "model": capture_model(model),
                     "optimizer": capture_optimizer(optimizer, model),
                     "random": random_tensors,
-                    **({"average": self.stepper.average.weights} if self.stepper.average else {}),
+                    **({"average": average.weights} if average else {}),
                 },
                 state={
                     "base": self.base,
                     "run": state.to_json(),
                     "plan": plan.to_json(),
                     "random": random_numbers,
-                    "scaler": self.stepper.scaler.state_dict(),
-                    "pass_limit": self._limit_to_json(),
+                    "scaler": self.trainable.scaler.state_dict(),
                     "versions": library_versions(),
                 },
                 keep=best_steps,
             )
-        return self.folder.checkpoints / f"step-{state.step:08d}"
+        return checkpoint_path(folder, state.step)
 
     def save_snapshot(self, state: RunState, count: int) -> None:
-        """Keep the weights of the last ``count`` evaluations for averaging."""
+        """Save the weights for averaging, and keep those of the last ``count`` evaluations."""
         state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
-        if self.machine.ranks.is_first:
-            tensors = {"model": capture_model(self.stepper.network.model)}
+        if self.context.machine.ranks.is_first:
+            tensors = {"model": capture_model(self.trainable.model)}
             save_checkpoint(
-                self.folder.snapshots, step=state.step, tensors=tensors, state={}, keep=state.evaluated_steps
+                self.context.folder.snapshots, step=state.step, tensors=tensors, state={}, keep=state.evaluated_steps
             )
 
     def restore(self, warn: Callable[[str], None]) -> Restored | None:
-        """Put the newest whole checkpoint into model, optimizer, scaler and generators; None if there is none.
+        """Restore model, optimizer, scaler and generators from the newest intact checkpoint; None if there is none.
 
         Args:
-            warn: Told of damaged checkpoints that are passed over.
+            warn: Called with a message for each damaged checkpoint that is passed over.
 
         Raises:
             StateError: The checkpoint is of another model, or all are damaged.
         """
-        checkpoint = load_latest(self.folder.checkpoints, warn=warn)
+        checkpoint = load_latest(self.context.folder.checkpoints, warn=warn)
         if checkpoint is None:
             return None
         try:
-            restored = self._put_back(checkpoint)
+            restored = self._restore(checkpoint)
         except StateError as error:
             raise StateError(f"{checkpoint.folder}: {error}") from error
-        wait_for_all(self.machine.ranks)
+        barrier(self.context.machine.ranks)  # rank 0 must not remove what another rank is still reading
         return restored
 
-    def _put_back(self, checkpoint: Checkpoint) -> Restored:
-        model, optimizer = self.stepper.network.model, self.stepper.optimizer
+    def _restore(self, checkpoint: Checkpoint) -> Restored:
+        # Weights first: where shapes differ their message is clearer than that of the fingerprint, which only tells
+        # apart models of the same shape.
+        model, scaler = self.trainable.model, self.trainable.scaler
         restore_model(model, checkpoint.tensors["model"])
         if checkpoint.state["base"] != self.base:
             raise StateError(
                 "the checkpoint is of another model: its run began with other weights of the same shape; "
                 "use its own model or another run folder"
             )
-        restore_optimizer(optimizer, model, checkpoint.tensors["optimizer"])
-        if self.stepper.average is not None:
-            self.stepper.average.restore(checkpoint.tensors["average"])
+        restore_optimizer(self.trainable.optimizer, model, checkpoint.tensors["optimizer"])
+        if self.trainable.average is not None:
+            self.trainable.average.restore(checkpoint.tensors["average"])
+        if scaler.is_enabled() and checkpoint.state["scaler"]:  # empty: the run was not in float16 then
+            scaler.load_state_dict(dict(checkpoint.state["scaler"]))
         restore_random(checkpoint.tensors["random"], checkpoint.state["random"])
-        if self.stepper.scaler.is_enabled() and checkpoint.state["scaler"]:  # empty: of a run in bfloat16
-            self.stepper.scaler.load_state_dict(dict(checkpoint.state["scaler"]))
-        self._restore_limit(checkpoint.state["pass_limit"])
         state = run_state_from_json(checkpoint.state["run"])
-        if not self.machine.ranks.is_first:
-            state.ledger = Ledger()
+        if not self.context.machine.ranks.is_first:
+            state.ledger = EpochLedger()  # the saved one is the sum of all ranks, and rank 0 has it
         return Restored(state=state, plan=plan_state_from_json(checkpoint.state["plan"]), folder=checkpoint.folder)
-
-    def _limit_to_json(self) -> dict[str, Any]:
-        limit = self.stepper.limit
-        seconds = limit.seconds if math.isfinite(limit.seconds) else None  # JSON has no infinity
-        return {"device": self.machine.device.type, "utterances": limit.utterances, "seconds": seconds}
-
-    def _restore_limit(self, saved: Mapping[str, Any]) -> None:
-        """Go on with passes that are known to fit, unless their size was given or the device is of another kind."""
-        if self.stepper.config.micro_batch != "auto" or saved.get("device") != self.machine.device.type:
-            return
-        seconds = math.inf if saved["seconds"] is None else float(saved["seconds"])
-        self.stepper.limit = PassLimit(utterances=int(saved["utterances"]), seconds=seconds)
-
-
-def make_scaler(machine: Machine) -> torch.amp.GradScaler:
-    """Return a scaler of the loss, at work with float16 only."""
-    return torch.amp.GradScaler(machine.device.type, enabled=machine.dtype == torch.float16)

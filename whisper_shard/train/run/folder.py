@@ -1,17 +1,17 @@
-"""The folder of a run: whose it is, what lies where in it, and the report at its end.
+"""The folder of a run: which run it belongs to, its files, and the report at the end.
 
 RUN/train.json        settings, fingerprints of the data, library versions
-RUN/metrics.jsonl     the record; RUN/tensorboard the same for TensorBoard
-RUN/checkpoints/      last two and best; RUN/snapshots/ weights for averaging
+RUN/metrics.jsonl     metrics and events; RUN/tensorboard the same numbers for TensorBoard
+RUN/checkpoints/      the last two and the best; RUN/snapshots/ weights for averaging
 RUN/model/            the result, a Hugging Face folder
-RUN/report.json       the result in numbers; there when the run is over
+RUN/report.json       the result in numbers; written when the run is finished
 RUN/.lock             held by the process that trains into the folder
 """
 
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -20,21 +20,21 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import Dataset
 from whisper_shard.errors import StateError
 from whisper_shard.storage.atomic import write_json
 from whisper_shard.storage.lock import hold_lock
-from whisper_shard.train.data import Corpora
 from whisper_shard.train.ranks import Ranks
 from whisper_shard.train.run.checkpoint import list_checkpoints
 
-FREE_KNOBS = frozenset(
+FREE_SETTINGS = frozenset(
     {
         "bad_record", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every", "max_bad",
         "max_nonfinite", "micro_batch", "prefetch", "progress_every", "resume", "save_every", "save_minutes",
         "tensorboard", "threads", "workers",
     }
 )  # fmt: skip
-"""Knobs that may change when a run goes on: they decide how fast and how safely, not what is learned."""
+"""Settings that may change when a run is resumed: they affect speed and safety, not the result."""
 LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
 
 
@@ -47,7 +47,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """All that resumes."""
+        """The state to resume from."""
         return self.path / "checkpoints"
 
     @property
@@ -57,12 +57,12 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The result."""
+        """The trained model."""
         return self.path / "model"
 
     @property
     def settings(self) -> Path:
-        """Whose run this is."""
+        """Settings and data of the run."""
         return self.path / "train.json"
 
     @property
@@ -72,13 +72,13 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held while a process trains into the folder."""
+        """Locked while a process trains into the folder."""
         return self.path / ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """What came of a run."""
+    """The result of a run."""
 
     model: str
     """Folder of the result: model, tokenizer and feature extractor."""
@@ -87,7 +87,7 @@ class TrainReport:
     best_step: int
     """Step whose weights were restored; 0: training never beat the model it began with."""
     stopped: str
-    """steps: the run came to its end; early: WER had not improved for ``patience`` evaluations."""
+    """steps: all steps were made; early: WER had not improved for ``patience`` evaluations."""
     wer_before: float
     """WER before training, in 30 s windows."""
     wer: float
@@ -105,17 +105,17 @@ class TrainReport:
     chosen: str
     """Which weights were kept: best, average of N, ema D, or S base."""
     candidates: Mapping[str, float]
-    """WER in 30 s windows of all weights that were tried at the end."""
+    """WER, in 30 s windows, of all weights that were tried at the end."""
     seconds: float
     """Wall time of this call; less than that of the whole run if it was resumed."""
 
 
 @contextmanager
 def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
-    """Make the run folder, hold its lock and sweep it, on rank 0; the lock goes with the process, however it ends.
+    """Create the run folder, lock it and remove leftovers, on rank 0; the lock ends with the process, in any case.
 
     Raises:
-        StateError: Another training has it.
+        StateError: Another process trains into it.
         ConfigError: The run folder is a file, or lies below one.
         EnvironmentFault: The folder cannot be written.
     """
@@ -123,12 +123,12 @@ def sole_trainer(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
         yield
         return
     with hold_lock(folder.lock, folder=folder.path, name="run", doing="training"):
-        _sweep(folder)
+        _remove_leftovers(folder)
         yield
 
 
-def _sweep(folder: RunFolder) -> None:
-    """Remove what a killed process has left under temporary names, which can be as big as a checkpoint."""
+def _remove_leftovers(folder: RunFolder) -> None:
+    """Remove temporary files of a killed process, which can be as big as a checkpoint."""
     for place in (folder.path, folder.checkpoints, folder.snapshots):
         for leftover in place.glob("*.tmp.*"):
             if leftover.is_dir():
@@ -137,19 +137,22 @@ def _sweep(folder: RunFolder) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write: bool) -> None:
-    """Make the run folder this run's own, or check that it already is.
+def claim_run(
+    folder: RunFolder, config: TrainConfig, training: Sequence[Dataset], evaluation: Dataset, *, write: bool
+) -> None:
+    """Record in the run folder which run it belongs to, or check that it is this one.
 
     Args:
         folder: The folder, locked.
         config: The settings.
-        corpora: The data.
+        training: All training data.
+        evaluation: The evaluation data.
         write: Whether to write train.json; one rank does.
 
     Raises:
-        StateError: The folder holds a run, in hand or over, with other settings or data, or --no-resume was given.
+        StateError: The folder holds a run, finished or not, with other settings or data, or --no-resume was given.
     """
-    ours = describe_run(config, corpora)
+    ours = describe_run(config, training, evaluation)
     if list_checkpoints(folder.checkpoints) or folder.report.is_file():
         if not config.resume:
             raise StateError(f"{folder.path}: already holds a run; choose a new folder, or omit --no-resume")
@@ -158,15 +161,15 @@ def claim_run(folder: RunFolder, config: TrainConfig, corpora: Corpora, *, write
         write_json(folder.settings, ours)
 
 
-def describe_run(config: TrainConfig, corpora: Corpora) -> dict[str, Any]:
-    """Return all that decides what a run learns, and the versions it runs with, as plain JSON values."""
+def describe_run(config: TrainConfig, training: Sequence[Dataset], evaluation: Dataset) -> dict[str, Any]:
+    """Return settings and data, which decide the result of a run, and library versions, as plain JSON values."""
     description = {
         "settings": {f.name: getattr(config, f.name) for f in fields(config)},
         "data": {
-            "train": "+".join(data.index_sha256 for data in corpora.training),
-            "eval": corpora.eval.index_sha256,
-            "train_folder": str(corpora.train.folder),
-            "eval_folder": str(corpora.eval.folder),
+            "train": "+".join(data.index_sha256 for data in training),
+            "eval": evaluation.index_sha256,
+            "train_folder": str(training[0].folder),
+            "eval_folder": str(evaluation.folder),
         },
         "versions": library_versions(),
     }
@@ -175,7 +178,7 @@ def describe_run(config: TrainConfig, corpora: Corpora) -> dict[str, Any]:
 
 
 def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
-    """Refuse a folder whose run had other settings or data; a changed model is found when its weights are restored.
+    """Check that the run in the folder has the same settings and data; its model is checked when weights are restored.
 
     Raises:
         StateError: Names the first difference with both values.
@@ -187,7 +190,7 @@ def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
         raise StateError(f"{folder.settings}: missing or damaged ({error!r}); start again in another folder") from error
     now = {**ours["settings"], **_data_fields(ours)}
     for name, value in now.items():
-        if name not in FREE_KNOBS and before.get(name) != value:
+        if name not in FREE_SETTINGS and before.get(name) != value:
             raise StateError(
                 f"{folder.path}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
                 "resume with the same value, or choose another run folder"
@@ -204,13 +207,13 @@ def read_report(folder: RunFolder) -> TrainReport | None:
 
 
 def write_report(folder: RunFolder, report: TrainReport) -> None:
-    """Write the report: from now on the run is over."""
+    """Write the report, which marks the run as finished."""
     write_json(folder.report, asdict(report))
 
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Return the versions that numbers can depend on."""
+    """Return the versions of the libraries that numbers can depend on."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -1,7 +1,8 @@
-"""A live run as tensors by name, and back: parameters, moments of the optimizer, states of the random generators."""
+"""What training changes, and copies of it as tensors by name: moments of the optimizer, states of random generators."""
 
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,39 @@ import torch
 from torch import nn
 
 from whisper_shard.errors import StateError
+from whisper_shard.model.averaging import MovingAverage
+from whisper_shard.model.forward import SpeechLoss
+from whisper_shard.model.window import POSITION_SAMPLES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainable:
+    """All that optimizer steps change in place, and checkpoints hold."""
+
+    network: SpeechLoss
+    """The model and its loss."""
+    optimizer: torch.optim.Optimizer
+    """A fused AdamW over the parameters that are trained."""
+    scaler: torch.amp.GradScaler
+    """Scales the loss for float16; disabled in other formats."""
+    average: MovingAverage | None = None
+    """Moving average of the weights, if configured."""
+
+    @property
+    def model(self) -> Any:
+        """The WhisperForConditionalGeneration within the network."""
+        return self.network.model
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    @property
+    def longest_window(self) -> int:
+        """Samples in the model's own window."""
+        positions: int = self.model.config.max_source_positions
+        return positions * POSITION_SAMPLES
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -21,10 +55,10 @@ def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors captured by `capture_optimizer` back, on the device of each parameter.
+    """Put back the tensors of `capture_optimizer`, on the device of each parameter.
 
     Raises:
-        StateError: A tensor belongs to a parameter the model does not have.
+        StateError: A tensor belongs to a parameter that the model does not have.
     """
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
@@ -35,7 +69,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
 
 
 def capture_random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the states of the generators of python, numpy and torch, as tensors and as JSON."""
+    """Return the states of the random generators of python, numpy and torch, as tensors and as JSON values."""
     version, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=False)
     tensors = {
@@ -50,7 +84,7 @@ def capture_random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def restore_random(tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
-    """Put the generators back to where `capture_random` found them."""
+    """Put the random generators back into the states of `capture_random`."""
     version, gauss = numbers["python"]
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
     position, has_gauss, cached = (numbers["numpy"][key] for key in ("pos", "has_gauss", "gauss"))
