@@ -25,6 +25,7 @@ from whisper_shard.stream.augment.transforms import build_augmentations
 from whisper_shard.stream.batch import Batch, Record
 from whisper_shard.stream.buffers import Parcel, SharedBuffers
 from whisper_shard.stream.loader import Loader, first_state, open_loader
+from whisper_shard.stream.read_ahead import RunBuffer
 from whisper_shard.stream.stages import AugmentStage, CollateStage, DecodeStage, ReadStage, Turns
 from whisper_shard.stream.timetable import Step, Timetable
 from whisper_shard.utterance import SAMPLE_RATE
@@ -297,21 +298,16 @@ class _Clock:
         return {name: float(np.median([one[name] for one in rounds])) / num_utterances for name in rounds[0]}
 
 
-class _TimedSource:
+class _TimedSource(LocalSource):
     """A local source that knows how long it has read."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._source = LocalSource(dataset)
-        self.seconds = 0.0
+    seconds = 0.0
 
     def read(self, shard: int, offset: int, num_bytes: int) -> bytes:
         started = time.perf_counter()
-        data = self._source.read(shard, offset, num_bytes)
+        data = super().read(shard, offset, num_bytes)
         self.seconds += time.perf_counter() - started
         return data
-
-    def close(self) -> None:
-        self._source.close()
 
 
 class _TimedSources:
@@ -360,14 +356,14 @@ def _one_round(
     """Send the records through the stages one stage after the other; return the last batch."""
     sources = _TimedSources()
     skip = timetable.config.bad_record == "skip"
-    read = ReadStage(datasets=timetable.datasets, open_source=sources.open, skip=skip)
+    turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
+    read = ReadStage(turns=turns, open_source=sources.open, buffer=RunBuffer(0), skip=skip, copy=False)
     started = time.perf_counter()
     raw = list(read(dict(record) for record in records))
     clock.add("read", sources.seconds)
     clock.add("verify", time.perf_counter() - started - sources.seconds)
     decoded = clock.time("decode", list, DecodeStage(skip=skip)(raw))
     disturbed = clock.time("augment", list, augment(decoded)) if augment.augmentations else decoded
-    turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
     batches = CollateStage(turns=turns, dtype=timetable.config.sample_format)(disturbed)
     for _ in range(records[-1]["step"] + 1):
         batch: Batch = clock.time("collate", next, batches)

@@ -35,6 +35,8 @@ class StreamConfig:
     """Loader processes; 0: read in the training process."""
     prefetch: int = 2
     """Batches that each loader process keeps ready."""
+    read_ahead_mb: int = 1024
+    """Memory for audio read ahead of its use, in MB (10^6 bytes) per training process; 0: do not read ahead."""
     bad_record: Literal["raise", "skip"] = "raise"
     """At a damaged utterance: stop with an error, or log it and keep its row with weight 0."""
     max_bad: int = 100
@@ -53,5 +55,6 @@ class StreamConfig:
         check_range("--length-buckets", self.length_buckets, 1, 256)
         check_range("--workers", self.workers, 0, 1024)
         check_range("--prefetch", self.prefetch, 1, 1000)
+        check_range("--read-ahead-mb", self.read_ahead_mb, 0, 1_000_000)
         check_range("--max-bad", self.max_bad, 0, MANY)
         check_order("--pack-gap-seconds", self.pack_gap_seconds)

@@ -18,7 +18,7 @@ from whisper_shard.audio.members import decode_member
 from whisper_shard.dataset.index import Dataset, IndexReader
 from whisper_shard.dataset.schema import Place
 from whisper_shard.dataset.shard import BLOCK, tar_header
-from whisper_shard.dataset.sources.local import Source
+from whisper_shard.dataset.sources.local import ByteReader
 from whisper_shard.errors import DatasetError
 
 
@@ -43,7 +43,7 @@ class RawUtterance:
 class RecordReader:
     """Reads utterances of one dataset by their row in the index."""
 
-    def __init__(self, dataset: Dataset, source: Source) -> None:
+    def __init__(self, dataset: Dataset, source: ByteReader) -> None:
         self._source = source
         self.index = IndexReader(dataset)
         self._suffix = dataset.description.codec

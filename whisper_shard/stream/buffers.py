@@ -144,7 +144,7 @@ class SharedBuffers:
         if slot == len(self._buffers) or len(self._buffers[slot]) < num_bytes:
             if slot in self._unsent:
                 os.close(self._unsent.pop(slot))
-            self._unsent[slot], buffer = _new_shared(max(_capacity(num_bytes), _LEAST_SHARED_BYTES))
+            self._unsent[slot], buffer = new_shared(max(_capacity(num_bytes), _LEAST_SHARED_BYTES))
             self._buffers[slot : slot + 1] = [buffer]
         return slot
 
@@ -168,7 +168,7 @@ class Receiver:
         return Batch(waveforms=torch.from_numpy(array), **{**item.rest, **tensors})
 
 
-def _new_shared(num_bytes: int) -> tuple[int, NDArray[np.uint8]]:
+def new_shared(num_bytes: int) -> tuple[int, NDArray[np.uint8]]:
     """Return the descriptor of a new memory file, and its bytes. It has no name, and no limit as /dev/shm has one."""
     descriptor = os.memfd_create("whisper-shard-batch")
     os.ftruncate(descriptor, num_bytes)

@@ -17,6 +17,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing.connection import wait as wait_for
 from typing import Literal
 
@@ -24,14 +25,16 @@ import webdataset as wds
 
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset
-from whisper_shard.dataset.sources.local import LocalSource, Source
+from whisper_shard.dataset.sources.local import LocalSource, Source, SourceCounts
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.stream.augment.transforms import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Parcel, Receiver
 from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
+from whisper_shard.stream.read_ahead import ReadAhead, RunBuffer
 from whisper_shard.stream.resume import PlanState
+from whisper_shard.stream.runs import RunSequence
 from whisper_shard.stream.stages import (
     AugmentStage,
     CollateStage,
@@ -48,6 +51,8 @@ from whisper_shard.stream.timetable import Step, Timetable
 log = logging.getLogger(__name__)
 Running = Generator[Batch | Parcel | Failure, None, None]
 _PIECE = 1 << 20  # utterances whose hashes are in memory at a time
+BYTES_PER_MB = 1_000_000
+"""As `--read-ahead-mb` counts."""
 START_METHOD = "forkserver"
 """How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
 
@@ -62,6 +67,8 @@ class Loader:
         pipeline: wds.DataPipeline,
         start: PlanState,
         stop_epoch: int | None,
+        buffer: RunBuffer | None = None,
+        open_source: Callable[[Dataset], Source] = LocalSource,
         pin_memory: bool = False,
     ) -> None:
         self.pipeline = pipeline
@@ -70,6 +77,9 @@ class Loader:
         """Where the stream begins."""
         self._timetable = timetable
         self._stop_epoch = stop_epoch
+        self._buffer = buffer
+        self._open_source = open_source
+        self._counts = SourceCounts()
         self._pin_memory = pin_memory
         self._iteration = object()
         self._running: Running | None = None
@@ -88,6 +98,11 @@ class Loader:
         if self._stop_epoch is None:
             raise TypeError("this loader is endless; pass epochs=")
         return max(0, (self._stop_epoch - self.start.epoch) * self.steps_per_epoch - self.start.step)
+
+    @property
+    def counts(self) -> SourceCounts:
+        """What the processes of this rank have fetched from the shards since the iteration began."""
+        return self._counts
 
     def state_after(self, batch: Batch) -> PlanState:
         """Return the state from which a new loader goes on after ``batch``."""
@@ -134,25 +149,49 @@ class Loader:
     def _batches(self) -> Iterator[Batch]:
         workers = self._timetable.config.workers
         receiver = Receiver()
-        running: Running = iter(self.pipeline) if workers == 0 else _pull(self._web_loader(workers))
-        self._running = running
-        try:
-            for item in running:
-                if isinstance(item, Failure):
-                    raise item.error
-                batch = receiver.receive(item)
-                yield batch.pin_memory() if self._pin_memory else batch
-        except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
-            if not workers or not _is_death(error):
-                raise
-            first_line = str(error).partition("\n")[0]
-            raise EnvironmentFault(
-                f"a loader process died ({first_line}); if memory ran out, lower --workers; then run again"
-            ) from error
-        finally:
-            running.close()
-            if self._running is running:
-                self._running = None
+        with self._reading_ahead() as read_ahead:
+            running: Running = iter(self.pipeline) if workers == 0 else _pull(self._web_loader(workers))
+            self._running = running
+            try:
+                for item in running:
+                    if isinstance(item, Failure):
+                        raise item.error
+                    batch = receiver.receive(item)
+                    if read_ahead is not None:
+                        read_ahead.release(self._timetable.number(Step(epoch=batch.epoch, step=batch.step)))
+                        self._counts = read_ahead.counts
+                    yield batch.pin_memory() if self._pin_memory else batch
+            except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+                if not workers or not _is_death(error):
+                    raise
+                first_line = str(error).partition("\n")[0]
+                raise EnvironmentFault(
+                    f"a loader process died ({first_line}); if memory ran out, lower --workers; then run again"
+                ) from error
+            finally:
+                running.close()
+                if self._running is running:
+                    self._running = None
+
+    @contextmanager
+    def _reading_ahead(self) -> Iterator[ReadAhead | None]:
+        """Fill the buffer while batches are made."""
+        self._counts = SourceCounts()
+        if self._buffer is None:
+            yield None
+            return
+        start = Step(epoch=self.start.epoch, step=self.start.step)
+        runs = RunSequence(self._timetable, start, self._stop_epoch)
+        sources = [self._open_source(dataset) for dataset in self._timetable.datasets]
+        read_ahead = ReadAhead(
+            self._buffer,
+            runs,
+            sources,
+            first_step=self._timetable.number(start),
+            lookahead=max(1, self._timetable.config.workers),
+        )
+        with closing(read_ahead):
+            yield read_ahead
 
     def _web_loader(self, workers: int) -> wds.WebLoader:
         context = multiprocessing.get_context(START_METHOD)
@@ -207,8 +246,17 @@ def open_loader(
         begin = begin.at(state.epoch, state.step)
     turns = Turns(timetable=timetable, start=Step(epoch=begin.epoch, step=begin.step), stop_epoch=epochs)
     augmentations = build_augmentations(config.augment) if augment else ()
-    pipeline = build_pipeline(turns, augmentations=augmentations, stages=stages, open_source=open_source)
-    return Loader(timetable, pipeline=pipeline, start=begin, stop_epoch=epochs, pin_memory=pin_memory)
+    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB)
+    pipeline = build_pipeline(turns, buffer, augmentations=augmentations, stages=stages, open_source=open_source)
+    return Loader(
+        timetable,
+        pipeline=pipeline,
+        start=begin,
+        stop_epoch=epochs,
+        buffer=buffer,
+        open_source=open_source,
+        pin_memory=pin_memory,
+    )
 
 
 def open_evaluation(
@@ -220,6 +268,7 @@ def open_evaluation(
     limit: int = 0,
     workers: int = 0,
     bad_record: Literal["raise", "skip"] = "raise",
+    open_source: Callable[[Dataset], Source] = LocalSource,
 ) -> Loader:
     """Stream every utterance of a dataset exactly once, shortest first, undisturbed.
 
@@ -231,15 +280,26 @@ def open_evaluation(
         limit: If not 0: only so many utterances, always the same ones.
         workers: Loader processes.
         bad_record: See `StreamConfig`.
+        open_source: Makes the source of the dataset, in the process that uses it.
     """
     config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=(), bad_record=bad_record)
     timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
-    return Loader(timetable, pipeline=build_pipeline(turns), start=first_state(timetable), stop_epoch=1)
+    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB)
+    pipeline = build_pipeline(turns, buffer, open_source=open_source)
+    return Loader(
+        timetable,
+        pipeline=pipeline,
+        start=first_state(timetable),
+        stop_epoch=1,
+        buffer=buffer,
+        open_source=open_source,
+    )
 
 
 def build_pipeline(
     turns: Turns,
+    buffer: RunBuffer,
     *,
     augmentations: tuple[Augmentation, ...] = (),
     stages: Sequence[Stage] = (),
@@ -253,7 +313,7 @@ def build_pipeline(
     augment = [AugmentStage(augmentations=augmentations, seed=config.seed, by_step=by_step)] if augmentations else []
     return wds.DataPipeline(
         PlanStage(turns=turns),
-        ReadStage(datasets=timetable.datasets, open_source=open_source, skip=skip),
+        ReadStage(turns=turns, open_source=open_source, buffer=buffer, skip=skip, copy=bool(stages)),
         DecodeStage(skip=skip),
         *augment,
         *stages,

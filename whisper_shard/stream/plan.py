@@ -2,13 +2,18 @@
 
 Units (an utterance, or a packed window of several) are put into length buckets whose borders depend on the index only.
 An epoch walks the shards in random order; each bucket receives its units in that order, the buckets are laid end to
-end and cut into batches, batches of one bucket exchange their units in blocks, and the steps of the epoch take the
-buckets' batches in random turns, all buckets advancing at the same pace. Hence:
+end and cut into batches, and four successive batches of a bucket form a block. The steps of the epoch take the blocks
+in random order, all buckets advancing at the same pace, and shuffle the batches of blocks near each other. Hence:
 
 - every unit exactly once an epoch (datasets mixed by weight: exactly once a pass), the last batch padded;
 - the number of steps is the same in every epoch and on every rank;
 - a batch holds units of one length, and a stretch of steps touches few shards;
 - (epoch, step) is all there is to remember: any step of any epoch is found without the ones before it.
+
+What a rank needs of a block lies together in the shards, which are sorted by length: the units of a bucket in one shard
+are neighbours there. A block is cut into groups in stored order; units exchange their batch, by text length, within
+their group only, and the rows of a batch stand in the order of groups. So rank r of W, which takes the rows
+[r B / W, (r + 1) B / W) of each batch of B, needs one stretch of the block, while the batches do not depend on W.
 
 `PLAN_VERSION` changes whenever the same input would give another order; golden values in the tests watch over it.
 """
@@ -25,9 +30,15 @@ from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.keyed_random import draw_permutation, draw_uniform
 from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, SAMPLE_RATE
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Changes with the order of utterances; part of every saved state."""
-_BLOCK_BATCHES = 4  # batches of a bucket that exchange their units
+_BLOCK_BATCHES = 4  # batches of a bucket that exchange their units and are read together
+_GROUPS = 64  # a block is cut into this many groups: the largest number of ranks that still read in long runs
+_LEAST_GROUP_ROWS = 4  # fewer rows of a batch in a group would leave texts of too different lengths in a batch
+# Batches are shuffled among blocks of this much audio together (460 MB as int16). More mixes lengths better; less needs
+# less memory, since a block is held in memory from its first batch to its last.
+_SHUFFLE_SECONDS = 4 * 3600
+_CACHED_BLOCKS = 256  # blocks whose batches stay in memory: each is asked for once a step and process
 _CHUNK = 1 << 20  # units sorted at a time: bounds the memory beside the epoch's order
 _CHARS_JITTER = 0.2  # relative noise on text lengths, so that batches differ between epochs
 Ids = NDArray[np.int32]
@@ -86,6 +97,7 @@ class Plan:
         self._taken = np.ceil(self._sizes * np.array(weights)[:, None] - 1e-9).astype(np.int64)
         self._starts, self._batch_buckets = self._cut()
         self._epoch = lru_cache(2)(self._draw_epoch)
+        self._block = lru_cache(_CACHED_BLOCKS)(self._draw_block)
 
     @property
     def steps(self) -> int:
@@ -102,30 +114,49 @@ class Plan:
 
         With a batch size, the last batch of the longest bucket is filled up with -1 (in front).
         """
-        order, schedule = self._epoch(epoch)
-        cut = int(schedule[step])
-        ids = self._exchange(order, epoch, cut)
-        ids = ids[np.argsort(self.units.num_samples[ids], kind="stable")]
+        ids = self._by_length(self._rows(epoch, step))
         return ids if self.rule.batch_seconds else _pad_front(ids, self.rule.batch_size)
 
     def units_from(self, epoch: int, step: int) -> Iterator[Ids]:
         """Yield all units of an epoch from a step on, in pieces of any order; the whole epoch at once from step 0."""
         if step == 0:
-            yield self._epoch(epoch)[0]
+            yield self._epoch(epoch).order
         for later in range(step, self.steps if step else 0):
-            ids = self.batch(epoch, later)
-            yield ids[ids >= 0]
+            yield self._rows(epoch, later)
 
     def batch_rows(self, epoch: int, step: int, *, world: int) -> int:
         """Return the rows of a step on each rank, padding included."""
-        cut = int(self._epoch(epoch)[1][step])
-        count = int(self._starts[cut + 1] - self._starts[cut])
-        return -(-(count if self.rule.batch_seconds else self.rule.batch_size) // world)
+        rows = len(self._rows(epoch, step)) if self.rule.batch_seconds else self.rule.batch_size
+        return -(-rows // world)
 
     def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:
-        """Return one rank's units of a step, shortest first: every ``world``-th, so that ranks get equal lengths."""
-        ids = self.batch(epoch, step)
-        return _pad_front(ids, -(-len(ids) // world) * world)[rank::world]
+        """Return one rank's units of a step, shortest first, padded with -1 in front."""
+        rows = self._rows(epoch, step)
+        mine = rows[len(rows) * rank // world : len(rows) * (rank + 1) // world]
+        return _pad_front(self._by_length(mine), self.batch_rows(epoch, step, world=world))
+
+    def read_together(self, epoch: int, step: int) -> list[int]:
+        """Return the steps, in order, whose units are read together with those of a step: the steps of its block."""
+        drawn = self._epoch(epoch)
+        first, end = self._block_of(int(drawn.schedule[step]))
+        steps: list[int] = np.sort(drawn.step_of[first:end]).tolist()
+        return steps
+
+    def _rows(self, epoch: int, step: int) -> Ids:
+        """Return the units of a step in order of group, without padding."""
+        cut = int(self._epoch(epoch).schedule[step])
+        first, _ = self._block_of(cut)
+        return self._block(epoch, first)[cut - first]
+
+    def _by_length(self, ids: Ids) -> Ids:
+        return ids[np.argsort(self.units.num_samples[ids], kind="stable")]
+
+    def _block_of(self, cut: int) -> tuple[int, int]:
+        """Return the first batch of the block that holds a batch, and the one after its last; both in order of cut."""
+        bucket = self._batch_buckets[cut]
+        first_of_bucket, end_of_bucket = np.searchsorted(self._batch_buckets, [bucket, bucket + 1])
+        first = cut - (cut - int(first_of_bucket)) % _BLOCK_BATCHES
+        return first, min(first + _BLOCK_BATCHES, int(end_of_bucket))
 
     def _cut(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where each batch starts in an epoch's order (one more entry at the end), and each batch's bucket."""
@@ -151,14 +182,34 @@ class Plan:
         longest = min(frames * HOP_LENGTH, int(self.units.num_samples.max(initial=1)))
         return max(1, int(self.rule.batch_seconds * SAMPLE_RATE) // longest)
 
-    def _draw_epoch(self, epoch: int) -> tuple[Ids, NDArray[np.int32]]:
+    def _draw_epoch(self, epoch: int) -> "_Epoch":
         """Return the epoch's order of units, bucket by bucket, and the batch that each step takes."""
         orders = [self._dataset_order(dataset, epoch) for dataset in range(len(self._taken))]
         order = orders[0] if len(orders) == 1 else _merge(orders, self._taken)
+        schedule = self._draw_schedule(epoch)
+        step_of = np.empty_like(schedule)
+        step_of[schedule] = np.arange(self.steps, dtype=np.int32)
+        return _Epoch(order=order, schedule=schedule, step_of=step_of)
+
+    def _draw_schedule(self, epoch: int) -> NDArray[np.int32]:
+        """Return the batch of each step: blocks in random turns, then batches shuffled among blocks next in turn."""
         _, turns, counts = np.unique(self._batch_buckets, return_inverse=True, return_counts=True)
         nth = np.arange(self.steps) - np.searchsorted(self._batch_buckets, self._batch_buckets)
-        progress = (nth + draw_uniform(self.steps, self.seed, "steps", epoch)) / counts[turns]
-        return order, np.argsort(progress, kind="stable").astype(np.int32)
+        is_first = nth % _BLOCK_BATCHES == 0
+        block_of_batch = np.cumsum(is_first) - 1
+        num_blocks = -(-counts // _BLOCK_BATCHES)[turns[is_first]]
+        noise = draw_uniform(len(num_blocks), self.seed, "blocks", epoch)
+        turn_of_block = np.empty(len(num_blocks), np.int64)
+        progress = (nth[is_first] // _BLOCK_BATCHES + noise) / num_blocks
+        turn_of_block[np.argsort(progress, kind="stable")] = np.arange(len(num_blocks))
+        window = turn_of_block[block_of_batch] // self._shuffled_blocks()
+        return np.argsort(window + draw_uniform(self.steps, self.seed, "steps", epoch), kind="stable").astype(np.int32)
+
+    def _shuffled_blocks(self) -> int:
+        """Return how many blocks shuffle their batches: about `_SHUFFLE_SECONDS` of audio, at least one block."""
+        seconds = float(np.sum(self.units.num_samples, dtype=np.float64)) / SAMPLE_RATE
+        steps_seconds = seconds * self.num_units / max(len(self.units.num_samples), 1) / max(self.steps, 1)
+        return max(1, int(_SHUFFLE_SECONDS / max(_BLOCK_BATCHES * steps_seconds, 1e-9)))
 
     def _dataset_order(self, dataset: int, epoch: int) -> Ids:
         """Return what an epoch takes of one dataset, bucket by bucket: the next stretch of its endless passes."""
@@ -192,18 +243,34 @@ class Plan:
             positions = positions + counts
         return order
 
-    def _exchange(self, order: Ids, epoch: int, cut: int) -> Ids:
-        """Return the units of a batch after the batches of its block have exchanged theirs: texts of like length."""
-        bucket = self._batch_buckets[cut]
-        first_of_bucket, end_of_bucket = np.searchsorted(self._batch_buckets, [bucket, bucket + 1])
-        first = cut - (cut - int(first_of_bucket)) % _BLOCK_BATCHES
-        end = min(first + _BLOCK_BATCHES, int(end_of_bucket))
-        ids = order[self._starts[first] : self._starts[end]]
+    def _draw_block(self, epoch: int, first: int) -> list[Ids]:
+        """Return the units of each batch of a block, in order of group and, within it, of storage."""
+        _, end = self._block_of(first)
+        sizes = np.diff(self._starts[first : end + 1])
+        ids = self._epoch(epoch).order[self._starts[first] : self._starts[end]]
         noise = draw_uniform(len(ids), self.seed, "texts", epoch, first)
         chars = self.units.num_chars[ids] * (1.0 + _CHARS_JITTER * noise) + noise
-        ids = ids[np.argsort(chars, kind="stable")]
-        offset = self._starts[first]
-        return ids[self._starts[cut] - offset : self._starts[cut + 1] - offset]
+        groups = min(_GROUPS, max(1, int(sizes.max()) // _LEAST_GROUP_ROWS))
+        # counts[j, g]: rows that batch j has in group g. A rank's share of the rows ends where a group ends, if the
+        # number of ranks divides that of groups.
+        counts = np.diff(sizes[:, None] * np.arange(groups + 1) // groups, axis=1)
+        group_of_unit = np.repeat(np.arange(groups), counts.sum(axis=0))
+        batch_of_unit = np.empty(len(ids), np.int64)
+        by_text = np.lexsort((chars, group_of_unit))
+        batch_of_unit[by_text] = np.repeat(np.tile(np.arange(len(sizes)), groups), counts.T.ravel())
+        return [ids[batch_of_unit == batch] for batch in range(len(sizes))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Epoch:
+    """What is drawn once for an epoch."""
+
+    order: Ids
+    """All units, bucket by bucket; batches are stretches of it."""
+    schedule: NDArray[np.int32]
+    """The batch that each step takes, batches counted in order of their stretches."""
+    step_of: NDArray[np.int32]
+    """Its inverse: the step that takes each batch."""
 
 
 class SortedPlan:
@@ -238,6 +305,11 @@ class SortedPlan:
         """Return one rank's utterances of a batch, shortest first; -1 is padding."""
         ids = self._ids[step * self._batch_size : (step + 1) * self._batch_size]
         return _pad_front(ids, self._batch_size)[rank::world]
+
+    def read_together(self, epoch: int, step: int) -> list[int]:  # noqa: ARG002 - every epoch is alike
+        """Return the steps, in order, whose utterances are read together with those of a step."""
+        first = step - step % _BLOCK_BATCHES
+        return list(range(first, min(first + _BLOCK_BATCHES, self.steps)))
 
 
 def check_world(rule: BatchRule, *, rank: int, world: int) -> None:

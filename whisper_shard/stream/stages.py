@@ -5,18 +5,20 @@ there, when the stage begins.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
 from whisper_shard.dataset.index import Dataset
-from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.reader import RawUtterance, RecordReader, decode_audio, decode_json
 from whisper_shard.dataset.sources.local import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
 from whisper_shard.stream.augment.transforms import Augmentation, disturb
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
+from whisper_shard.stream.read_ahead import RunBuffer, StepReader, StepSource
+from whisper_shard.stream.runs import RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
 from whisper_shard.utterance import MAX_SAMPLES
 
@@ -59,30 +61,60 @@ class PlanStage:
 class ReadStage:
     """Second stage: fetch bytes."""
 
-    datasets: tuple[Dataset, ...]
-    """What is read."""
+    turns: Turns
+    """Steps of this process."""
     open_source: Callable[[Dataset], Source]
     """Makes a source in the process that uses it."""
+    buffer: RunBuffer
+    """Where the training process reads ahead."""
     skip: bool
     """Let damaged utterances pass as faults of weight 0."""
+    copy: bool
+    """Give every record bytes of its own: stages of users may keep records longer than the buffer keeps theirs."""
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Add key, place and checked bytes to each record."""
-        readers = [RecordReader(dataset, self.open_source(dataset)) for dataset in self.datasets]
+        timetable = self.turns.timetable
+        steps = self._open_steps()
+        readers = [
+            [
+                RecordReader(dataset, StepSource(steps=steps, dataset=place, is_direct=direct))
+                for direct in (False, True)
+            ]
+            for place, dataset in enumerate(timetable.datasets)
+        ]
         try:
             for record in records:
-                reader = readers[record["dataset"]]
+                steps.advance(timetable.number(Step(epoch=record["epoch"], step=record["step"])))
+                ahead, direct = readers[record["dataset"]]
                 try:
-                    raw = reader.read(record["index_row"])
+                    raw = self._read(ahead, direct, record["index_row"])
                 except DatasetError as error:
                     if not self.skip:
                         raise
-                    yield _faulty(record, reader.index.key(record["index_row"]), error)
+                    yield _faulty(record, direct.index.key(record["index_row"]), error)
                     continue
                 yield {**record, "__key__": raw.key, "__url__": raw.path, "raw": raw, "fault": None, "weight": 1.0}
         finally:
-            for reader in readers:
-                reader.close()
+            steps.close()
+
+    def _open_steps(self) -> StepReader:
+        turns, worker = self.turns, get_worker_info()
+        return StepReader(
+            self.buffer,
+            RunSequence(turns.timetable, turns.start, turns.stop_epoch),
+            [self.open_source(dataset) for dataset in turns.timetable.datasets],
+            first_step=turns.timetable.number(turns.start),
+            worker=worker.id if worker else 0,
+        )
+
+    def _read(self, ahead: RecordReader, direct: RecordReader, row: int) -> RawUtterance:
+        """Read an utterance; where its bytes are wrong, once more from the source: they may be right in the shard."""
+        try:
+            raw = ahead.read(row)
+        except DatasetError:
+            return direct.read(row)
+        return replace(raw, audio=memoryview(bytes(raw.audio)), json=memoryview(bytes(raw.json))) if self.copy else raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,10 @@ class Order(Protocol):
         """Return one rank's units of a step, -1 for padding."""
         ...
 
+    def read_together(self, epoch: int, step: int) -> list[int]:
+        """Return the steps, in order, whose units are read together with those of a step."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -118,6 +122,10 @@ class Timetable:
         """Steps in an epoch."""
         return self.order.steps
 
+    def number(self, place: Step) -> int:
+        """Return the number of a step counted over all epochs."""
+        return place.epoch * self.steps + place.step
+
     def places(self, start: Step, stop_epoch: int | None, *, worker: int, workers: int) -> Iterator[Step]:
         """Yield every ``workers``-th step from ``start`` on, beginning with number ``worker``.
 
@@ -127,7 +135,7 @@ class Timetable:
             worker: This process, from 0.
             workers: How many share the work.
         """
-        number = start.epoch * self.steps + start.step + worker
+        number = self.number(start) + worker
         while self.steps and (stop_epoch is None or number < stop_epoch * self.steps):
             yield Step(epoch=number // self.steps, step=number % self.steps)
             number += workers
@@ -136,6 +144,23 @@ class Timetable:
         """Yield the utterances of all ranks from a step to the end of its epoch, in pieces of any order."""
         for units in self.order.units_from(place.epoch, place.step):
             yield units if self._parts.windows is None else self._parts.windows.members_of(units)
+
+    def read_together(self, place: Step) -> list[int]:
+        """Return the steps of its epoch, in order, whose utterances are read together with those of a step."""
+        return self.order.read_together(place.epoch, place.step)
+
+    def utterances(self, place: Step) -> NDArray[np.int32]:
+        """Return the utterances of this rank's part of a step, in any order."""
+        units = self.order.part(place.epoch, place.step, rank=self.rank, world=self.world)
+        units = units[units >= 0]
+        return units if self._parts.windows is None else self._parts.windows.members_of(units)
+
+    def split(self, utterances: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield (dataset, rows of its index, their positions) for the datasets that some utterances come from."""
+        datasets = np.searchsorted(self._firsts, utterances, side="right") - 1
+        for dataset in np.unique(datasets).tolist():
+            here = np.flatnonzero(datasets == dataset)
+            yield dataset, utterances[here].astype(np.int64) - self._firsts[dataset], here
 
     def rows(self, place: Step) -> int:
         """Return how many rows this rank's batch has, padding included."""

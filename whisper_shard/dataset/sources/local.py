@@ -1,19 +1,40 @@
 """Shards in a local folder, read at an offset."""
 
+import io
 import os
+import threading
 from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.errors import DatasetError, EnvironmentFault
 
-_OPEN_SHARDS = 128  # file descriptors a source keeps
+_OPEN_SHARDS = 128  # files a source keeps open
 
 
-class Source(Protocol):
-    """Fetches bytes of a dataset's shards; made in the process that uses it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCounts:
+    """What a source has fetched so far."""
 
-    def read(self, shard: int, offset: int, num_bytes: int) -> bytes:
+    gets: int = 0
+    """Requests."""
+    num_bytes: int = 0
+    """Bytes of all requests together."""
+
+
+def add_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
+    """Return the sum of what several sources have fetched."""
+    every = list(counts)
+    return SourceCounts(gets=sum(c.gets for c in every), num_bytes=sum(c.num_bytes for c in every))
+
+
+class ByteReader(Protocol):
+    """Reads bytes of a dataset's shards."""
+
+    def read(self, shard: int, offset: int, num_bytes: int) -> bytes | memoryview:
         """Return exactly ``num_bytes`` from ``offset``.
 
         Raises:
@@ -23,52 +44,103 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back files and connections."""
+        """Close files and connections."""
+        ...
+
+
+class Source(ByteReader, Protocol):
+    """Fetches bytes of a dataset's shards; made in the process that uses it, and used by several of its threads."""
+
+    threads: int
+    """Reads at the same time that make reading faster."""
+    ahead_bytes: int
+    """Bytes to read ahead of their use, besides those of blocks already begun: more would not make it faster."""
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Requests and bytes so far."""
+        ...
+
+    def is_local(self, shard: int) -> bool:
+        """Tell whether a shard is read from a file, which the operating system caches, and not from the network."""
+        ...
+
+    def advise(self, shard: int, offset: int, num_bytes: int) -> None:
+        """Let the operating system read a stretch of a local shard ahead, without waiting for it."""
         ...
 
 
 class LocalSource:
     """Shards in a folder, read with pread: a shard that is cut while in use gives an error, not a bus error."""
 
+    threads = 2
+    ahead_bytes = 128 << 20
+
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._lock = threading.Lock()
+        self._counts = SourceCounts()
+
+    @property
+    def counts(self) -> SourceCounts:
+        """Reads and bytes so far."""
+        return self._counts
 
     def read(self, shard: int, offset: int, num_bytes: int) -> bytes:
         """Return exactly ``num_bytes`` from ``offset``; see `Source`."""
         try:
-            data = os.pread(self._descriptor(shard), num_bytes, offset)
+            data = os.pread(self._open(shard).fileno(), num_bytes, offset)
         except OSError as error:
-            path = self._dataset.shard_path(shard)
-            raise EnvironmentFault(
-                f"{path}: cannot read: {error.strerror}; check the disk, then run the same command again"
-            ) from error
+            raise self._unreadable(shard, error) from error
         if len(data) != num_bytes:
             raise DatasetError(
                 f"{self._dataset.shard_path(shard)}: ends {num_bytes - len(data)} bytes too early at byte "
                 f"{offset + len(data)}; restore the shard or prepare the dataset again"
             )
+        with self._lock:
+            self._counts = SourceCounts(gets=self._counts.gets + 1, num_bytes=self._counts.num_bytes + num_bytes)
         return data
+
+    def is_local(self, shard: int) -> bool:  # noqa: ARG002 - all shards are
+        """Return True."""
+        return True
+
+    def advise(self, shard: int, offset: int, num_bytes: int) -> None:
+        """Let the operating system read a stretch ahead; an error is left to `read`."""
+        with suppress(OSError, DatasetError, EnvironmentFault):
+            os.posix_fadvise(self._open(shard).fileno(), offset, num_bytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close all files."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        with self._lock:
+            self._files.clear()
 
-    def _descriptor(self, shard: int) -> int:
-        if shard in self._descriptors:
-            self._descriptors.move_to_end(shard)
-            return self._descriptors[shard]
+    def _open(self, shard: int) -> io.FileIO:
+        """Return the open file of a shard; one that is pushed out is closed when no thread reads from it any more."""
+        with self._lock:
+            if shard not in self._files:
+                self._files[shard] = self._open_shard(shard)
+                if len(self._files) > _OPEN_SHARDS:
+                    self._files.popitem(last=False)
+            self._files.move_to_end(shard)
+            return self._files[shard]
+
+    def _open_shard(self, shard: int) -> io.FileIO:
         path = self._dataset.shard_path(shard)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = io.FileIO(path)
         except FileNotFoundError as error:
             raise DatasetError(f"{path}: shard is missing; restore it or prepare the dataset again") from error
-        expected, found = self._dataset.shards[shard].num_bytes, os.fstat(descriptor).st_size
+        except OSError as error:
+            raise self._unreadable(shard, error) from error
+        expected, found = self._dataset.shards[shard].num_bytes, os.fstat(file.fileno()).st_size
         if found != expected:
-            os.close(descriptor)
             raise DatasetError(f"{path}: has {found} bytes, dataset.json says {expected}; restore the shard")
-        if len(self._descriptors) >= _OPEN_SHARDS:
-            os.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors[shard] = descriptor
-        return descriptor
+        return file
+
+    def _unreadable(self, shard: int, error: OSError) -> EnvironmentFault:
+        path = self._dataset.shard_path(shard)
+        return EnvironmentFault(
+            f"{path}: cannot read: {error.strerror}; check the disk, then run the same command again"
+        )
