@@ -80,6 +80,7 @@ class Loader:
         self._buffer = buffer
         self._open_source = open_source
         self._counts = SourceCounts()
+        self._read_ahead: ReadAhead | None = None
         self._pin_memory = pin_memory
         self._iteration = object()
         self._running: Running | None = None
@@ -145,6 +146,9 @@ class Loader:
         if self._running is not None:
             self._running.close()
             self._running = None
+        if self._read_ahead is not None:
+            self._read_ahead.close()
+            self._read_ahead = None
 
     def _batches(self) -> Iterator[Batch]:
         workers = self._timetable.config.workers
@@ -190,6 +194,7 @@ class Loader:
             first_step=self._timetable.number(start),
             lookahead=max(1, self._timetable.config.workers),
         )
+        self._read_ahead = read_ahead
         with closing(read_ahead):
             yield read_ahead
 

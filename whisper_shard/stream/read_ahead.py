@@ -201,8 +201,10 @@ class ReadAhead:
         return add_counts([self._buffer.read_directly, *(source.counts for source in self._sources)])
 
     def close(self) -> None:
-        """Stop reading. A read under way ends in its own time, and its bytes are dropped."""
+        """Stop reading; again without effect. A read under way ends in its own time, and its bytes are dropped."""
         with self._changed:
+            if self._is_closed:
+                return
             self._is_closed = True
             self._changed.notify_all()
             self._buffer.close()
