@@ -1,7 +1,7 @@
 """Every error a user can meet, each one line: where, what with its value, what to do.
 
 WhisperShardError            exit code 1
-|-- ConfigError              a flag, a TOML file or a combination of knobs
+|-- ConfigError              a flag, a TOML file or a combination of settings
 |-- ManifestError            the input list: missing, wrong columns, nothing usable
 |-- AudioError               one recording cannot be decoded (prepare turns it into a Rejection)
 |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
@@ -20,8 +20,8 @@ EXIT_ENVIRONMENT = 3
 EXIT_AGAIN = 75
 """Stopped on request with all state saved: run the same command again. Source: EX_TEMPFAIL of sysexits.h."""
 EXIT_INTERRUPTED = 130
-EXIT_UNREAD = 141
-"""Nobody reads the output any more, as after ``| head``: what a shell says of a program that SIGPIPE ended."""
+EXIT_BROKEN_PIPE = 141
+"""The output was closed by its reader, as by ``| head``: the exit code that a shell reports after SIGPIPE."""
 
 
 class WhisperShardError(Exception):
@@ -31,7 +31,7 @@ class WhisperShardError(Exception):
 
 
 class ConfigError(WhisperShardError):
-    """A flag, a TOML file or a combination of knobs that cannot be."""
+    """A flag, a TOML file or a combination of settings that is not possible."""
 
 
 class ManifestError(WhisperShardError):

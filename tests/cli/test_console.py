@@ -1,4 +1,4 @@
-"""What a person sees, letter by letter."""
+"""Output arrives unchanged, and progress fits the terminal."""
 
 import io
 
@@ -36,3 +36,21 @@ def test_a_narrow_terminal_cuts_the_note_and_nothing_else(monkeypatch):
 def test_a_terminal_that_draws_no_bar_gets_lines(monkeypatch):
     shown = show_progress(monkeypatch, "dumb")
     assert shown.startswith("training: 8/1500 steps; loss") and "\x1b" not in shown
+
+
+def test_without_a_terminal_progress_is_a_line_in_a_while_and_one_at_the_end(monkeypatch, capsys):
+    times = iter([0, 10, 31, 45])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(times))
+    with Progress("preparing") as progress:
+        progress.update(1, 3, "rows")
+        progress.update(2, 3, "rows")
+        times = iter([40])
+        progress.update(3, None)
+    assert capsys.readouterr().out.splitlines() == ["preparing: 2/3 rows", "preparing: 3"]
+
+
+def test_progress_that_ends_with_an_error_prints_no_last_line(capsys):
+    with pytest.raises(ValueError, match="x"), Progress("preparing") as progress:
+        progress.update(1, 3)
+        raise ValueError("x")
+    assert capsys.readouterr().out == ""

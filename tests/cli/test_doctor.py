@@ -1,24 +1,24 @@
-"""The doctor finds what is broken, and mends nothing that works."""
+"""The checks find what is broken, and the repair touches nothing that works."""
 
 import subprocess
 import sys
 
-from whisper_shard.cli.doctor import examine, put_cuda_extensions_aside
+from whisper_shard.cli.doctor import check_installation, disable_cuda_extensions
 
 
-def test_this_installation_is_well():
-    findings = {finding.name: finding for finding in examine()}
+def test_this_installation_has_no_problem():
+    findings = {finding.name: finding for finding in check_installation()}
     assert {"python", "machine", "shared memory", "torch", "GPU", "import torchaudio"} <= set(findings)
-    ill = [f"{finding.name}: {finding.detail}" for finding in findings.values() if not finding.is_well]
-    assert not ill
+    problems = [f"{finding.name}: {finding.detail}" for finding in findings.values() if not finding.is_ok]
+    assert not problems
 
 
 def test_a_working_torchaudio_is_left_alone():
-    assert put_cuda_extensions_aside() == []
+    assert disable_cuda_extensions() == []
 
 
-def test_the_trap_is_found_and_mended(tmp_path):
-    """A torchaudio whose extension cannot be loaded is met as it is met in the wild: the linker's OSError."""
+def test_extensions_that_cannot_be_loaded_are_disabled(tmp_path):
+    """A torchaudio whose extension cannot be loaded fails as on a real machine: with the linker's OSError."""
     package = tmp_path / "torchaudio"
     (package / "lib").mkdir(parents=True)
     (package / "lib" / "libtorchaudio.so").write_bytes(b"not a library")
@@ -28,10 +28,10 @@ def test_the_trap_is_found_and_mended(tmp_path):
         "    ctypes.CDLL(str(file))\n"
     )
     script = (
-        "from whisper_shard.cli.doctor import _examine_import, put_cuda_extensions_aside\n"
-        "print(_examine_import('torchaudio', 'import torchaudio').detail)\n"
-        "print([file.name for file in put_cuda_extensions_aside()])\n"
-        "print(_examine_import('torchaudio', 'import torchaudio').is_well)\n"
+        "from whisper_shard.cli.doctor import _check_import, disable_cuda_extensions\n"
+        "print(_check_import('torchaudio', 'import torchaudio').detail)\n"
+        "print([file.name for file in disable_cuda_extensions()])\n"
+        "print(_check_import('torchaudio', 'import torchaudio').is_ok)\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script],
@@ -40,8 +40,8 @@ def test_the_trap_is_found_and_mended(tmp_path):
         check=True,
         env={"PYTHONPATH": f"{tmp_path}:.", "PATH": "/usr/bin:/bin"},
     )
-    found, renamed, mended = ran.stdout.splitlines()
+    found, renamed, repaired = ran.stdout.splitlines()
     assert found.endswith("run `whisper-shard doctor --fix`") and "OSError" in found
     assert renamed == "['libtorchaudio.so']"
-    assert mended == "True"
+    assert repaired == "True"
     assert (package / "lib" / "libtorchaudio.so.needs-cuda").exists()

@@ -1,4 +1,4 @@
-"""The program as a user meets it: exit codes and one-line errors."""
+"""The program as a user runs it: exit codes and one-line errors."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ def test_help_lists_every_command(capsys):
     assert run([]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name}" in shown for name in COMMANDS)
+    assert "   75  stopped by SIGTERM; the same command resumes" in shown
 
 
 def test_version(capsys):
@@ -59,16 +60,16 @@ def test_a_closed_pipe_ends_every_command_quietly(argv, tmp_path):
     assert (ran.returncode, getattr(ran, other)) == (141, "")
 
 
-def test_a_pipe_that_breaks_elsewhere_is_still_the_machines_fault():
+def test_a_broken_pipe_elsewhere_is_a_fault_of_the_machine():
     script = (
         "import dataclasses, os\n"
         "from whisper_shard.cli.commands import COMMANDS\n"
         "from whisper_shard.cli.main import main\n"
-        "def write_to_the_dead(config):\n"
+        "def write_to_closed_pipe(config):\n"
         "    reading, writing = os.pipe()\n"
         "    os.close(reading)\n"
         "    os.write(writing, b'x')\n"
-        "COMMANDS['doctor'] = dataclasses.replace(COMMANDS['doctor'], run=write_to_the_dead)\n"
+        "COMMANDS['doctor'] = dataclasses.replace(COMMANDS['doctor'], run=write_to_closed_pipe)\n"
         "main(['doctor'])\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -1,11 +1,11 @@
-"""What a subcommand consists of."""
+"""What defines a subcommand: its settings, its arguments and the function that runs it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 DATASET = {"dataset": "folder of a prepared dataset, such as data/train"}
-"""The positional argument of the commands that read a dataset."""
+"""The argument of commands that read a dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +13,8 @@ class Command:
     """One subcommand."""
 
     config: type[Any]
-    """Its settings; the first line of the docstring is its help text."""
+    """Class of its settings; the first line of the docstring is its help text."""
     positionals: Mapping[str, str]
-    """Its required arguments and their help."""
+    """Help text of each required argument, by name."""
     run: Callable[..., int]
-    """Takes the configuration and the positional arguments by name; returns the exit code."""
+    """Takes the settings, and the arguments by name; returns the exit code."""

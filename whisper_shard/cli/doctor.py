@@ -1,8 +1,8 @@
-"""Look at the installation, say what is wrong with it, and mend the one thing that is known to break.
+"""Check the installation, and repair the one fault that is known to occur.
 
-The trap: PyPI has torchaudio with CUDA extensions only. Beside a CPU build of torch they cannot be loaded
-(``libc10_cuda.so`` is missing), and then ``import torchaudio``, and with it Whisper in transformers, fails. Without the
-extension files torchaudio falls back to Python by design, and everything used here works.
+PyPI has torchaudio with CUDA extensions only. Beside a CPU build of torch they cannot be loaded (``libc10_cuda.so`` is
+missing), and then ``import torchaudio``, and with it Whisper in transformers, fails. Without the extension files
+torchaudio falls back to Python by design, and everything used here works.
 """
 
 import importlib.metadata
@@ -19,44 +19,38 @@ from whisper_shard.errors import EnvironmentFault
 
 LIBRARIES = (
     "torch", "torchaudio", "transformers", "webdataset", "evaluate", "jiwer", "librosa", "audiomentations", "pandas",
-    "joblib", "pyarrow", "soundfile", "soxr", "av", "tyro", "rich",
+    "joblib", "pyarrow", "soundfile", "soxr", "av", "jinja2", "tyro", "rich",
 )  # fmt: skip
-DISABLED = ".needs-cuda"
-"""Appended to the name of an extension file that was put aside."""
+MIN_SHARED_MEMORY_GB = 0.5
+"""Free space in /dev/shm below which loader processes may fail."""
+DISABLED_SUFFIX = ".needs-cuda"
+"""Appended to the name of an extension file to disable it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
-    """What was looked at."""
-    is_well: bool
-    """Whether it serves."""
+    """What was checked."""
+    is_ok: bool
+    """Whether it is as needed."""
     detail: str
-    """What was found; where it is not well, what to do."""
+    """What was found; after a problem, also what to do."""
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything the commands need, the cheap things first."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(name="python", is_well=sys.version_info >= (3, 11), detail=f"{python} (3.11 or newer is needed)")
-    cores = len(os.sched_getaffinity(0))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    yield Finding(name="machine", is_well=True, detail=f"cores: {cores}, memory: {memory:.0f} GB")
-    shared = Path("/dev/shm")
-    free = shutil.disk_usage(shared).free / 1e9 if shared.is_dir() else 0.0
-    advice = (
-        "" if free > 0.5 else "; loader processes hand batches over here: raise it (docker: --shm-size), or --workers 0"
-    )
-    yield Finding(name="shared memory", is_well=free > 0.5, detail=f"{free:.1f} GB free in /dev/shm{advice}")
-    yield from map(_examine_library, LIBRARIES)
-    yield _examine_import("torchaudio", "import torchaudio")
-    yield _examine_import("Whisper in transformers", "from transformers import WhisperForConditionalGeneration")
-    yield _examine_gpu()
+def check_installation() -> Iterator[Finding]:
+    """Check everything that the commands need, the cheap things first."""
+    yield _check_python()
+    yield _describe_machine()
+    yield _check_shared_memory()
+    yield from map(_check_library, LIBRARIES)
+    yield _check_import("torchaudio", "import torchaudio")
+    yield _check_import("Whisper in transformers", "from transformers import WhisperForConditionalGeneration")
+    yield _describe_gpu()
 
 
-def put_cuda_extensions_aside() -> list[Path]:
+def disable_cuda_extensions() -> list[Path]:
     """Rename torchaudio's extension files if, and only if, they keep torchaudio from being imported.
 
     Returns:
@@ -65,7 +59,7 @@ def put_cuda_extensions_aside() -> list[Path]:
     Raises:
         EnvironmentFault: The files cannot be renamed.
     """
-    if _examine_import("torchaudio", "import torchaudio").is_well:
+    if _check_import("torchaudio", "import torchaudio").is_ok:
         return []
     spec = importlib.util.find_spec("torchaudio")
     if spec is None or spec.origin is None:
@@ -73,7 +67,7 @@ def put_cuda_extensions_aside() -> list[Path]:
     files = sorted((Path(spec.origin).parent / "lib").glob("*.so"))
     try:
         for file in files:
-            file.rename(file.with_name(file.name + DISABLED))
+            file.rename(file.with_name(file.name + DISABLED_SUFFIX))
     except OSError as error:
         raise EnvironmentFault(
             f"{files[0].parent}: cannot rename {file.name}: {error.strerror}; run as its owner"
@@ -81,31 +75,52 @@ def put_cuda_extensions_aside() -> list[Path]:
     return files
 
 
-def _examine_library(name: str) -> Finding:
+def _check_python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(name="python", is_ok=sys.version_info >= (3, 11), detail=f"{version} (3.11 or newer is needed)")
+
+
+def _describe_machine() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return Finding(name="machine", is_ok=True, detail=f"cores: {cores}, memory: {memory_gb:.0f} GB")
+
+
+def _check_shared_memory() -> Finding:
+    """Check the space through which loader processes pass batches to the training process."""
+    folder = Path("/dev/shm")
+    free_gb = shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0
+    is_ok = free_gb >= MIN_SHARED_MEMORY_GB
+    detail = f"{free_gb:.1f} GB free in /dev/shm"
+    if not is_ok:
+        detail += "; loader processes pass batches through it: enlarge it (docker: --shm-size), or --workers 0"
+    return Finding(name="shared memory", is_ok=is_ok, detail=detail)
+
+
+def _check_library(name: str) -> Finding:
     try:
-        return Finding(name=name, is_well=True, detail=importlib.metadata.version(name))
+        return Finding(name=name, is_ok=True, detail=importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name=name, is_well=False, detail="not installed: pip install -c constraints.txt -e .")
+        return Finding(name=name, is_ok=False, detail="not installed: pip install -c constraints.txt -e .")
 
 
-def _examine_import(name: str, statement: str) -> Finding:
-    """Run an import in a fresh interpreter: a failed one would poison this process."""
+def _check_import(name: str, statement: str) -> Finding:
+    """Import in a new interpreter, since a failed import would leave broken modules in this one."""
     ran = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, check=False)
     if ran.returncode == 0:
-        return Finding(name=f"import {name}", is_well=True, detail="works")
-    last = (ran.stderr.strip().splitlines() or [f"died with exit code {ran.returncode}"])[-1]
-    cure = "; run `whisper-shard doctor --fix`" if ".so" in last else ""
-    return Finding(name=f"import {name}", is_well=False, detail=last + cure)
+        return Finding(name=f"import {name}", is_ok=True, detail="works")
+    last = (ran.stderr.strip().splitlines() or [f"ended with exit code {ran.returncode}"])[-1]
+    advice = "; run `whisper-shard doctor --fix`" if ".so" in last else ""
+    return Finding(name=f"import {name}", is_ok=False, detail=last + advice)
 
 
-def _examine_gpu() -> Finding:
+def _describe_gpu() -> Finding:
     if importlib.util.find_spec("torch") is None:
-        return Finding(name="GPU", is_well=True, detail="unknown: torch is not installed")
+        return Finding(name="GPU", is_ok=True, detail="unknown: torch is not installed")
     import torch
 
     if not torch.cuda.is_available():
-        return Finding(
-            name="GPU", is_well=True, detail="none: training runs on the CPU, in fp32 unless --precision bf16"
-        )
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding(name="GPU", is_well=True, detail=", ".join(names))
+        detail = "none: training runs on the CPU, in fp32 unless --precision bf16"
+    else:
+        detail = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return Finding(name="GPU", is_ok=True, detail=detail)

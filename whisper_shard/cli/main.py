@@ -1,6 +1,6 @@
-"""The command line: which command, its knobs, its exit code. The work is done in the packages below.
+"""The entry point: choose the command, load its settings, run it, and turn errors into exit codes.
 
-Heavy imports happen inside the commands, so that ``--help`` answers at once.
+Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
 """
 
 import io
@@ -12,44 +12,56 @@ from types import FrameType
 from typing import NoReturn
 
 from whisper_shard.cli.commands import COMMANDS
-from whisper_shard.cli.console import is_unread, leave_unread, say, say_error
+from whisper_shard.cli.console import exit_on_closed_output, is_output_closed, say, say_error
 from whisper_shard.cli.flags import load_config
-from whisper_shard.errors import EXIT_AGAIN, EXIT_ENVIRONMENT, EXIT_INTERRUPTED, ConfigError, WhisperShardError, suggest
+from whisper_shard.errors import (
+    EXIT_AGAIN,
+    EXIT_BROKEN_PIPE,
+    EXIT_ENVIRONMENT,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    WhisperShardError,
+    suggest,
+)
 from whisper_shard.storage.atomic import is_environment_error
 from whisper_shard.version import __version__
 
+EXIT_CODES = {
+    0: "done",
+    EXIT_ERROR: "an error in the input, the settings or the data",
+    EXIT_ENVIRONMENT: "a fault of the machine: disk full, no permission, broken installation",
+    EXIT_AGAIN: "stopped by SIGTERM; the same command resumes",
+    EXIT_INTERRUPTED: "stopped by Ctrl-C; the same command resumes",
+    EXIT_BROKEN_PIPE: "the output was closed by its reader, as by `| head`",
+}
+"""The meaning of each exit code."""
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 a one-line error, 3 the machine's fault; for others see errors.py."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end a run
+    """Run one command and exit with one of EXIT_CODES."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    signal.signal(signal.SIGTERM, partial(_terminate, argv))
+    signal.signal(signal.SIGTERM, partial(_exit_on_sigterm, argv))
     try:
         try:
             return _dispatch(argv)
         finally:
-            if sys.stdout is not None:  # closed by the shell's >&-
+            if sys.stdout is not None:  # None if the shell closed it with >&-
                 sys.stdout.flush()
     except WhisperShardError as error:
         say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        say_error(f"interrupted; {_how_to_go_on(argv)}")
+        say_error(f"interrupted; {_how_to_continue(argv)}")
         return EXIT_INTERRUPTED
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and is_unread():
-            leave_unread()
-        if not is_environment_error(error):
-            raise
-        say_error(
-            f"{error.filename or 'this machine'}: {error.strerror or error}; fix this, then run the same command again"
-        )
-        return EXIT_ENVIRONMENT
+        return _handle_os_error(error)
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -75,9 +87,24 @@ def _print_help() -> None:
         usage = " ".join([name, *(word.upper() for word in command.positionals)])
         say(f"  {usage:<24} {(command.config.__doc__ or '').splitlines()[0]}")
     say("\nFlags and defaults: whisper-shard COMMAND --help. Every flag can be set in a TOML file: --config FILE.toml.")
+    say("\nExit codes:")
+    for code, meaning in EXIT_CODES.items():
+        say(f"  {code:>3}  {meaning}")
 
 
-def _how_to_go_on(argv: Sequence[str]) -> str:
+def _handle_os_error(error: OSError) -> int:
+    """Print an error of the machine; raise again what is an error of the program."""
+    if isinstance(error, BrokenPipeError) and is_output_closed():
+        exit_on_closed_output()
+    if not is_environment_error(error):
+        raise error
+    say_error(
+        f"{error.filename or 'this machine'}: {error.strerror or error}; fix this, then run the same command again"
+    )
+    return EXIT_ENVIRONMENT
+
+
+def _how_to_continue(argv: Sequence[str]) -> str:
     if "--rebuild" in argv:
         return "run the same command without --rebuild to resume"
     if argv[:1] in (["prepare"], ["train"]):
@@ -85,7 +112,7 @@ def _how_to_go_on(argv: Sequence[str]) -> str:
     return "run the same command again to start over"
 
 
-def _terminate(argv: Sequence[str], _signal: int, _frame: FrameType | None) -> NoReturn:
-    """Leave by an exception, so that locks are released and children are ended; the state on disk is always whole."""
-    say_error(f"terminated; {_how_to_go_on(argv)}")
+def _exit_on_sigterm(argv: Sequence[str], _signal: int, _frame: FrameType | None) -> NoReturn:
+    """Exit by an exception, so that locks are released and child processes are stopped; files are always complete."""
+    say_error(f"terminated; {_how_to_continue(argv)}")
     sys.exit(EXIT_AGAIN)

@@ -1,7 +1,7 @@
-"""A small Whisper of random weights with a tokenizer built on the spot: to train from scratch, and for tests.
+"""A small Whisper with random weights and a tokenizer of its own: for training from scratch, and for tests.
 
-The architecture, the special tokens and the files are Whisper's own; only width, depth and vocabulary are small. So
-whatever reads a Whisper reads this one.
+The architecture, the special tokens and the files are those of Whisper; only width, depth and vocabulary are small. So
+every tool that loads a Whisper loads this model.
 """
 
 import json
@@ -18,9 +18,12 @@ from whisper_shard.model.whisper import quiet_bars
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS
 
 LAST_TOKENS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-"""Special tokens behind the languages, in Whisper's order. Source: openai/whisper tokenizer.py."""
+"""Special tokens after the languages, in Whisper's order. Source: openai/whisper tokenizer.py."""
 NUM_TIMESTAMPS = 1501
-"""0.00 to 30.00 s by 0.02 s."""
+"""Timestamp tokens: 0.00 to 30.00 s in steps of 0.02 s."""
+
+RESIDUAL_OUTPUTS = ("fc2", "out_proj")
+"""Names of the layers that end a residual block."""
 
 
 def make_tiny_whisper(
@@ -42,31 +45,22 @@ def make_tiny_whisper(
     The same arguments give the same weights and the same tokenizer.
 
     Args:
-        folder: Where to write; made if missing.
-        texts: What the tokenizer learns its words from.
-        width: Width of all states; a multiple of 2 * heads.
+        folder: Created if missing.
+        texts: The tokenizer is trained on these.
+        width: Width of encoder and decoder; a multiple of 2 * heads.
         encoder_layers: Layers of the encoder.
         decoder_layers: Layers of the decoder.
         heads: Attention heads.
-        vocabulary: Largest number of text tokens, 256 bytes included.
+        vocabulary: Text tokens at most, including one for each of the 256 bytes.
         n_mels: Mel bins.
         is_multilingual: Whether language and task tokens are used.
-        max_seconds: Window of the encoder; anything but 30 is for tests, standard tools want 30.
+        max_seconds: Window of the encoder in seconds; standard tools need 30, tests use less.
         seed: Seed of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _build_tokenizer(folder, texts, vocabulary)
     with explain_broken_install():
-        from transformers import (
-            GenerationConfig,
-            WhisperConfig,
-            WhisperFeatureExtractor,
-            WhisperForConditionalGeneration,
-            WhisperProcessor,
-        )
-    ids = tokenizer.get_vocab()
-    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
-    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+        from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor
     config = WhisperConfig(
         vocab_size=len(tokenizer),
         num_mel_bins=n_mels,
@@ -81,22 +75,35 @@ def make_tiny_whisper(
         max_target_positions=MAX_LABEL_TOKENS,
         begin_suppress_tokens=None,
         suppress_tokens=None,
-        **special,
+        **_special_ids(tokenizer.get_vocab()),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = WhisperForConditionalGeneration(config)
-        _initialize(model)
-    model.generation_config = GenerationConfig(**_generation_settings(ids, decoder_layers, is_multilingual), **special)
-    with quiet_bars():
-        model.save_pretrained(folder)
+    generation = _generation_settings(tokenizer.get_vocab(), decoder_layers, is_multilingual)
+    _save_random_model(folder, config, generation, seed)
     extractor = WhisperFeatureExtractor(feature_size=n_mels, chunk_length=round(max_seconds))
     WhisperProcessor(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
     return folder
 
 
+def _special_ids(ids: dict[str, int]) -> dict[str, int]:
+    end = ids["<|endoftext|>"]
+    start = ids["<|startoftranscript|>"]
+    return {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+
+
+def _save_random_model(folder: Path, config: Any, generation: dict[str, Any], seed: int) -> None:
+    from transformers import GenerationConfig, WhisperForConditionalGeneration
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = WhisperForConditionalGeneration(config)
+        _initialize(model)
+    model.generation_config = GenerationConfig(**generation)
+    with quiet_bars():
+        model.save_pretrained(folder)
+
+
 def _build_tokenizer(folder: Path, texts: Sequence[str], vocabulary: int) -> Any:
-    """Learn byte-level merges from the texts and add Whisper's special tokens behind them."""
+    """Train a byte-level BPE tokenizer on the texts and add Whisper's special tokens after its tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import WhisperTokenizer
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
@@ -113,13 +120,13 @@ def _build_tokenizer(folder: Path, texts: Sequence[str], vocabulary: int) -> Any
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in times])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": MAX_LABEL_TOKENS, "add_prefix_space": False}
-    settings |= {f"{role}_token": "<|endoftext|>" for role in ("bos", "eos", "pad", "unk")}
+    settings |= {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad", "unk")}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return WhisperTokenizer.from_pretrained(str(folder))
 
 
 def _generation_settings(ids: dict[str, int], decoder_layers: int, is_multilingual: bool) -> dict[str, Any]:
-    """Return what `generate` must know of the tokens."""
+    """Return the settings that `generate` needs: the ids of special tokens, and the default language and task."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
     settings: dict[str, Any] = {
@@ -132,6 +139,7 @@ def _generation_settings(ids: dict[str, int], decoder_layers: int, is_multilingu
         "suppress_tokens": [],
         "begin_suppress_tokens": [ids["\u0120"], ids["<|endoftext|>"]],
         "alignment_heads": [[decoder_layers - 1, 0]],
+        **_special_ids(ids),
     }
     if is_multilingual:
         settings["lang_to_id"] = {f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES}
@@ -142,17 +150,17 @@ def _generation_settings(ids: dict[str, int], decoder_layers: int, is_multilingu
 
 @torch.no_grad()
 def _initialize(model: nn.Module) -> None:
-    """Scale random weights to their fan-in, and what ends a residual block down by the depth.
+    """Draw weights scaled by the width of their input; those that end a residual block also by the depth.
 
-    The default spread of 0.02 fits widths of a thousand; here it would drown the audio in the positions.
+    Whisper's default standard deviation of 0.02 suits widths near 1,000. At this width the audio would be weak beside
+    the position embeddings.
+
     Source: Radford et al. 2019 (GPT-2), section 2.3, for the scale of residual outputs.
     """
-    depth = sum(name.endswith("fc2") or name.endswith("out_proj") for name, _ in model.named_modules())
+    depth = sum(name.endswith(RESIDUAL_OUTPUTS) for name, _ in model.named_modules())
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not name.endswith("proj_out"):
-            spread = 1.0 / math.sqrt(module.in_features)
-            nn.init.normal_(
-                module.weight, std=spread / math.sqrt(depth) if name.endswith(("fc2", "out_proj")) else spread
-            )
+            scale = 1.0 / math.sqrt(module.in_features)
+            nn.init.normal_(module.weight, std=scale / math.sqrt(depth) if name.endswith(RESIDUAL_OUTPUTS) else scale)
         elif isinstance(module, nn.Conv1d):
             nn.init.normal_(module.weight, std=1.0 / math.sqrt(module.in_channels * module.kernel_size[0]))

@@ -1,4 +1,4 @@
-"""The subcommands, one file each: what it runs and the lines it prints.
+"""The subcommands, one file each: the function that runs it, and the lines that it prints.
 
 To add a command, write a module with a COMMAND and name it in COMMANDS.
 """
@@ -16,4 +16,4 @@ COMMANDS: dict[str, Command] = {
     "demo": demo.COMMAND,
     "doctor": doctor.COMMAND,
 }
-"""In the order of `--help`."""
+"""By name, in the order in which `--help` lists them."""

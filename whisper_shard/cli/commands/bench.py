@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,26 +16,12 @@ if TYPE_CHECKING:
 
 
 def run_bench(config: BenchConfig, *, dataset: str) -> int:
-    """Measure the loader stage by stage, say what bounds it, and write bench.json and bench.html."""
-    from whisper_shard.bench.loader import bench_dataset
+    """Measure the loader stage by stage, print what limits it, and write bench.json and bench.html."""
     from whisper_shard.bench.page import write_bench_page
-    from whisper_shard.bench.train_step import DeviceLogMel, measure_step_seconds
-    from whisper_shard.dataset.index import open_dataset
     from whisper_shard.storage.atomic import write_json
 
-    data, folder = [open_dataset(path) for path in (dataset, *config.mix)], Path(config.out or dataset)
-    with Progress("measuring") as progress:
-        done = 0
-
-        def show(what: str) -> None:
-            nonlocal done
-            done += 1
-            progress.update(done, None, what)
-
-        if config.model:
-            show(f"a training step of {config.model}")
-            config = replace(config, step_ms=1000 * measure_step_seconds(data[0], config))
-        report = bench_dataset(data, config, show, log_mel=DeviceLogMel())
+    folder = Path(config.out or dataset)
+    report = _measure(config, dataset)
     for line in describe_bench(report):
         say(line)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,8 +31,26 @@ def run_bench(config: BenchConfig, *, dataset: str) -> int:
     return 0
 
 
+def _measure(config: BenchConfig, dataset: str) -> "BenchReport":
+    from whisper_shard.bench.loader import bench_dataset
+    from whisper_shard.bench.train_step import DeviceLogMel, measure_step_seconds
+    from whisper_shard.dataset.index import open_dataset
+
+    data = [open_dataset(path) for path in (dataset, *config.mix)]
+    with Progress("measuring") as progress:
+        numbers = count(1)
+
+        def show(what: str) -> None:
+            progress.update(next(numbers), None, what)
+
+        if config.model:
+            show(f"a training step of {config.model}")
+            config = replace(config, step_ms=1000 * measure_step_seconds(data[0], config))
+        return bench_dataset(data, config, show, log_mel=DeviceLogMel())
+
+
 def describe_bench(report: "BenchReport") -> Iterator[str]:
-    """Say how fast batches come, what each stage costs, and what to do."""
+    """Yield the lines of a report: the rates, the cost of each stage, and the recommended setting."""
     step = "" if report.step_seconds is None else f"; a training step takes {report.step_seconds * 1000:.0f} ms"
     length = describe_duration(report.hours * 3600)
     yield (

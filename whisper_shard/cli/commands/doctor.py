@@ -7,16 +7,16 @@ from whisper_shard.errors import EXIT_ENVIRONMENT
 
 
 def run_doctor(config: DoctorConfig) -> int:
-    """Examine the installation; with --fix, mend it first."""
-    from whisper_shard.cli.doctor import examine, put_cuda_extensions_aside
+    """Check the installation; with --fix, repair it first."""
+    from whisper_shard.cli.doctor import check_installation, disable_cuda_extensions
 
-    for file in put_cuda_extensions_aside() if config.fix else []:
-        say(f"put aside {file}: it needs CUDA libraries that this torch does not have")
-    is_well = True
-    for finding in examine():
-        say(f"{'ok ' if finding.is_well else 'BAD'} {finding.name:<30} {finding.detail}")
-        is_well = is_well and finding.is_well
-    return 0 if is_well else EXIT_ENVIRONMENT
+    for file in disable_cuda_extensions() if config.fix else []:
+        say(f"disabled {file}: it needs CUDA libraries that this torch does not have")
+    num_problems = 0
+    for finding in check_installation():
+        say(f"{'ok' if finding.is_ok else 'problem':<8} {finding.name:<30} {finding.detail}")
+        num_problems += not finding.is_ok
+    return EXIT_ENVIRONMENT if num_problems else 0
 
 
 COMMAND = Command(
