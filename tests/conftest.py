@@ -105,7 +105,7 @@ def s3_server() -> "Iterator[S3Server]":
 
 
 @pytest.fixture
-def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[FaultProxy]":
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Iterator[FaultProxy]":
     """A proxy that counts and injects faults; the environment leads to the server through it."""
     from tests.s3 import FaultProxy, environment
     from whisper_shard.storage import stores
@@ -114,6 +114,7 @@ def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Faul
     proxy = FaultProxy(s3_server.port)
     for name, value in environment(proxy.endpoint).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
     yield proxy
     proxy.refuse()
     stores.forget_stores()

@@ -438,6 +438,17 @@ class ScriptedServer:
         self._server.server_close()
 
 
+def upload_folder(folder: Path, url: str) -> None:
+    """Put all files of a folder into a bucket."""
+    from whisper_shard.storage.location import parse_location
+    from whisper_shard.storage.object_store import ObjectStore
+
+    store, target = ObjectStore(), parse_location(url)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put(target.join(path.relative_to(folder).as_posix()), path)
+
+
 def serve_folder(folder: Path) -> Callable[[BaseHTTPRequestHandler], Answer]:
     """Answer GET with the files of a folder, or with a range of one, as plain web servers do."""
 

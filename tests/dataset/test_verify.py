@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.making import make_dataset
+from tests.s3 import BUCKET, upload_folder
 from whisper_shard.dataset import index as index_module
 from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.schema import INDEX_SCHEMA
@@ -14,6 +15,8 @@ from whisper_shard.dataset.shard import BLOCK
 from whisper_shard.dataset.verify import Fault, ShardChecked, verify_dataset
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import DatasetError
+from whisper_shard.storage.location import parse_location
+from whisper_shard.storage.object_store import ObjectStore
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +134,51 @@ def test_missing_folder_of_shards_is_a_fault_of_each(dataset):
 def test_no_dataset(tmp_path):
     with pytest.raises(DatasetError, match="no finished dataset here"):
         list(verify_dataset(tmp_path))
+
+
+class TestInABucket:
+    @pytest.fixture
+    def url(self, s3, sound, request):
+        url = f"s3://{BUCKET}/{request.node.name}"
+        upload_folder(sound, url)
+        s3.reset_counts()
+        return url
+
+    def test_a_sound_dataset_is_read_once(self, s3, url, sound):
+        events = list(verify_dataset(url))
+        assert events == list(verify_dataset(sound))
+        assert not [event for event in events if isinstance(event, Fault)]
+        assert s3.num_gets("shards/000000.tar") == s3.num_gets("shards/000001.tar") == 1
+
+    def test_faults_are_those_of_the_disk(self, s3, url, sound, tmp_path):
+        copy = shutil.copytree(sound, tmp_path / "copy")
+        first, second = copy / "shards/000000.tar", copy / "shards/000001.tar"
+        content = bytearray(first.read_bytes())
+        content[1000] ^= 1
+        first.write_bytes(content)
+        second.write_bytes(second.read_bytes()[:-512])
+        (copy / "shards/extra.tar").touch()
+        upload_folder(copy, url)
+        found = [event for event in verify_dataset(url) if isinstance(event, Fault)]
+        assert found == [event for event in verify_dataset(copy) if isinstance(event, Fault)]
+        assert {fault.file for fault in found} == {"shards/000000.tar", "shards/000001.tar", "shards/extra.tar"}
+
+    def test_missing_shards_and_a_changed_index(self, s3, url, sound):
+        store, folder = ObjectStore(), parse_location(url)
+        store.delete(folder.join("shards/000000.tar"))
+        store.put(folder.join("shards/000001.tar"), b"")
+        faults = [event for event in verify_dataset(url) if isinstance(event, Fault)]
+        assert [(fault.file, fault.detail) for fault in faults] == [
+            ("shards/000000.tar", "is missing or empty"),
+            ("shards/000001.tar", "is missing or empty"),
+        ]
+        # A copy of the right index is on this machine; what is verified is the bucket.
+        content = (sound / "index.parquet").read_bytes()
+        store.put(folder.join("index.parquet"), content[:-1] + b"x")
+        (fault,) = verify_dataset(url)
+        assert fault.file == "index.parquet"
+        assert "has sha256" in fault.detail
+
+    def test_no_dataset(self, s3):
+        with pytest.raises(DatasetError, match=f"s3://{BUCKET}/none: no finished dataset here"):
+            list(verify_dataset(f"s3://{BUCKET}/none"))

@@ -65,6 +65,8 @@ class TestPlainUse:
         assert s3.bytes_sent == 8_500_000
         assert piece.info.num_bytes == len(DATA)
         assert PATIENT.get_range(location, 8_999_990, 100).data == DATA[-10:]
+        with pytest.raises(DatasetError, match=r"object.bin: ends too early; restore it"):
+            PATIENT.get_range(location, 9_000_000, 1)
 
     def test_an_object_longer_than_expected_is_not_read(self, s3, location):
         with pytest.raises(DatasetError, match=r"has 9000000 bytes, at most 1000 are expected of such a file"):
@@ -457,9 +459,9 @@ class TestProcesses:
         child.join(20)
         assert child.exitcode == 0
 
-    def test_a_process_of_the_forkserver_reads(self, s3, location):
+    def test_a_process_that_was_spawned_reads(self, s3, location):
         read(PATIENT, location)
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context("spawn")  # a forkserver has the environment of an earlier test
         results = context.Queue()
         child = context.Process(target=_try_to_read, args=(location, results), daemon=True)
         child.start()

@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from whisper_shard.errors import DatasetError, suggest
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
 
 DATASET_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"
@@ -92,17 +94,23 @@ class _Version:
     format_version: int
 
 
-def read_description(folder: Path, *, sha256: str | None = None) -> Description:
+def read_description(
+    folder: Location | Path, *, sha256: str | None = None, store: ObjectStore | None = None
+) -> Description:
     """Read dataset.json.
 
     Args:
         folder: The dataset's folder.
         sha256: If given, the digest that dataset.json itself must have.
+        store: Access to it, if it is in object storage; None is the usual one.
 
     Raises:
         DatasetError: There is none, another one than required, of an unknown version, or with impossible values.
+        ConfigError: Bucket, credentials or endpoint are wrong.
+        EnvironmentFault: The network fails.
     """
-    path, content = folder / DATASET_NAME, read_description_bytes(folder)
+    folder = parse_location(folder)
+    path, content = folder.join(DATASET_NAME), read_description_bytes(folder, store or ObjectStore())
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DatasetError(f"{path}: sha256 is {found}, but {sha256} is required: this is another dataset")
     try:
@@ -122,12 +130,38 @@ def read_description(folder: Path, *, sha256: str | None = None) -> Description:
     return description
 
 
-def read_description_bytes(folder: Path) -> bytes:
-    """Return the bytes of dataset.json.
+def read_description_bytes(folder: Location, store: ObjectStore) -> bytes:
+    """Return the bytes of dataset.json; errors as in `read_description`."""
+    return _read_local(folder.path) if folder.is_local else _fetch(folder, store)
+
+
+def has_description(folder: Location, store: ObjectStore) -> bool:
+    """Return whether a finished dataset lies there.
 
     Raises:
-        DatasetError: There is none, or it is too long.
+        ConfigError: Bucket, credentials or endpoint are wrong.
+        EnvironmentFault: The network fails.
     """
+    path = folder.join(DATASET_NAME)
+    if path.is_local:
+        return path.path.is_file()
+    try:
+        store.head(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _fetch(folder: Location, store: ObjectStore) -> bytes:
+    try:
+        return store.get(folder.join(DATASET_NAME), max_bytes=MAX_BYTES)
+    except FileNotFoundError as error:
+        parts = [part for part in ("train", "eval") if has_description(folder.join(part), store)]
+        hint = f"did you mean {folder.join(parts[0])}?" if parts else "run `whisper-shard prepare` first, or to its end"
+        raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing); {hint}") from error
+
+
+def _read_local(folder: Path) -> bytes:
     path = folder / DATASET_NAME
     if not path.is_file():
         raise DatasetError(f"{folder}: no finished dataset here ({DATASET_NAME} is missing){_suggest_folder(folder)}")

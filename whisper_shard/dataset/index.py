@@ -7,7 +7,7 @@ memory: ten million utterances are open at once, and all processes share them.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -27,10 +27,14 @@ from whisper_shard.dataset.description import (
     ShardInfo,
     read_description,
 )
+from whisper_shard.dataset.index_copy import copy_index
 from whisper_shard.dataset.schema import LENGTHS_SCHEMA, Place
 from whisper_shard.dataset.shard import BLOCK
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.stores import StorageConfig
 
 _PIECE_ROWS = 50_000  # rows read together: enough that a row group's own cost is all there is
 _HASHED_BYTES = 64 << 20  # of an index at each opening, 0.1 s; what is longer is checked page by page, as it is read
@@ -41,10 +45,14 @@ _CACHED_SHARDS = 512  # shards whose places a reader keeps
 class Dataset:
     """A finished dataset, opened: what dataset.json says, and access to the index."""
 
-    folder: Path
+    location: Location
     """Where it lies."""
+    folder: Path
+    """Where its index lies on this machine: the dataset's own folder, or that of a copy."""
     description: Description
     """What dataset.json says."""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """How the shards are reached, if they are in object storage."""
 
     @property
     def shards(self) -> tuple[ShardInfo, ...]:
@@ -97,9 +105,17 @@ class Dataset:
         codes: NDArray[np.int32] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         return codes
 
+    def shard_location(self, shard: int) -> Location:
+        """Return where shard number ``shard`` lies."""
+        return self.location.join(self.shards[shard].name)
+
     def shard_path(self, shard: int) -> Path:
-        """Return the path of shard number ``shard``."""
-        return self.folder / self.shards[shard].name
+        """Return the path of shard number ``shard`` of a local dataset.
+
+        Raises:
+            ConfigError: The dataset is not local.
+        """
+        return self.shard_location(shard).path
 
     def _read(self, names: Sequence[str]) -> pa.Table:
         path = self.folder / INDEX_NAME
@@ -188,26 +204,37 @@ class IndexReader:
         return places
 
 
-def open_dataset(folder: Path | str, *, sha256: str | None = None) -> Dataset:
+def open_dataset(
+    dataset: Location | Path | str, *, sha256: str | None = None, storage: StorageConfig | None = None
+) -> Dataset:
     """Open a finished dataset and check that its index is the one that dataset.json names.
 
     The lengths, which decide the order, are hashed each time. So is an index of up to 64 MB; of a longer one the size
-    is compared, and each page has a checksum that is verified when it is read.
+    is compared, and each page has a checksum that is verified when it is read. The index of a dataset in object
+    storage is copied to this machine first.
 
     Args:
-        folder: The dataset's folder.
+        dataset: The dataset's folder: a local path, or a URL such as ``s3://bucket/data/train``.
         sha256: If given, the sha256 that dataset.json itself must have; then all of the index is hashed.
+        storage: How object storage is reached; None is as the environment says.
 
     Raises:
         DatasetError: No finished dataset there, an unknown format version, or an index that was changed.
+        ConfigError: The URL, the bucket, the credentials or the endpoint are wrong.
+        EnvironmentFault: The network fails, or the index cannot be copied.
     """
-    folder = Path(folder)
-    description = read_description(folder, sha256=sha256)
+    location, storage = parse_location(dataset), storage or StorageConfig()
+    store = ObjectStore(storage)
+    description = read_description(location, sha256=sha256, store=store)
     is_hashed = sha256 is not None or description.index.num_bytes <= _HASHED_BYTES
+    if not location.is_local:
+        folder = copy_index(location, description, store, is_hashed=is_hashed)
+        return Dataset(location=location, folder=folder, description=description, storage=storage)
+    folder = location.path
     _check_file(folder / INDEX_NAME, description.index, is_hashed=is_hashed)
     if description.lengths is not None:
         _check_file(folder / LENGTHS_NAME, description.lengths, is_hashed=True)
-    return Dataset(folder=folder, description=description)
+    return Dataset(location=location, folder=folder, description=description, storage=storage)
 
 
 def _check_file(path: Path, info: FileInfo, *, is_hashed: bool) -> None:

@@ -47,7 +47,7 @@ class RecordReader:
         self._source = source
         self.index = IndexReader(dataset)
         self._suffix = dataset.description.codec
-        self._paths = [str(dataset.shard_path(shard)) for shard in range(len(dataset.shards))]
+        self._paths = [str(dataset.shard_location(shard)) for shard in range(len(dataset.shards))]
 
     def read(self, row: int) -> RawUtterance:
         """Read an utterance with one request and check every byte of it.

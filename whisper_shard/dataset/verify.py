@@ -6,17 +6,21 @@ is compared last.
 """
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from whisper_shard.audio.members import decode_member
 from whisper_shard.dataset.description import (
     DATASET_NAME,
     INDEX_NAME,
     LENGTHS_NAME,
+    FileInfo,
     ShardInfo,
+    has_description,
     has_own_digest,
     read_description_bytes,
 )
@@ -26,6 +30,9 @@ from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, Place
 from whisper_shard.dataset.shard import BLOCK
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.stores import StorageConfig
 
 MAX_FAULTS_A_SHARD = 20
 """After so many the rest of a shard is not looked at."""
@@ -59,16 +66,25 @@ class ShardChecked:
     """Bytes read so far."""
 
 
-def verify_dataset(folder: Path) -> Iterator[Fault | ShardChecked]:
+def verify_dataset(
+    folder: Location | Path | str, *, storage: StorageConfig | None = None
+) -> Iterator[Fault | ShardChecked]:
     """Yield each fault, and a ShardChecked after each shard; a sound dataset yields no Fault.
+
+    Args:
+        folder: The dataset's folder: a local path or a URL; each byte of it is read once.
+        storage: How object storage is reached; None is as the environment says.
 
     Raises:
         DatasetError: There is no finished dataset in ``folder``.
+        ConfigError: The URL, the bucket, the credentials or the endpoint are wrong.
+        EnvironmentFault: The disk or the network fails.
     """
-    if not (folder / DATASET_NAME).is_file():
-        open_dataset(folder)  # says what to do
+    location, storage = parse_location(folder), storage or StorageConfig()
+    if not has_description(location, ObjectStore(storage)):
+        open_dataset(location, storage=storage)  # says what to do
     try:
-        dataset = open_dataset(folder)
+        dataset = open_dataset(location, storage=storage)
     except DatasetError as error:
         yield Fault(file=DATASET_NAME, key=None, detail=str(error))
         return
@@ -108,27 +124,57 @@ def _check_index_and_shards(dataset: Dataset) -> Iterator[Fault | ShardChecked]:
 
 
 def _check_description(dataset: Dataset) -> Fault | None:
-    if not has_own_digest(read_description_bytes(dataset.folder), dataset.description.digest):
+    content = read_description_bytes(dataset.location, ObjectStore(dataset.storage))
+    if not has_own_digest(content, dataset.description.digest):
         return Fault(file=DATASET_NAME, key=None, detail="its content does not match its own digest")
-    # A long index is not hashed when it is opened.
-    if (found := sha256_of_file(dataset.folder / INDEX_NAME)) != dataset.index_sha256:
-        detail = f"has sha256 {found}, {DATASET_NAME} says {dataset.index_sha256}"
-        return Fault(file=INDEX_NAME, key=None, detail=detail)
-    return None
+    # A long index is not hashed when it is opened, and that of a URL may have been copied long ago.
+    return _check_file(dataset, INDEX_NAME, dataset.description.index)
 
 
 def _check_other_files(dataset: Dataset) -> Iterator[Fault]:
-    for name, expected in dataset.description.files.items():
-        path = dataset.folder / name
-        if not path.is_file():
-            yield Fault(file=name, key=None, detail="is missing")
-        elif (found := sha256_of_file(path)) != expected.sha256:
-            yield Fault(file=name, key=None, detail=f"sha256 is {found}, {DATASET_NAME} says {expected.sha256}")
+    files = dict(dataset.description.files)
+    if dataset.description.lengths is not None:
+        files[LENGTHS_NAME] = dataset.description.lengths
+    for name, expected in files.items():
+        if fault := _check_file(dataset, name, expected):
+            yield fault
     listed = {shard.name for shard in dataset.shards}
-    # Where the folder of shards is missing there is nothing to list: each shard will be reported.
-    for path in sorted((dataset.folder / "shards").glob("*")):
-        if (name := f"shards/{path.name}") not in listed:
-            yield Fault(file=name, key=None, detail=f"is not listed in {DATASET_NAME}")
+    for name in sorted(_list_shards(dataset) - listed):
+        yield Fault(file=name, key=None, detail=f"is not listed in {DATASET_NAME}")
+
+
+def _check_file(dataset: Dataset, name: str, expected: FileInfo) -> Fault | None:
+    location = dataset.location.join(name)
+    try:
+        if location.is_local:
+            found = sha256_of_file(location.path)
+        else:
+            found = _hash_pieces(ObjectStore(dataset.storage).stream(location, expected.num_bytes))
+    except FileNotFoundError:
+        return Fault(file=name, key=None, detail="is missing")
+    except DatasetError as error:
+        return Fault(file=name, key=None, detail=str(error))
+    if found == expected.sha256:
+        return None
+    return Fault(file=name, key=None, detail=f"has sha256 {found}, {DATASET_NAME} says {expected.sha256}")
+
+
+def _hash_pieces(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _list_shards(dataset: Dataset) -> set[str]:
+    """Return the names of the files in the folder of shards; none where a server has no lists."""
+    folder = dataset.location.join("shards")
+    if folder.is_local:
+        return {f"shards/{path.name}" for path in folder.path.glob("*")}
+    if folder.scheme == "https":
+        return set()
+    skipped = len(dataset.location.key) + 1 if dataset.location.key else 0
+    return {info.location.key[skipped:] for info in ObjectStore(dataset.storage).list(folder)}
 
 
 def _check_keys(shard: ShardInfo, rows: dict[str, list[Any]], number: int, seen: set[int]) -> Iterator[Fault]:
@@ -146,27 +192,70 @@ def _check_keys(shard: ShardInfo, rows: dict[str, list[Any]], number: int, seen:
 def _check_shard(
     dataset: Dataset, shard: ShardInfo, places: list[Place], rows: dict[str, list[Any]]
 ) -> Iterator[Fault]:
-    path = dataset.folder / shard.name
-    if not path.is_file() or not path.stat().st_size:
+    num_faults, digest, location = 0, hashlib.sha256(), dataset.location.join(shard.name)
+    try:
+        with _open_shard(dataset, location) as file:
+            if (size := file.num_bytes) != shard.num_bytes:
+                num_faults += 1
+                yield Fault(file=shard.name, key=None, detail=f"has {size} bytes, must have {shard.num_bytes}")
+            for key, detail in _check_members(file, digest, places, rows, dataset.description.codec):
+                num_faults += 1
+                yield Fault(file=shard.name, key=key, detail=detail)
+                if num_faults >= MAX_FAULTS_A_SHARD:
+                    break
+    except FileNotFoundError:
         yield Fault(file=shard.name, key=None, detail="is missing or empty")
         return
-    num_faults = 0
-    if (size := path.stat().st_size) != shard.num_bytes:
-        num_faults += 1
-        yield Fault(file=shard.name, key=None, detail=f"has {size} bytes, must have {shard.num_bytes}")
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for key, detail in _check_members(file, digest, places, rows, dataset.description.codec):
-            num_faults += 1
-            yield Fault(file=shard.name, key=key, detail=detail)
-            if num_faults >= MAX_FAULTS_A_SHARD:
-                break
+    except DatasetError as error:  # replaced while it was read
+        yield Fault(file=shard.name, key=None, detail=str(error))
+        return
     if not num_faults and (found := digest.hexdigest()) != shard.sha256:
         yield Fault(file=shard.name, key=None, detail=f"sha256 is {found}, {DATASET_NAME} says {shard.sha256}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OpenShard:
+    """A shard that is read from its begin to its end."""
+
+    read: Callable[[int], bytes]
+    """Returns so many bytes, fewer only at the end."""
+    num_bytes: int
+    """Its length."""
+    name: str
+    """Path or URL."""
+
+
+@contextmanager
+def _open_shard(dataset: Dataset, location: Location) -> Iterator[_OpenShard]:
+    """Open a shard for reading.
+
+    Raises:
+        FileNotFoundError: It is missing or empty.
+    """
+    if location.is_local:
+        with location.path.open("rb") as file:
+            if not (size := os.fstat(file.fileno()).st_size):
+                raise FileNotFoundError
+            yield _OpenShard(read=file.read, num_bytes=size, name=str(location))
+        return
+    store = ObjectStore(dataset.storage)
+    if not (size := store.head(location).num_bytes):
+        raise FileNotFoundError
+    pieces = store.stream(location, size)
+    buffer = bytearray()
+
+    def read(num_bytes: int) -> bytes:
+        while len(buffer) < num_bytes and (piece := next(pieces, b"")):
+            buffer.extend(piece)
+        data = bytes(buffer[:num_bytes])
+        del buffer[:num_bytes]
+        return data
+
+    yield _OpenShard(read=read, num_bytes=size, name=str(location))
+
+
 def _check_members(
-    file: BinaryIO, digest: Any, places: list[Place], rows: dict[str, list[Any]], suffix: str
+    file: _OpenShard, digest: Any, places: list[Place], rows: dict[str, list[Any]], suffix: str
 ) -> Iterator[tuple[str | None, str]]:
     """Compare a tar with what the index says each of its bytes is; yield key and detail of each difference."""
     position = 0

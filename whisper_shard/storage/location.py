@@ -82,18 +82,20 @@ class Location:
         return Location(self.scheme, self.bucket, "/".join(filter(None, (self.key, *names))))
 
 
-def parse_location(text: Path | str) -> Location:
+def parse_location(text: Location | Path | str) -> Location:
     """Return the location that a user names: a URL of a known scheme, else a local path.
 
     Raises:
         ConfigError: The scheme is unknown, or the URL has a fault; what might be a password is not repeated.
     """
+    if isinstance(text, Location):
+        return text
     match = None if isinstance(text, Path) else _URL.fullmatch(text)
     if match is None:
-        return Location(LOCAL, "", str(text))
+        return Location(LOCAL, "", str(Path(text)))
     scheme, rest = (match[1] or match[2]).lower(), match[3]
     if scheme == LOCAL and rest.startswith("/"):
-        return Location(LOCAL, "", unquote(rest))
+        return Location(LOCAL, "", str(Path(unquote(rest))))
     if scheme not in SCHEMES:
         nearest = _OTHER_NAMES.get(scheme)
         hint = f"; did you mean {nearest}://?" if nearest else suggest(scheme, list(SCHEMES))

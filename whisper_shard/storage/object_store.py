@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PIECE_BYTES = 4 << 20
 """What is kept of a broken download is whole pieces; a larger piece costs a copy less, and more is lost."""
+_STREAM_BYTES = 16 << 20
 _UPLOAD_PART_BYTES = 16 << 20
 _UPLOAD_PARTS_AT_ONCE = 4
 _UPLOAD_RETRIES = 4
@@ -94,6 +95,27 @@ class ObjectStore:
             ConfigError: Bucket, credentials or endpoint are wrong.
         """
         return self._download(location, offset=offset, num_bytes=num_bytes, etag=etag, is_whole=False)
+
+    def stream(self, location: Location, num_bytes: int) -> Iterator[bytes]:
+        """Yield an object of ``num_bytes`` in pieces of 16 MB, all of one version.
+
+        Raises:
+            FileNotFoundError: There is none.
+            DatasetError: It has another size, or is replaced meanwhile.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        etag = None
+        for offset in range(0, num_bytes, _STREAM_BYTES):
+            wanted = min(_STREAM_BYTES, num_bytes - offset)
+            try:
+                piece = self.get_range(location, offset, wanted, etag=etag)
+            except ObjectChanged as error:
+                raise DatasetError(f"{location}: was replaced while it was read; run the same command again") from error
+            if piece.info.num_bytes != num_bytes or len(piece.data) != wanted:
+                raise DatasetError(f"{location}: has {piece.info.num_bytes} bytes, must have {num_bytes}; restore it")
+            etag = piece.info.etag
+            yield piece.data
 
     def head(self, location: Location) -> ObjectInfo:
         """Return size and version of an object.
@@ -208,7 +230,7 @@ class ObjectStore:
                 if attempt == 2:
                     log.warning("%s; trying again for up to %.0f s", fault.error, budget - waited)
                 # Full jitter: many readers that failed together do not come back together.
-                time.sleep(min(random.uniform(0, 0.1 * 2**attempt), _LONGEST_PAUSE_SECONDS))
+                time.sleep(min(random.uniform(0, 0.1 * 2**attempt), _LONGEST_PAUSE_SECONDS, budget - waited))
                 attempt += 1
 
 

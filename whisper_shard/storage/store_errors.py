@@ -7,7 +7,7 @@ of the connection. It is never shown as it is: it is long, and holds addresses t
 import re
 from dataclasses import dataclass
 
-from whisper_shard.errors import ConfigError, EnvironmentFault
+from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault
 from whisper_shard.storage.location import Location
 
 _CREDENTIALS_SECONDS = 5.0
@@ -84,6 +84,7 @@ _KINDS = (
         pattern="received corrupt message|InvalidContentType|BadScheme|InvalidMessage",
         message="the endpoint does not speak the protocol of its URL; correct http:// or https:// in the endpoint",
     ),
+    _Kind(pattern="status code: 416|InvalidRange", message="ends too early; restore it", kind=DatasetError),
     _Kind(
         pattern="non-partial response",
         message="the server cannot send a part of a file; copy the dataset to a server that can, or to a local folder",
