@@ -12,13 +12,13 @@ from tests.prepare.hostile import KillAt
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import WhisperShardError
 from whisper_shard.prepare.run import prepare_corpus
-from whisper_shard.storage.atomic import ignore_step
+from whisper_shard.storage.atomic import WRITER
 
 
 def main(corpus, out, knobs, step=None):
-    observer = KillAt(step=step, pid=os.getpid()) if step else ignore_step
+    writer = KillAt(step=step, pid=os.getpid()) if step else WRITER
     try:
-        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(knobs)), on_step=observer):
+        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(knobs)), writer=writer):
             print(event, flush=True)
     except WhisperShardError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

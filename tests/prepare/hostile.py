@@ -1,6 +1,7 @@
-"""Decoders and observers that do what the worst files and the worst luck do. Used by workers, so importable by name."""
+"""Decoders and writers that do what the worst files and the worst luck do. Used by workers, so importable by name."""
 
 import ctypes
+import errno
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from whisper_shard.audio.decoders import Recording
+from whisper_shard.storage.atomic import AtomicWriter
 
 CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!", b"FITS!"
 
@@ -45,25 +47,44 @@ class HostileDecoder:
         return Recording(waveform=np.sin(2 * np.pi * 200 * time_axis).astype(np.float32), sample_rate=16_000)
 
 
+def step_name(path, step):
+    """Return the name of a commit step: ``shard.synced``, ``receipt.renamed``, ``index.written`` ..."""
+    if path.suffix == ".tar":
+        return f"shard.{step}"
+    return f"receipt.{step}" if path.parent.parent.name == "receipts" else f"{path.stem}.{step}"
+
+
 @dataclass(frozen=True, kw_only=True)
-class KillAt:
-    """Ends the main process, with SIGKILL, when a commit step is over."""
+class KillAt(AtomicWriter):
+    """Ends the main process, with SIGKILL, after a commit step."""
 
     step: str
     pid: int
 
-    def __call__(self, step):
-        if step == self.step:
+    def after_step(self, path, step):
+        if step_name(path, step) == self.step:
             os.kill(self.pid, signal.SIGKILL)
             time.sleep(60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordSteps:
-    """Appends each commit step to a file."""
+class FailOnce(AtomicWriter):
+    """Raises an I/O error after a commit step, as long as a file exists."""
+
+    step: str
+    switch: str
+
+    def after_step(self, path, step):
+        if step_name(path, step) == self.step and Path(self.switch).exists():
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSteps(AtomicWriter):
+    """Appends the name of each commit step to a file."""
 
     path: str
 
-    def __call__(self, step):
+    def after_step(self, path, step):
         with open(self.path, "a") as file:
-            file.write(f"{step}\n")
+            file.write(f"{step_name(path, step)}\n")

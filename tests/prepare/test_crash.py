@@ -1,7 +1,6 @@
 """Through any crash: whatever is killed, and whenever, one more run gives the bytes of a clean run."""
 
 import contextlib
-import errno
 import json
 import os
 import random
@@ -9,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -30,12 +27,12 @@ from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.errors import EnvironmentFault, ManifestError, StateError
 from whisper_shard.prepare.events import Note, PlanMade, Progress, ShardFinished
 from whisper_shard.prepare.run import prepare_corpus
-from whisper_shard.prepare.workers.heartbeat import in_flight, read_board
+from whisper_shard.prepare.workers.heartbeat import find_decoding, read_heartbeats
 
 HOSTILE = ({"kind": "tests.prepare.hostile:HostileDecoder"},)
 STEPS = [
     f"{file}.{step}"
-    for file in ("plan", "shard", "receipt", "index", "rejects", "report", "dataset")
+    for file in ("plan", "prepare", "shard", "receipt", "index", "lengths", "rejects", "report", "dataset")
     for step in ("written", "synced", "renamed", "committed")
 ]
 SHORT_STEPS = ["plan.renamed", "shard.renamed", "receipt.synced", "index.renamed"]
@@ -124,8 +121,8 @@ def test_kill_at_sixty_random_moments(corpus, clean, tmp_path, seed):
 
 def test_steps_named_here_are_all_there_are(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 6)
-    observer = hostile.RecordSteps(path=str(tmp_path / "steps"))
-    list(prepare_corpus(corpus, tmp_path / "out", PrepareConfig(trim_db=0.0, jobs=1), on_step=observer))
+    writer = hostile.RecordSteps(path=str(tmp_path / "steps"))
+    list(prepare_corpus(corpus, tmp_path / "out", PrepareConfig(trim_db=0.0, jobs=1), writer=writer))
     assert set((tmp_path / "steps").read_text().split()) == set(STEPS)
 
 
@@ -171,7 +168,7 @@ def test_worker_killed_from_outside_costs_nothing(corpus, clean, tmp_path):
     for event in prepare_corpus(corpus, out, PrepareConfig(trim_db=0.0, jobs=2)):
         if isinstance(event, ShardFinished) and not killed:
             killed = True
-            os.kill(read_board(out / ".prepare/workers")[0].pid, signal.SIGKILL)
+            os.kill(read_heartbeats(out / ".prepare/workers")[0].pid, signal.SIGKILL)
     assert killed
     assert fingerprint(out) == clean
 
@@ -179,12 +176,12 @@ def test_worker_killed_from_outside_costs_nothing(corpus, clean, tmp_path):
 def test_leaving_early_stops_the_workers(tmp_path):
     slow = [(f"slow{i}.bin", hostile.SLOW) for i in range(6)]
     corpus = make_corpus(tmp_path / "corpus", 70, extra=slow)
-    board = tmp_path / "out/.prepare/workers"
+    heartbeats = tmp_path / "out/.prepare/workers"
     pids = []
     run = prepare_corpus(corpus, tmp_path / "out", PrepareConfig(trim_db=0.0, jobs=2, decoders=HOSTILE))
     for event in run:
-        if isinstance(event, Progress) and in_flight(read_board(board)):
-            pids = [status.pid for status in read_board(board)]
+        if isinstance(event, Progress) and find_decoding(read_heartbeats(heartbeats)):
+            pids = [status.pid for status in read_heartbeats(heartbeats)]
             break
     run.close()
     assert pids
@@ -226,28 +223,16 @@ def test_full_disk_stops_the_run_and_a_rerun_completes_it(corpus, clean, small_d
     assert fingerprint(out) == clean
 
 
-@dataclass(frozen=True, kw_only=True)
-class FailOnce:
-    """Raises an I/O error at a commit step, as long as a file says so."""
-
-    step: str
-    switch: str
-
-    def __call__(self, step):
-        if step == self.step and Path(self.switch).exists():
-            raise OSError(errno.EIO, "Input/output error")
-
-
 def test_failing_disk_is_never_blamed_on_a_recording(tmp_path):
     corpus, switch = make_corpus(tmp_path / "corpus", 6), tmp_path / "fails"
     switch.touch()
     config = PrepareConfig(trim_db=0.0, jobs=1)
     for step in ("shard.synced", "receipt.written", "dataset.renamed"):
-        observer = FailOnce(step=step, switch=str(switch))
+        writer = hostile.FailOnce(step=step, switch=str(switch))
         with pytest.raises(EnvironmentFault, match=r"cannot write: Input/output error; fix this"):
-            list(prepare_corpus(corpus, tmp_path / "out", config, on_step=observer))
+            list(prepare_corpus(corpus, tmp_path / "out", config, writer=writer))
     switch.unlink()
-    totals = totals_of(list(prepare_corpus(corpus, tmp_path / "out", config, on_step=observer)))
+    totals = totals_of(list(prepare_corpus(corpus, tmp_path / "out", config, writer=writer)))
     assert sum(split.num_utterances for split in totals.values()) == 6
 
 
@@ -273,7 +258,7 @@ def test_damaged_or_missing_tar_is_noticed(tmp_path):
     assert fingerprint(tmp_path / "out") == before
 
 
-def test_changed_configuration_names_the_knobs(tmp_path):
+def test_changed_configuration_names_the_settings(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 6)
     prepare(corpus, tmp_path / "out", jobs=1)
     with pytest.raises(

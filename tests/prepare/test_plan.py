@@ -1,45 +1,34 @@
-import tracemalloc
+import json
 
-import numpy as np
 import pytest
 
 from tests.prepare.corpora import write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
 from whisper_shard.prepare import plan as plans
-from whisper_shard.storage.atomic import ignore_step
+from whisper_shard.prepare.output import OutputFolder
+from whisper_shard.prepare.spool import spool_manifest
 
 
-def lay_out(tmp_path, count, *, shard_rows=32, **knobs):
-    config = PrepareConfig(**knobs)
+def make_plan(tmp_path, count, *, shard_rows=32, **settings):
+    config = PrepareConfig(**settings)
+    output = OutputFolder(path=tmp_path / "out")
+    output.state.mkdir(parents=True)
     corpus = write_csv(tmp_path / "corpus.csv", [(f"{i}.wav", f"text {i}") for i in range(count)])
-    spools = {"train": plans.spool_manifest(corpus, tmp_path / "train.spool", config)}
-    ranks = {"train": plans.rank_rows(count, config.seed)}
-    plan = plans.write_plan(tmp_path, spools, ranks, config=config, shard_rows=shard_rows, on_step=ignore_step)
-    return corpus, plan
+    spools = {"train": spool_manifest(corpus, output.state / "train.spool", config)}
+    return corpus, output, plans.write_plan(output, spools, config=config, shard_rows=shard_rows)
 
 
-def rows_in(split):
-    shards = [plans.read_shard_rows(split.rows, shard).column("row").to_pylist() for shard in range(split.num_shards)]
-    return shards, [row for shard in shards for row in shard]
-
-
-@pytest.mark.parametrize("bucket_bytes", [64_000_000, 2_000])
-def test_every_row_once_in_the_order_of_the_ranks(tmp_path, monkeypatch, bucket_bytes):
-    monkeypatch.setattr(plans, "BUCKET_BYTES", bucket_bytes)
-    _, plan = lay_out(tmp_path, 500)
+def test_every_row_is_in_one_shard_of_one_split(tmp_path):
+    _, output, plan = make_plan(tmp_path, 500)
     train, evaluation = plan.splits
-    order = np.argsort(plans.rank_rows(500, 42)).tolist()
-    shards, rows = rows_in(train)
-    assert rows_in(evaluation)[1] + rows == order
-    assert (evaluation.num_rows, train.num_rows) == (50, 450)
-    assert {len(shard) for shard in shards[:-1]} == {32}
-    assert not list(tmp_path.glob("*.bucket*"))
-
-
-def test_order_is_frozen():
-    # A change here changes every dataset ever prepared: it needs a new format version.
-    assert plans.rank_rows(8, 42).tolist() == [6, 1, 7, 4, 3, 5, 2, 0]
+    assert (evaluation.num_rows, train.num_rows, plan.num_rows) == (50, 450, 500)
+    assert (evaluation.num_shards, train.num_shards, plan.num_shards) == (2, 15, 17)
+    rows = [row for split in plan.splits for s in split.shards() for row in s.read_rows().column("row").to_pylist()]
+    assert sorted(rows) == list(range(500))
+    *_, last = train.shards()
+    assert last.tar == output.path / "train/shards/000014.tar"
+    assert last.receipt == output.path / ".prepare/receipts/train/000014.json"
 
 
 def test_shards_are_as_large_as_asked_but_never_too_few():
@@ -50,26 +39,30 @@ def test_shards_are_as_large_as_asked_but_never_too_few():
 
 
 def test_splits():
-    assert plans.split_ranks({"train": 100}, 0.1) == {"train": (10, 100), "eval": (0, 10)}
-    assert plans.split_ranks({"train": 1}, 0.5) == {"train": (0, 1)}
-    assert plans.split_ranks({"train": 100}, 0.0) == {"train": (0, 100)}
-    assert plans.split_ranks({"train": 7, "eval": 3}, 0.5) == {"train": (0, 7), "eval": (0, 3)}
+    assert plans.split_ranks({"train": 100}, 0.1) == {"train": range(10, 100), "eval": range(10)}
+    assert plans.split_ranks({"train": 1}, 0.5) == {"train": range(1)}
+    assert plans.split_ranks({"train": 100}, 0.0) == {"train": range(100)}
+    assert plans.split_ranks({"train": 7, "eval": 3}, 0.5) == {"train": range(7), "eval": range(3)}
 
 
-def test_plan_is_found_again_and_refused_for_other_knobs(tmp_path):
-    corpus, plan = lay_out(tmp_path, 50)
+def test_plan_is_found_again_and_refused_for_other_settings(tmp_path):
+    corpus, output, plan = make_plan(tmp_path, 50)
     config = PrepareConfig(jobs=7, decode_timeout_seconds=3.0)
-    assert plans.open_plan(tmp_path, tmp_path, {"train": corpus}, config) == plan
+    assert plans.open_plan(output, {"train": corpus}, config) == plan
     with pytest.raises(StateError, match=r"another configuration: codec was \"npy\", is \"flac\"; choose another"):
-        plans.open_plan(tmp_path, tmp_path, {"train": corpus}, PrepareConfig(codec="flac"))
-    (tmp_path / "plan.json").write_text("{")
+        plans.open_plan(output, {"train": corpus}, PrepareConfig(codec="flac"))
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"config": {}, "manifests": {}}'])
+def test_damaged_plan_is_named(tmp_path, damage):
+    corpus, output, _ = make_plan(tmp_path, 5)
+    output.plan.write_text(damage)
     with pytest.raises(StateError, match=r"plan.json: damaged .*give --rebuild"):
-        plans.open_plan(tmp_path, tmp_path, {"train": corpus}, config)
+        plans.open_plan(output, {"train": corpus}, PrepareConfig())
 
 
-def test_rows_are_never_all_in_memory_as_objects(tmp_path):
-    tracemalloc.start()
-    lay_out(tmp_path, 60_000, shard_rows=1000)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 40e6  # the CSV batch of 50,000 rows is the largest thing
+def test_plan_of_another_version_does_not_count(tmp_path):
+    corpus, output, _ = make_plan(tmp_path, 5)
+    content = json.loads(output.plan.read_text())
+    output.plan.write_text(json.dumps(content | {"version": plans.OUTPUT_VERSION - 1}))
+    assert plans.open_plan(output, {"train": corpus}, PrepareConfig()) is None

@@ -10,7 +10,6 @@ from whisper_shard.dataset.summary import inspect_utterance
 from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.errors import ConfigError, ManifestError, StateError
 from whisper_shard.prepare.events import Done, PlanMade, Progress
-from whisper_shard.prepare.run import plan_corpus
 
 
 def test_corpus_becomes_two_datasets(tmp_path):
@@ -102,20 +101,3 @@ def test_outputs_that_cannot_be(tmp_path):
         prepare(write_csv(tmp_path / "corpus.csv", []), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"filters\[0\]: unknown kind 'durations'; did you mean 'duration'"):
         prepare(corpus, tmp_path / "out", filters=({"kind": "durations"},))
-
-
-def test_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
-    corpus = make_corpus(tmp_path / "corpus", 60, seconds=1.5, extra=[("bad.wav", b"nothing")])
-    soundfile.write(tmp_path / "corpus/audios/0.wav", make_waveform(0.5), 16_000)
-    before = sorted(tmp_path.rglob("*"))
-    report = plan_corpus(corpus, PrepareConfig(trim_db=0.0, jobs=2, shard_mb=1))
-    assert sorted(tmp_path.rglob("*")) == before
-    assert (report.num_rows, report.splits["train"].num_rows, report.splits["eval"].num_rows) == (61, 54, 7)
-    assert report.splits["train"].num_shards == -(-54 // report.shard_rows)
-    assert [probe.row for probe in report.first] == list(range(50))
-    assert [(p.row, p.reason) for p in report.first if p.reason] == [(0, "too_short"), (3, "decode_failed")]
-    assert report.hours == pytest.approx(59 * 1.53 / 3600, rel=0.02)
-    for codec in ("npy", "flac"):
-        prepare(corpus, tmp_path / codec, shard_mb=1, codec=codec)
-        found = sum(path.stat().st_size for path in (tmp_path / codec).rglob("*.tar"))
-        assert report.num_bytes[codec] == pytest.approx(found, rel=0.1)

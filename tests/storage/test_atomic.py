@@ -6,19 +6,27 @@ from pathlib import Path
 import pytest
 
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.storage.atomic import atomic_file, is_environment_error, json_bytes, write_json
+from whisper_shard.storage.atomic import AtomicWriter, atomic_file, is_environment_error, json_bytes, write_json
+
+
+class RecordingWriter(AtomicWriter):
+    def __init__(self):
+        self.steps = []
+
+    def after_step(self, path, step):
+        self.steps.append((path.name, step))
 
 
 def test_file_appears_when_it_is_whole(tmp_path):
-    steps = []
-    with atomic_file(tmp_path / "a", on_step=steps.append) as file:
+    writer = RecordingWriter()
+    with writer.file(tmp_path / "a") as file:
         file.write(b"one")
         file.write(memoryview(b"two" * 3_000_000), b"", b"three")
         assert not (tmp_path / "a").exists()
     content = b"one" + b"two" * 3_000_000 + b"three"
     assert (tmp_path / "a").read_bytes() == content
     assert (file.num_bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert steps == ["written", "synced", "renamed", "committed"]
+    assert writer.steps == [("a", step) for step in ("written", "synced", "renamed", "committed")]
 
 
 def test_what_the_kernel_takes_in_pieces_is_written_to_its_end(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The index and dataset.json are written; from then on the dataset exists."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from whisper_shard.dataset.description import (
     Totals,
 )
 from whisper_shard.dataset.schema import INDEX_SCHEMA, LENGTHS_SCHEMA
-from whisper_shard.storage.atomic import HashingFile, atomic_file, ignore_step, json_bytes, write_json
+from whisper_shard.storage.atomic import WRITER, AtomicWriter, HashingFile, json_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def write_dataset(
     write_description(folder, shards=shards, index=write_index(folder, tables), meta=meta)
 
 
-def write_index(folder: Path, tables: Iterable[pa.Table], *, on_step: Callable[[str], None] = ignore_step) -> IndexInfo:
+def write_index(folder: Path, tables: Iterable[pa.Table], *, writer: AtomicWriter = WRITER) -> IndexInfo:
     """Write index.parquet, one row group a table, holding one table in memory at a time, and the lengths beside it.
 
     Raises:
@@ -58,18 +58,18 @@ def write_index(folder: Path, tables: Iterable[pa.Table], *, on_step: Callable[[
     """
     lengths: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in LENGTHS_SCHEMA.names}
     with (
-        atomic_file(folder / INDEX_NAME, on_step=on_step) as file,
+        writer.file(folder / INDEX_NAME) as file,
         pq.ParquetWriter(
             pa.PythonFile(file, mode="w"), INDEX_SCHEMA, compression="zstd", write_page_checksum=True
-        ) as writer,
+        ) as index_writer,
     ):
         for table in tables:
-            writer.write_table(table, row_group_size=max(len(table), 1))
+            index_writer.write_table(table, row_group_size=max(len(table), 1))
             for name, parts in lengths.items():
                 parts.append(table.column(name).to_numpy())
     beside = pa.table({name: np.concatenate(parts) for name, parts in lengths.items()}, schema=LENGTHS_SCHEMA)
     with (
-        atomic_file(folder / LENGTHS_NAME, on_step=on_step) as lengths_file,
+        writer.file(folder / LENGTHS_NAME) as lengths_file,
         pa.ipc.new_file(pa.PythonFile(lengths_file, mode="w"), LENGTHS_SCHEMA) as lengths_writer,
     ):
         lengths_writer.write_table(beside)
@@ -87,7 +87,7 @@ def write_description(
     shards: Sequence[ShardInfo],
     index: IndexInfo,
     meta: Mapping[str, Any],
-    on_step: Callable[[str], None] = ignore_step,
+    writer: AtomicWriter = WRITER,
 ) -> None:
     """Write dataset.json, which holds checksums of all the rest, and a digest of itself without that digest."""
     content = {
@@ -99,7 +99,7 @@ def write_description(
         **meta,
     }
     digest = hashlib.sha256(json_bytes(content)).hexdigest()
-    write_json(folder / DATASET_NAME, {**content, "digest": digest}, on_step=on_step)
+    writer.json(folder / DATASET_NAME, {**content, "digest": digest})
 
 
 def _file_info(file: HashingFile) -> FileInfo:

@@ -1,49 +1,36 @@
-"""What a run says while it runs: small frozen reports, for whoever shows them."""
+"""The events of a run, small and frozen, for display."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-
-StepObserver = Callable[[str], None]
-"""Is told the name of each commit step when it is over; crash tests hang on here. Must be picklable."""
-
-
-def named_steps(name: str, observer: StepObserver) -> StepObserver:
-    """Return an observer that puts ``name.`` before each step."""
-    return partial(_tell, observer, name)
-
-
-def _tell(observer: StepObserver, name: str, step: str) -> None:
-    observer(f"{name}.{step}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSize:
-    """How much of the corpus goes into one dataset."""
+    """The size of one dataset in the plan."""
 
     num_rows: int
     """Manifest rows."""
     num_shards: int
-    """Shards they will fill, at most."""
+    """Shards, at most: one whose rows are all rejected is not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanMade:
-    """The work is laid out."""
+    """The plan is ready."""
 
     num_rows: int
     """Rows of all manifests."""
     splits: Mapping[str, SplitSize]
     """By name: ``train``, ``eval``."""
     num_shards_done: int
-    """Shards that an earlier run has finished and that still count."""
+    """Shards that an earlier run finished and that are still valid."""
     jobs: int
-    """Workers."""
+    """Worker processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something a user should know but need not act on: a stale receipt, a worker that died."""
+    """Something the user should know but need not act on: a stale receipt, a worker that died."""
 
     message: str
     """One line."""
@@ -51,7 +38,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFinished:
-    """A shard is committed, and its receipt too."""
+    """A shard and its receipt are committed."""
 
     split: str
     """``train`` or ``eval``."""
@@ -60,19 +47,19 @@ class ShardFinished:
     num_utterances: int
     """Rows kept."""
     num_rejects: int
-    """Rows not kept."""
+    """Rows rejected."""
     seconds_kept: float
     """Audio in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the run is; comes at least every half second."""
+    """The progress of the run; sent at least every half second."""
 
     num_rows_done: int
-    """Rows that are over, those of earlier runs included."""
+    """Rows done, including those of earlier runs."""
     num_rows: int
-    """All rows."""
+    """Rows of all manifests."""
     hours_in: float
     """Audio decoded, in hours."""
     hours_kept: float
@@ -80,27 +67,27 @@ class Progress:
     num_rejects: int
     """Rows rejected."""
     audio_seconds_per_second: float
-    """Audio decoded in this run over its time so far: how many times faster than real time."""
+    """Audio decoded in this run divided by its time so far: how many times faster than real time."""
     eta_seconds: float | None
-    """Time left at this pace, or None while nothing is known."""
+    """Time left at this speed, or None while no row is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitTotals:
-    """What is in one dataset."""
+    """The sums over one dataset."""
 
     num_rows: int
     """Manifest rows; kept + rejected."""
     num_utterances: int
     """Rows kept."""
     num_rejects: int
-    """Rows not kept."""
+    """Rows rejected."""
     seconds_in: float
     """Audio decoded."""
     seconds_kept: float
     """Audio kept."""
     rejects: Mapping[str, int]
-    """Count of each reason, largest first."""
+    """Rows rejected, by reason, largest first."""
     num_shards: int
     """Tars."""
     num_bytes: int
@@ -116,7 +103,7 @@ class Done:
     seconds: float
     """Time of this run."""
     audio_seconds_per_second: float
-    """Audio decoded in this run over its time."""
+    """Audio decoded in this run divided by its time."""
 
 
 Event = PlanMade | Note | ShardFinished | Progress | Done

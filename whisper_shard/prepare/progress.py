@@ -1,4 +1,4 @@
-"""The ledger of a run: what is done, how fast it goes, and whether it may go on."""
+"""The counts of a run: how much is done, how fast it goes, and whether too many rows are rejected."""
 
 import time
 from collections import Counter
@@ -9,127 +9,103 @@ from pathlib import Path
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
 from whisper_shard.prepare.events import Done, Progress, SplitTotals
-from whisper_shard.prepare.receipts import Receipt, describe_reject
-from whisper_shard.prepare.workers.heartbeat import Status
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.prepare.receipts import ShardCounts
+from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 
 
 @dataclass(slots=True, kw_only=True)
-class Ledger:
-    """What has been done so far, by this run and by those before."""
+class RunCounts:
+    """The sums over all finished shards, of this run and of earlier ones."""
 
     num_rows: int
-    """All rows there are."""
+    """Rows of all manifests."""
     started: float
     """time.monotonic() at the beginning of this run."""
     num_kept: int = 0
-    """Rows kept in finished shards."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Rejects in finished shards."""
+    """Rows kept."""
+    rejects: Counter[str] = field(default_factory=Counter)
+    """Rows rejected, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason, one of its rows in words."""
     seconds_in: float = 0.0
-    """Audio decoded for finished shards."""
+    """Audio decoded."""
     seconds_kept: float = 0.0
-    """Audio in finished shards."""
+    """Audio kept."""
     rows_before: int = 0
-    """Rows that earlier runs have done."""
+    """Rows of shards that earlier runs finished."""
     seconds_before: float = 0.0
-    """Audio that earlier runs have decoded."""
+    """Audio that earlier runs decoded."""
 
     @property
     def num_rejects(self) -> int:
-        """Rejects in finished shards."""
-        return sum(self.reasons.values())
+        """Rows rejected."""
+        return self.rejects.total()
 
-    def add(
-        self,
-        *,
-        kept: int,
-        reasons: Mapping[str, int],
-        examples: Mapping[str, str],
-        seconds_in: float,
-        seconds_kept: float,
-    ) -> None:
-        """Enter one finished shard."""
-        self.num_kept += kept
-        self.reasons.update(reasons)
-        self.examples = {**examples, **self.examples}
-        self.seconds_in += seconds_in
-        self.seconds_kept += seconds_kept
+    def add(self, shard: ShardCounts, *, is_earlier: bool = False) -> None:
+        """Add a finished shard; ``is_earlier``: an earlier run finished it, so it does not count for the speed."""
+        self.num_kept += shard.num_utterances
+        self.rejects.update(shard.rejects)
+        self.examples = {**shard.examples, **self.examples}
+        self.seconds_in += shard.seconds_in
+        self.seconds_kept += shard.seconds_kept
+        if is_earlier:
+            self.rows_before += shard.num_rows
+            self.seconds_before += shard.seconds_in
 
 
-def enter_receipt(receipt: Receipt, ledger: Ledger, *, corpus: Path) -> None:
-    """Enter a shard that an earlier run has finished; ``corpus`` is the folder of its manifest."""
-    seconds_in = sum(receipt.rows["seconds"])
-    rejects = zip(*(receipt.rows[name] for name in ("reason", "row", "source", "detail")), strict=True)
-    ledger.add(
-        kept=receipt.info.num_utterances,
-        reasons=Counter(reason for reason in receipt.rows["reason"] if reason is not None),
-        examples={
-            reason: describe_reject(row, corpus / source, detail)
-            for reason, row, source, detail in rejects
-            if reason is not None
-        },
-        seconds_in=seconds_in,
-        seconds_kept=sum(receipt.index["num_samples"]) / SAMPLE_RATE,
-    )
-    ledger.rows_before += len(receipt.rows["row"])
-    ledger.seconds_before += seconds_in
-
-
-def check_rejects(ledger: Ledger, config: PrepareConfig) -> None:
-    """Stop as soon as no good end is possible.
+def check_rejects(counts: RunCounts, config: PrepareConfig) -> None:
+    """Check that not too many rows are rejected; called after each shard, so that a hopeless run ends early.
 
     Raises:
-        ManifestError: More rows are rejected than may be; lists the reasons.
+        ManifestError: More rows are rejected than allowed; lists the reasons.
     """
-    if ledger.num_rejects > config.max_reject_fraction * ledger.num_rows and ledger.num_kept:
+    if counts.num_rejects > config.max_reject_fraction * counts.num_rows and counts.num_kept:
         raise ManifestError(
-            f"{ledger.num_rejects} of {ledger.num_rows} rows are rejected, more than --max-reject-fraction "
-            f"{config.max_reject_fraction:g} allows: {_describe_reasons(ledger)}; fix the corpus, or raise the limit "
+            f"{counts.num_rejects} of {counts.num_rows} rows are rejected, more than --max-reject-fraction "
+            f"{config.max_reject_fraction:g} allows: {_describe_rejects(counts)}; fix the corpus, or raise the limit "
             "and run the same command again"
         )
 
 
-def check_kept(corpus: Path, ledger: Ledger, config: PrepareConfig) -> None:
-    """Refuse to make a dataset of nothing, or of too little.
+def check_kept(corpus: Path, counts: RunCounts, config: PrepareConfig) -> None:
+    """Check, before the datasets are assembled, that rows were kept, and enough of them.
 
     Raises:
         ManifestError: No row was kept, or too many were rejected; lists the reasons.
     """
-    if not ledger.num_kept:
-        raise ManifestError(f"{corpus}: none of its {ledger.num_rows} rows can be used: {_describe_reasons(ledger)}")
-    check_rejects(ledger, config)
+    if not counts.num_kept:
+        raise ManifestError(f"{corpus}: none of its {counts.num_rows} rows can be used: {_describe_rejects(counts)}")
+    check_rejects(counts, config)
 
 
-def _describe_reasons(ledger: Ledger) -> str:
-    """Count the reasons, and show a row of the most frequent one: a wrong folder or column is seen at a glance."""
-    counts = ledger.reasons.most_common()
-    hint = "; relative paths are relative to the folder of the CSV" if counts[0][0] == "missing_file" else ""
-    shown = ", ".join(f"{reason} {count}" for reason, count in counts)
-    return f"{shown}; for example {ledger.examples[counts[0][0]]}{hint}"
+def _describe_rejects(counts: RunCounts) -> str:
+    """List the reasons, with an example of the most frequent one: it shows a wrong folder or column at a glance."""
+    reasons = counts.rejects.most_common()
+    most_common, _ = reasons[0]
+    hint = "; relative paths are relative to the folder of the CSV" if most_common == "missing_file" else ""
+    shown = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    return f"{shown}; for example {counts.examples[most_common]}{hint}"
 
 
-def as_progress(ledger: Ledger, statuses: Sequence[Status]) -> Progress:
-    """Add what is under way to what is done."""
-    num_done = ledger.num_kept + ledger.num_rejects + sum(s.num_rows for s in statuses)
-    seconds_in = ledger.seconds_in + sum(s.seconds_in for s in statuses)
-    elapsed = max(time.monotonic() - ledger.started, 1e-6)
-    rows_now = num_done - ledger.rows_before
+def as_progress(counts: RunCounts, statuses: Sequence[WorkerStatus]) -> Progress:
+    """Return the progress of the run, including the unfinished shards that workers are at."""
+    num_done = counts.num_kept + counts.num_rejects + sum(s.num_rows for s in statuses)
+    seconds_in = counts.seconds_in + sum(s.seconds_in for s in statuses)
+    elapsed = max(time.monotonic() - counts.started, 1e-6)
+    rows_now = num_done - counts.rows_before
     return Progress(
         num_rows_done=num_done,
-        num_rows=ledger.num_rows,
+        num_rows=counts.num_rows,
         hours_in=seconds_in / 3600,
-        hours_kept=(ledger.seconds_kept + sum(s.seconds_kept for s in statuses)) / 3600,
-        num_rejects=ledger.num_rejects + sum(s.num_rejects for s in statuses),
-        audio_seconds_per_second=(seconds_in - ledger.seconds_before) / elapsed,
-        eta_seconds=elapsed * (ledger.num_rows - num_done) / rows_now if rows_now > 0 else None,
+        hours_kept=(counts.seconds_kept + sum(s.seconds_kept for s in statuses)) / 3600,
+        num_rejects=counts.num_rejects + sum(s.num_rejects for s in statuses),
+        audio_seconds_per_second=(seconds_in - counts.seconds_before) / elapsed,
+        eta_seconds=elapsed * (counts.num_rows - num_done) / rows_now if rows_now > 0 else None,
     )
 
 
-def as_done(totals: Mapping[str, SplitTotals], ledger: Ledger) -> Done:
+def as_done(totals: Mapping[str, SplitTotals], counts: RunCounts) -> Done:
     """Return the last event of a run."""
-    seconds = time.monotonic() - ledger.started
-    speed = (ledger.seconds_in - ledger.seconds_before) / seconds
+    seconds = time.monotonic() - counts.started
+    speed = (counts.seconds_in - counts.seconds_before) / seconds
     return Done(splits=totals, seconds=seconds, audio_seconds_per_second=speed)

@@ -1,11 +1,13 @@
-"""A receipt says that a shard is done, what is in it, and what it was made of. Index and dataset.json follow from them.
+"""A receipt records that a shard is finished, what is in it, and what it was made from.
 
-A receipt is one JSON file, written after its shard is safely on the disk. It counts only while everything it was
-made of is as it was: plan, libraries, tar, and the size and time of every recording.
+It is one JSON file, written after its shard is safely on the disk. It is valid only as long as everything the shard
+was made from is unchanged: the plan, the libraries, the tar itself, and size and time of every recording. The index
+and dataset.json are functions of the receipts alone.
 """
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
-from whisper_shard.dataset.schema import IndexRow
+from whisper_shard.dataset.schema import IndexRow, index_table
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.prepare.events import StepObserver, named_steps
-from whisper_shard.storage.atomic import atomic_file, is_environment_error
+from whisper_shard.prepare.plan import ShardPlan
+from whisper_shard.storage.atomic import is_environment_error
+from whisper_shard.utterance import SAMPLE_RATE
 
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
-"""Rejects that another limit might have spared."""
+"""Reasons of rejections that a higher limit might have avoided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """What became of one manifest row."""
+    """The result of one manifest row."""
 
     row: int
     """Position in the manifest."""
@@ -37,7 +41,7 @@ class RowOutcome:
     mtime_ns: int
     """Its time of modification, in nanoseconds; 0 where there was none."""
     seconds: float
-    """Length of the recording before trimming where it was kept; what is known of it where not."""
+    """Length of the recording before trimming; of a rejected one, as far as it is known."""
     reason: str | None
     """Why it was rejected, or None."""
     detail: str
@@ -51,20 +55,113 @@ class Receipt:
     plan: str
     """Fingerprint of the plan it belongs to."""
     versions: Mapping[str, str]
-    """Of the libraries that decided its bytes."""
+    """Versions of the libraries that affect its bytes."""
     info: ShardInfo
-    """The tar; ``num_bytes`` 0 where no row was kept, and then there is no tar."""
+    """The tar; ``num_bytes`` is 0 where no row was kept, and then there is no tar."""
     limits: Mapping[str, float]
-    """Time and memory limits, where a row was rejected for one of them; else empty."""
+    """Time and memory limits, where a row was rejected because of one; else empty."""
     rows: Mapping[str, Sequence[Any]]
-    """Columns of RowOutcome, one value a row."""
+    """Columns of RowOutcome, one value per manifest row."""
     index: Mapping[str, Sequence[Any]]
-    """Columns of IndexRow, one value an utterance."""
+    """Columns of the index, one value per utterance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCounts:
+    """The sums of one finished shard."""
+
+    num_rows: int
+    """Manifest rows."""
+    num_utterances: int
+    """Rows kept."""
+    rejects: Counter[str]
+    """Rows rejected, by reason."""
+    examples: Mapping[str, str]
+    """For each reason, the first row in words."""
+    seconds_in: float
+    """Audio decoded."""
+    seconds_kept: float
+    """Audio kept."""
+
+
+def make_receipt(
+    shard: ShardPlan,
+    info: ShardInfo,
+    *,
+    config: PrepareConfig,
+    outcomes: Sequence[RowOutcome],
+    index_rows: Sequence[IndexRow],
+) -> Receipt:
+    """Return the receipt of a shard that is already committed.
+
+    Args:
+        shard: Its place in the plan.
+        info: The tar.
+        config: Settings.
+        outcomes: One for each manifest row.
+        index_rows: One for each utterance.
+    """
+    is_limited = any(outcome.reason in LIMIT_REASONS for outcome in outcomes)
+    return Receipt(
+        plan=shard.split.fingerprint,
+        versions=deciding_versions(),
+        info=info,
+        limits=decoder_limits(config) if is_limited else {},
+        rows={name: [getattr(outcome, name) for outcome in outcomes] for name in RowOutcome.__slots__},
+        index=index_table(index_rows).to_pydict(),
+    )
+
+
+def write_receipt(shard: ShardPlan, receipt: Receipt) -> None:
+    """Write a receipt to its place.
+
+    Raises:
+        EnvironmentFault: The disk is full, failing or not writable.
+    """
+    content = {name: getattr(receipt, name) for name in Receipt.__slots__} | {"info": asdict(receipt.info)}
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    with shard.split.output.writer.file(shard.receipt) as file:
+        file.write(text.encode(errors="surrogatepass"))
+
+
+def read_receipt(path: Path) -> Receipt | None:
+    """Return a receipt, or None where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        return Receipt(**{**content, "info": ShardInfo(**content["info"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def count_receipt(receipt: Receipt, corpus: Path) -> ShardCounts:
+    """Return the sums over a receipt.
+
+    Args:
+        receipt: Of a finished shard.
+        corpus: Folder of the manifest, to which relative audio paths are relative.
+    """
+    examples = dict[str, str]()
+    for row, source, reason, detail in _columns(receipt, "row", "source", "reason", "detail"):
+        if reason is not None and reason not in examples:
+            examples[reason] = f"row {row}, {(corpus / source).absolute()}: {detail}"
+    return ShardCounts(
+        num_rows=len(receipt.rows["row"]),
+        num_utterances=receipt.info.num_utterances,
+        rejects=count_rejects(receipt),
+        examples=examples,
+        seconds_in=sum(receipt.rows["seconds"]),
+        seconds_kept=sum(receipt.index["num_samples"]) / SAMPLE_RATE,
+    )
+
+
+def count_rejects(receipt: Receipt) -> Counter[str]:
+    """Return the number of rejected rows for each reason."""
+    return Counter(reason for reason in receipt.rows["reason"] if reason is not None)
 
 
 @cache
 def deciding_versions() -> Mapping[str, str]:
-    """Return the versions of the libraries that decide samples; of NumPy without the patch level."""
+    """Return the versions of the libraries that affect samples; of NumPy without the patch level."""
     return {
         "libsndfile": LIBSNDFILE_VERSION,
         **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
@@ -72,79 +169,37 @@ def deciding_versions() -> Mapping[str, str]:
     }
 
 
-def write_receipt(
-    path: Path,
-    *,
-    plan: str,
-    info: ShardInfo,
-    limits: Mapping[str, float],
-    outcomes: Sequence[RowOutcome],
-    index_rows: Sequence[IndexRow],
-    on_step: StepObserver,
-) -> None:
-    """Write the receipt of a shard that is already committed.
-
-    Raises:
-        EnvironmentFault: The disk is full, failing or not writable.
-    """
-    is_limited = any(outcome.reason in LIMIT_REASONS for outcome in outcomes)
-    content = {
-        "plan": plan,
-        "versions": dict(deciding_versions()),
-        "info": asdict(info),
-        "limits": dict(limits) if is_limited else {},
-        "rows": {name: [getattr(o, name) for o in outcomes] for name in RowOutcome.__slots__},
-        "index": {name: [getattr(row, name) for row in index_rows] for name in IndexRow.__slots__},
+def decoder_limits(config: PrepareConfig) -> dict[str, float]:
+    """Return the limits of a decoder."""
+    return {
+        "decode_timeout_seconds": float(config.decode_timeout_seconds),
+        "worker_memory_mb": float(config.worker_memory_mb),
     }
-    with atomic_file(path, on_step=named_steps("receipt", on_step)) as file:
-        file.write(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
-def read_receipt(path: Path) -> Receipt | None:
-    """Return a receipt, or None where there is none or it cannot be understood."""
-    try:
-        content = json.loads(path.read_bytes())
-        return Receipt(
-            plan=content["plan"],
-            versions=content["versions"],
-            info=ShardInfo(**content["info"]),
-            limits=content["limits"],
-            rows=content["rows"],
-            index=content["index"],
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def describe_reject(row: int, path: Path, detail: str) -> str:
-    """Say which row was rejected, where its recording was looked for, and what came of it."""
-    return f"row {row}, {path.absolute()}: {detail}"
-
-
-def find_staleness(
-    receipt: Receipt, *, plan: str, limits: Mapping[str, float], split: Path, corpus: Path
-) -> str | None:
-    """Return why a receipt no longer counts, or None.
+def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig) -> str | None:
+    """Return why a receipt is no longer valid, or None.
 
     Args:
         receipt: As it was read.
-        plan: Fingerprint of the plan of this run.
-        limits: Time and memory limits of this run.
-        split: Folder of the dataset in which its shard should lie.
-        corpus: Folder against which the manifest's paths are resolved.
+        shard: Its place in the plan of this run.
+        config: The settings of this run.
     """
+    # From cheap to expensive: the recordings are examined last, since that takes one system call for each.
+    plan, limits = shard.split.fingerprint, decoder_limits(config)
     if receipt.plan != plan:
         return f"it belongs to plan {receipt.plan[:12]}, this is plan {plan[:12]}"
-    if receipt.limits and dict(receipt.limits) != dict(limits):
+    if receipt.limits and dict(receipt.limits) != limits:
         changes = [f"{name} was {receipt.limits.get(name):g}, is {value:g}" for name, value in limits.items()]
         return f"it has rejects made under other limits ({', '.join(changes)})"
     if changes := _find_other_versions(receipt.versions):
         return f"it was made with other libraries ({', '.join(changes)})"
-    tar = split / receipt.info.name
-    num_bytes = tar.stat().st_size if tar.is_file() else 0
+    # The size is enough here: a tar is renamed into place only when it is complete, and hashing every tar at each start
+    # would take longer than preparing some of them. `whisper-shard verify` reads every byte.
+    num_bytes = shard.tar.stat().st_size if shard.tar.is_file() else 0
     if num_bytes != receipt.info.num_bytes:
-        return f"{tar.name} has {num_bytes} bytes, the receipt says {receipt.info.num_bytes}"
-    return _find_changed_row(receipt, corpus)
+        return f"{shard.tar.name} has {num_bytes} bytes, the receipt says {receipt.info.num_bytes}"
+    return _find_changed_recording(receipt, shard.split.corpus)
 
 
 def _find_other_versions(then: Mapping[str, str]) -> list[str]:
@@ -155,30 +210,36 @@ def _find_other_versions(then: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _find_changed_row(receipt: Receipt, corpus: Path) -> str | None:
-    names = ("row", "source", "num_bytes", "mtime_ns", "reason")
-    for row, source, num_bytes, mtime_ns, reason in zip(*(receipt.rows[name] for name in names), strict=True):
+def _find_changed_recording(receipt: Receipt, corpus: Path) -> str | None:
+    for row, source, num_bytes, mtime_ns, reason in _columns(
+        receipt, "row", "source", "num_bytes", "mtime_ns", "reason"
+    ):
         found = stat_source(corpus / source)
         if found != (num_bytes, mtime_ns):
             what = f"{num_bytes} bytes then, {found[0]} now" if found[0] != num_bytes else "another modification time"
             return f"row {row} ({source!r}) has changed: {what}"
-        # A changed mode leaves size and time as they were.
+        # Changing the mode of a file leaves its size and its time of modification as they were.
         if reason == "permission_denied" and os.access(corpus / source, os.R_OK):
             return f"row {row} ({source!r}) can be read now"
     return None
+
+
+def _columns(receipt: Receipt, *names: str) -> "zip[tuple[Any, ...]]":
+    return zip(*(receipt.rows[name] for name in names), strict=True)
 
 
 def stat_source(path: Path | str) -> tuple[int, int]:
     """Return size and modification time (ns) of a recording, or (-1, 0) where there is none.
 
     Raises:
-        EnvironmentFault: The machine cannot tell, as with a lost mount.
+        EnvironmentFault: The machine cannot tell, for example because of a lost mount.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 - a Path would cost three times as much, ten million times
     except (PermissionError, ValueError):
         return -1, 0
     except OSError as error:
+        # A recording on a lost mount still exists: taking it for missing would invalidate every receipt.
         if is_environment_error(error):
             raise EnvironmentFault(
                 f"{path}: cannot be examined: {error.strerror}; fix this, then run the same command again"

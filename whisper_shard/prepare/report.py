@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_shard.prepare.events import SplitTotals
-from whisper_shard.prepare.receipts import Receipt
+from whisper_shard.prepare.receipts import Receipt, count_rejects
 from whisper_shard.report.charts import Bars, Value, make_bars, make_histogram
 from whisper_shard.report.page import render_page
 from whisper_shard.utterance import SAMPLE_RATE
@@ -84,7 +84,7 @@ class Tally:
         self.num_shards += receipt.info.num_bytes > 0
         self.num_bytes += receipt.info.num_bytes
         self.num_utterances += len(samples)
-        self.reasons.update(reason for reason in receipt.rows["reason"] if reason is not None)
+        self.reasons.update(count_rejects(receipt))
         self.languages.add(receipt.index["language"])
         self.speakers.add(receipt.index["speaker"])
         # Whole numbers, so that an utterance of exactly 0.3 s does not land in the bin below.

@@ -1,8 +1,8 @@
-"""Files that are either whole or absent, and reads at an offset.
+"""Files that are either complete or absent.
 
-Everything the package writes for keeps goes through `atomic_file`: a temporary name on the same filesystem, sha256
-while writing, fsync, rename, fsync of the folder. A reader never meets half a file, and a kill at any moment leaves
-either the old state or the new one (and perhaps a ``*.tmp.<pid>`` that the next run sweeps away).
+Every file that the package keeps is written by an `AtomicWriter`: a temporary name on the same filesystem, sha256
+while writing, fsync, rename, fsync of the folder. A reader never sees half a file, and a kill at any moment leaves
+either the old file or the new one (and perhaps a ``*.tmp.<pid>``, which the next run removes).
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,17 @@ from typing import Any
 from whisper_shard.errors import EnvironmentFault
 
 _PATH_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO}
-"""What a path alone can be to blame for. Anything else (a lost mount, a full disk) is the machine's fault."""
+"""Errors that a wrong path alone can cause. Any other (a lost mount, a full disk) is the machine's fault."""
 _WRITEBACK_BYTES = 1 << 20
 _LAG_BYTES = 4 << 20
-"""How far behind the end of a file its pages are given back; by then the disk has them."""
+"""How far behind the end of a file its pages are dropped from the cache; by then they are on the disk."""
 _SYNC_FILE_RANGE_WRITE = 2
 _SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only; elsewhere fsync does it all
 _HAS_FADVISE = hasattr(os, "posix_fadvise")
 
 
 class HashingFile:
-    """A file open for writing that knows its length and sha256 at every moment."""
+    """A file open for writing that keeps count of its length and its sha256."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -40,10 +40,10 @@ class HashingFile:
         self.closed = False
 
     def write(self, *parts: bytes | memoryview) -> None:
-        """Append ``parts`` in one go; straight to the kernel, since a buffer in between would only copy them again."""
+        """Append ``parts`` with one system call, without a buffer, which would only copy them again."""
         descriptor, num_bytes = self._file.fileno(), sum(map(len, parts))
         num_written = os.writev(descriptor, parts)
-        if num_written < num_bytes:  # the disk is about to be full, or a signal came
+        if num_written < num_bytes:  # the disk is nearly full, or a signal interrupted the call
             rest = memoryview(b"".join(parts))[num_written:]
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -56,19 +56,19 @@ class HashingFile:
             self._drop_pages(self.num_bytes - _LAG_BYTES)
 
     def sync(self) -> None:
-        """Wait until all is on the disk."""
+        """Wait until everything written so far is on the disk."""
         os.fsync(self._file.fileno())
         self._drop_pages(self._num_bytes_sent)
 
     def tell(self) -> int:
-        """Return the position, which is always the end."""
+        """Return the position, which is always the end of the file."""
         return self.num_bytes
 
     def flush(self) -> None:
-        """Do nothing: what counts is the commit at the end. Arrow asks for it."""
+        """Do nothing: there is no buffer. Arrow calls it."""
 
     def close(self) -> None:
-        """Do nothing: whoever opened the file closes it. Arrow asks for it."""
+        """Do nothing: `AtomicWriter.file` closes the file. Arrow calls it."""
 
     @property
     def sha256(self) -> str:
@@ -76,10 +76,10 @@ class HashingFile:
         return self._sha256.hexdigest()
 
     def _drop_pages(self, end: int) -> None:
-        """Give the memory of what lies before ``end`` back to the page cache: the next pages then cost next to nothing.
+        """Drop the pages before ``end`` from the page cache, so that the next writes reuse their memory.
 
-        A fresh page can cost ten times as much as one that was used just now, above all in a virtual machine, and
-        recordings that will be read again have more use for the memory than a tar that has just been written.
+        A fresh page can cost ten times as much as one that was used just now, above all in a virtual machine; and
+        caching recordings that will be read again is a better use of memory than caching a tar just written.
         """
         if end > self._num_bytes_dropped and _HAS_FADVISE:
             num_bytes = end - self._num_bytes_dropped
@@ -87,49 +87,75 @@ class HashingFile:
             self._num_bytes_dropped = end
 
 
-def ignore_step(_step: str) -> None:
-    """Do nothing: the default observer of commit steps."""
+class AtomicWriter:
+    """Writes files that appear under their names only when they are complete and on the disk.
 
-
-@contextmanager
-def atomic_file(path: Path, *, on_step: Callable[[str], None] = ignore_step) -> Iterator[HashingFile]:
-    """Write a file that appears under its name only when it is whole and on the disk.
-
-    Args:
-        path: Final name; its folder must exist. An existing file is replaced in one step.
-        on_step: Called with the name of each commit step when it is over: ``written``, ``synced``, ``renamed``,
-            ``committed``. Crash tests hang on here.
-
-    Raises:
-        EnvironmentFault: The disk is full, failing or not writable; names the path.
+    Crash tests pass a subclass whose `after_step` ends the process, or fails, between two steps of a commit. It must
+    be picklable, since worker processes write with it, too.
     """
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        with temporary.open("wb", buffering=0) as file:
-            hashing = HashingFile(file)
-            yield hashing
-            on_step("written")
-            hashing.sync()
-        on_step("synced")
-        temporary.replace(path)
-        on_step("renamed")
-        sync_folder(path.parent)
-        on_step("committed")
-    except OSError as error:
-        _discard(temporary)
-        raise as_environment_fault(error, path) from error
-    except BaseException:
-        _discard(temporary)
-        raise
+
+    @contextmanager
+    def file(self, path: Path) -> Iterator[HashingFile]:
+        """Write a file; an existing one is replaced at the end, in one step.
+
+        Args:
+            path: Final name; its folder must exist.
+
+        Raises:
+            EnvironmentFault: The disk is full, failing or not writable; names the path.
+        """
+        temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+        try:
+            with temporary.open("wb", buffering=0) as file:
+                hashing = HashingFile(file)
+                yield hashing
+                self.after_step(path, "written")
+                hashing.sync()
+            self.after_step(path, "synced")
+            temporary.replace(path)
+            self.after_step(path, "renamed")
+            # Without this, a power loss could undo the rename although the bytes are on the disk.
+            sync_folder(path.parent)
+            self.after_step(path, "committed")
+        except OSError as error:
+            _discard(temporary)
+            raise as_environment_fault(error, path) from error
+        except BaseException:
+            _discard(temporary)
+            raise
+
+    def json(self, path: Path, value: Any) -> str:
+        """Write ``value`` as stable, readable JSON; return the sha256 of the file.
+
+        Raises:
+            EnvironmentFault: As in `file`.
+        """
+        with self.file(path) as file:
+            file.write(json_bytes(value))
+        return file.sha256
+
+    def after_step(self, path: Path, step: str) -> None:
+        """Do nothing.
+
+        Args:
+            path: The file that is being committed.
+            step: The step just completed: ``written``, ``synced``, ``renamed`` or ``committed``.
+        """
+
+
+WRITER = AtomicWriter()
+"""The writer of everything outside of crash tests."""
+atomic_file = WRITER.file
+write_json = WRITER.json
 
 
 def _discard(path: Path) -> None:
-    with suppress(OSError):  # a filesystem that is read-only refuses to remove even what is not there
+    with suppress(OSError):  # a read-only filesystem refuses to remove even a file that does not exist
         path.unlink()
 
 
 def _start_writeback(descriptor: int, offset: int, num_bytes: int) -> None:
-    """Let the disk begin to write this range while the next one is made, so that the fsync at the end is short."""
+    """Start writing this range to the disk while the next one is computed, so that the fsync at the end is short."""
     if _SYNC_FILE_RANGE is not None:
         _SYNC_FILE_RANGE(descriptor, ctypes.c_int64(offset), ctypes.c_int64(num_bytes), _SYNC_FILE_RANGE_WRITE)
 
@@ -143,15 +169,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any, *, on_step: Callable[[str], None] = ignore_step) -> str:
-    """Write ``value`` as stable, readable JSON, atomically; return the sha256 of the file."""
-    with atomic_file(path, on_step=on_step) as file:
-        file.write(json_bytes(value))
-    return file.sha256
-
-
 def json_bytes(value: Any) -> bytes:
-    """Return the one way in which this package writes ``value`` as readable JSON."""
+    """Return ``value`` as readable JSON in the canonical form of this package: sorted keys, UTF-8."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
@@ -162,14 +181,14 @@ def sha256_of_file(path: Path) -> str:
 
 
 def is_environment_error(error: BaseException) -> bool:
-    """Tell faults of the machine (disk full, lost mount, out of memory) from faults of one input file."""
+    """Return whether an error is a fault of the machine (disk full, lost mount, out of memory), not of one file."""
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _PATH_ERRNOS
     return isinstance(error, MemoryError)
 
 
 def as_environment_fault(error: OSError, path: Path) -> EnvironmentFault:
-    """Say in one line what the machine refused, and what to do."""
+    """Return an error that says in one line what failed and what to do."""
     cure = {
         errno.ENOSPC: "free some space, then run the same command again to resume",
         errno.EDQUOT: "free some quota, then run the same command again to resume",
@@ -182,5 +201,5 @@ def as_environment_fault(error: OSError, path: Path) -> EnvironmentFault:
 
 
 def finite_or_none(value: Any) -> Any:
-    """Return a value as JSON can hold it: None for a float that is not finite."""
+    """Return None for a float that JSON cannot represent (infinity, NaN), any other value unchanged."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

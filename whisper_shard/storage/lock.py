@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that goes with its holder, however that ends."""
+"""A lock on a folder, for one process at a time; the kernel releases it when the process ends, however it ends."""
 
 import fcntl
 import os
@@ -12,17 +12,17 @@ from whisper_shard.storage.atomic import as_environment_fault
 
 @contextmanager
 def hold_lock(lock: Path, *, folder: Path, name: str, doing: str) -> Iterator[None]:
-    """Make the folder of a lock file and hold the lock.
+    """Create the folder of a lock file, and hold the lock.
 
     Args:
-        lock: The file; the number of the process that holds it stands in it.
-        folder: What is locked, for messages.
-        name: What the user calls it: ``output`` or ``run``.
-        doing: What the holder does: preparing, training.
+        lock: The lock file; it contains the id of the process that holds the lock.
+        folder: The folder to lock, for messages.
+        name: The user's name for the folder: ``output`` or ``run``.
+        doing: What the process does in it: ``preparing`` or ``training``.
 
     Raises:
-        StateError: Another process has it.
-        ConfigError: The folder is a file, or lies below one.
+        StateError: Another process holds the lock.
+        ConfigError: The folder is a file or lies below one.
         EnvironmentFault: The folder cannot be written.
     """
     try:

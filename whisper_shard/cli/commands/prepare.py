@@ -10,21 +10,27 @@ from whisper_shard.cli.text import describe_bytes, describe_counts, describe_dur
 from whisper_shard.config.prepare import PrepareConfig
 
 if TYPE_CHECKING:
-    from whisper_shard.prepare import events as preparing
-    from whisper_shard.prepare.run import PlanReport
+    from whisper_shard.prepare import events
+    from whisper_shard.prepare.estimate import Estimate
 
 
 def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
-    """Prepare a corpus, or go on with it; with --dry-run, only say what would be done."""
-    from whisper_shard.prepare import events
-    from whisper_shard.prepare.run import plan_corpus, prepare_corpus
+    """Prepare a corpus, or resume; with --dry-run, only print what would be done."""
+    from whisper_shard.prepare.estimate import estimate_corpus
 
     if config.dry_run:
-        for line in describe_dry_run(plan_corpus(Path(corpus), config)):
+        for line in describe_estimate(estimate_corpus(Path(corpus), config)):
             say(line)
         return 0
+    return _prepare(config, corpus=Path(corpus), out=Path(out))
+
+
+def _prepare(config: PrepareConfig, *, corpus: Path, out: Path) -> int:
+    from whisper_shard.prepare import events
+    from whisper_shard.prepare.run import prepare_corpus
+
     with Progress("preparing") as progress:
-        for event in prepare_corpus(Path(corpus), Path(out), config):
+        for event in prepare_corpus(corpus, out, config):
             match event:
                 case events.PlanMade():
                     progress.say(describe_plan(event))
@@ -32,21 +38,21 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
                 case events.Note():
                     progress.say(f"note: {event.message}")
                 case events.Progress():
-                    progress.update(event.num_rows_done, event.num_rows, describe_preparation(event))
+                    progress.update(event.num_rows_done, event.num_rows, describe_progress(event))
                 case events.Done():
                     done = event
     for name, split in done.splits.items():
-        say(describe_split(Path(out) / name, split))
+        say(describe_split(out / name, split))
     if is_finished:
-        say(f"nothing was left to prepare; `whisper-shard verify {Path(out) / 'train'}` reads every byte again")
-        return 0
-    report, speed = Path(out) / "train" / "report.html", f"{done.audio_seconds_per_second:,.0f} x real time"
-    say(f"done in {describe_duration(done.seconds)}, {speed}; see {report}")
+        say(f"nothing was left to prepare; `whisper-shard verify {out / 'train'}` reads every byte again")
+    else:
+        speed = f"{done.audio_seconds_per_second:,.0f} x real time"
+        say(f"done in {describe_duration(done.seconds)}, {speed}; see {out / 'train' / 'report.html'}")
     return 0
 
 
-def describe_plan(plan: "preparing.PlanMade") -> str:
-    """Say what will be done."""
+def describe_plan(plan: "events.PlanMade") -> str:
+    """Return a line about the plan."""
     resumed = f"; done already: {describe_number(plan.num_shards_done, 'shard')}" if plan.num_shards_done else ""
     return (
         f"{describe_number(plan.num_rows, 'row')}: {_describe_sizes(plan.splits)}; "
@@ -54,15 +60,15 @@ def describe_plan(plan: "preparing.PlanMade") -> str:
     )
 
 
-def _describe_sizes(splits: "Mapping[str, preparing.SplitSize]") -> str:
+def _describe_sizes(splits: "Mapping[str, events.SplitSize]") -> str:
     return ", ".join(
         f"{name} {describe_number(size.num_rows, 'row')} in {describe_number(size.num_shards, 'shard')}"
         for name, size in splits.items()
     )
 
 
-def describe_preparation(event: "preparing.Progress") -> str:
-    """Say how far a preparation is."""
+def describe_progress(event: "events.Progress") -> str:
+    """Return the note behind the progress bar."""
     eta = f", {describe_duration(event.eta_seconds)} left" if event.eta_seconds else ""
     return (
         f"rows; {describe_duration(event.hours_in * 3600)} in, {describe_duration(event.hours_kept * 3600)} kept, "
@@ -70,8 +76,8 @@ def describe_preparation(event: "preparing.Progress") -> str:
     )
 
 
-def describe_split(folder: object, split: "preparing.SplitTotals") -> str:
-    """Say what is in a dataset that was just made."""
+def describe_split(folder: object, split: "events.SplitTotals") -> str:
+    """Return a line about a finished dataset."""
     reasons = f": {describe_counts(split.rejects)}" if split.rejects else ""
     return (
         f"{folder}: {describe_number(split.num_utterances, 'utterance')}, {describe_duration(split.seconds_kept)} "
@@ -81,17 +87,18 @@ def describe_split(folder: object, split: "preparing.SplitTotals") -> str:
     )
 
 
-def describe_dry_run(plan: "PlanReport") -> Iterator[str]:
-    """Say what a run would do, and how the first recordings fare."""
-    rows = describe_number(plan.num_rows, "row")
-    yield f"{rows}: {_describe_sizes(plan.splits)}; {describe_number(plan.shard_rows, 'row')} per shard"
-    sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in plan.num_bytes.items())
-    kept = describe_duration(plan.hours * 3600)
-    yield f"about {kept} will be kept: {sizes} (from {len(plan.sampled)} recordings drawn)"
-    failed = [probe for probe in plan.first if probe.reason]
-    yield f"the first {len(plan.first)} recordings: {len(plan.first) - len(failed)} are kept, {len(failed)} rejected"
-    for probe in failed:
-        yield f"  row {probe.row}, {probe.source}: {probe.reason}: {probe.detail}"
+def describe_estimate(found: "Estimate") -> Iterator[str]:
+    """Yield lines about what a run would do, with each of the first rows that would be rejected."""
+    rows = describe_number(found.num_rows, "row")
+    yield f"{rows}: {_describe_sizes(found.splits)}; {describe_number(found.shard_rows, 'row')} per shard"
+    sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in found.num_bytes.items())
+    kept = describe_duration(found.hours * 3600)
+    yield f"about {kept} will be kept: {sizes} (estimated from {len(found.sampled)} random recordings)"
+    rejections = [probe.rejection for probe in found.first if probe.rejection]
+    num_kept = len(found.first) - len(rejections)
+    yield f"the first {len(found.first)} recordings: {num_kept} are kept, {len(rejections)} rejected"
+    for rejection in rejections:
+        yield f"  row {rejection.row}, {rejection.source}: {rejection.reason}: {rejection.detail}"
 
 
 COMMAND = Command(

@@ -1,8 +1,8 @@
-"""Each worker says what it is doing in 64 bytes of shared memory, so that its death or sleep can be explained.
+"""Each worker reports what it is doing through 64 bytes of shared memory, so that a dead or stuck one can be explained.
 
-A worker maps a small file named after its process; before each row it notes the row and the time, which costs less
-than a microsecond. The main process reads the files: for progress while all is well, and to learn which recording was
-in the decoder when a worker died or stopped moving.
+A worker maps a small file, named after its process id, into memory and notes each row and the time before it decodes
+the row; that takes less than a microsecond. The main process reads the files: for progress, and to find out which
+recording was in the decoder when a worker died or stopped.
 """
 
 import contextlib
@@ -16,25 +16,29 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+# Eight fields of eight bytes, in the order of WorkerStatus. Shared memory, unlike a pipe, keeps the last note of a
+# process that was killed at any moment, and writing it takes no system call. There is no lock: what is read during a
+# write can mix two notes. Then the progress is wrong for a moment or, at worst, a worker is restarted without need.
+# After a death, when the row decides which recording is suspected, nobody writes.
 _LAYOUT = struct.Struct("=qqqdqddq")
 IDLE = -1
-"""In place of a row number: no recording is in the decoder."""
+"""Instead of a row number: no recording is being decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What one worker was doing when it last said so."""
+class WorkerStatus:
+    """What one worker was doing at its last heartbeat."""
 
     pid: int
-    """Its process."""
+    """Its process id."""
     task: int
-    """Number of the task, as the main process counts them."""
+    """Number of its task, as the main process counts them."""
     row: int
-    """Manifest row in the decoder, or IDLE."""
+    """Manifest row that is being decoded, or IDLE."""
     since: float
-    """time.monotonic() when that row, or the pause, began; seconds."""
+    """time.monotonic() at which that row, or the pause, began; seconds. All processes share this clock."""
     num_rows: int
-    """Rows of this task that are over."""
+    """Rows of this task that are done."""
     seconds_in: float
     """Audio decoded in this task."""
     seconds_kept: float
@@ -43,8 +47,8 @@ class Status:
     """Rows of this task that were rejected."""
 
 
-class Marker:
-    """A worker's own side of the board."""
+class Heartbeat:
+    """A worker's own heartbeat."""
 
     def __init__(self, folder: Path) -> None:
         self._pid = os.getpid()
@@ -53,23 +57,20 @@ class Marker:
             file.write(bytes(_LAYOUT.size))
             file.flush()
             self._map = mmap.mmap(file.fileno(), _LAYOUT.size)
-        self._task = 0
-        self._num_rows = self._num_rejects = 0
-        self._seconds_in = self._seconds_kept = 0.0
         self.begin_task(0)
 
     def begin_task(self, task: int) -> None:
-        """Start counting from nothing."""
+        """Report a new task and count from zero."""
         self._task, self._num_rows, self._num_rejects = task, 0, 0
         self._seconds_in = self._seconds_kept = 0.0
         self._write(IDLE)
 
     def begin_row(self, row: int) -> None:
-        """Say which row goes into the decoder now."""
+        """Report that this row is being decoded."""
         self._write(row)
 
     def end_row(self, *, seconds_in: float, seconds_kept: float, is_rejected: bool) -> None:
-        """Say that the row is over, and what came of it."""
+        """Report that the row is done, and count it."""
         self._num_rows += 1
         self._num_rejects += is_rejected
         self._seconds_in += seconds_in
@@ -92,53 +93,42 @@ class Marker:
 
 
 @cache
-def open_marker(folder: Path) -> Marker:
-    """Return this process's marker in ``folder``, making it on first use."""
-    return Marker(folder)
+def open_heartbeat(folder: Path) -> Heartbeat:
+    """Return the heartbeat of this process in ``folder``, created on first use."""
+    return Heartbeat(folder)
 
 
-def clear_board(folder: Path) -> None:
-    """Forget all workers; call it while none is alive."""
+def clear_heartbeats(folder: Path) -> None:
+    """Remove the heartbeats of all workers; call it while none is alive."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
 
 
-def read_board(folder: Path) -> list[Status]:
-    """Return the status of every worker that has begun to work since the board was cleared."""
+def read_heartbeats(folder: Path) -> list[WorkerStatus]:
+    """Return the status of every worker that has started work since the folder was cleared."""
     statuses = []
     for path in folder.iterdir():
         with contextlib.suppress(OSError, struct.error, ValueError):
-            pid, task, row, since, num_rows, seconds_in, seconds_kept, num_rejects = _LAYOUT.unpack(path.read_bytes())
-            if pid == int(path.name):
-                statuses.append(
-                    Status(
-                        pid=pid,
-                        task=task,
-                        row=row,
-                        since=since,
-                        num_rows=num_rows,
-                        seconds_in=seconds_in,
-                        seconds_kept=seconds_kept,
-                        num_rejects=num_rejects,
-                    )
-                )
+            status = WorkerStatus(**dict(zip(WorkerStatus.__slots__, _LAYOUT.unpack(path.read_bytes()), strict=True)))
+            if status.pid == int(path.name):  # else the worker has created the file but not yet written to it
+                statuses.append(status)
     return statuses
 
 
-def in_flight(statuses: Sequence[Status]) -> list[Status]:
-    """Return the workers that have a recording in their decoder."""
+def find_decoding(statuses: Sequence[WorkerStatus]) -> list[WorkerStatus]:
+    """Return the workers that are decoding a recording."""
     return [status for status in statuses if status.row != IDLE]
 
 
-def stalled(statuses: Sequence[Status], timeout_seconds: float) -> list[Status]:
-    """Return the workers whose recording has been in the decoder for too long."""
+def find_stalled(statuses: Sequence[WorkerStatus], timeout_seconds: float) -> list[WorkerStatus]:
+    """Return the workers that have been decoding the same recording for longer than the timeout."""
     now = time.monotonic()
-    return [status for status in in_flight(statuses) if now - status.since > timeout_seconds]
+    return [status for status in find_decoding(statuses) if now - status.since > timeout_seconds]
 
 
-def kill_workers(statuses: Sequence[Status]) -> None:
-    """End these workers at once; those already gone are no trouble."""
+def kill_workers(statuses: Sequence[WorkerStatus]) -> None:
+    """Kill these workers; those already dead are ignored."""
     for status in statuses:
         with contextlib.suppress(ProcessLookupError):
             os.kill(status.pid, signal.SIGKILL)

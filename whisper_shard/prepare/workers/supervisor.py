@@ -1,13 +1,12 @@
-"""Tasks get done whatever happens to the workers.
+"""All tasks get done, whatever happens to the workers.
 
-joblib gives up a call when a worker dies. Here the call is begun again with the tasks that are missing, and the
-recordings that were in a decoder at that moment are looked at one by one in a worker of their own. One that ends that
-worker too has been struck twice and becomes a reject; the others were bystanders. A worker that was killed from
-outside therefore costs nothing but time. A recording that is too slow among others but not alone has one more chance
-among others, so that there is an end to it.
+joblib gives up a call when a worker dies. The supervisor then starts it again with the tasks that are missing. Before
+that, it prepares each recording that was being decoded at that moment alone, in a worker of its own. A recording that
+ends that worker too has had two strikes and is quarantined: it is rejected without being decoded again. The others
+were bystanders, so a worker that was killed from outside costs nothing but time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,20 +17,30 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import Note
 from whisper_shard.prepare.manifests.rows import as_rows
-from whisper_shard.prepare.task import ProbeResult, ShardResult, Task, probe_rows, rows_of
-from whisper_shard.prepare.workers.heartbeat import Status, in_flight, kill_workers, read_board, stalled
+from whisper_shard.prepare.task import ProbeResult, RowsTask, ShardResult, ShardTask, probe_rows
+from whisper_shard.prepare.workers.heartbeat import (
+    WorkerStatus,
+    find_decoding,
+    find_stalled,
+    kill_workers,
+    read_heartbeats,
+)
 from whisper_shard.prepare.workers.pool import Workers, count_cores, run_tasks
+from whisper_shard.utterance import Rejection
 
+CRASH, TIMEOUT = "decoder_crashed", "decoder_timeout"
+"""Reasons for which recordings are quarantined."""
 TICK_SECONDS = 0.25
+"""How often the workers' heartbeats are read."""
 MAX_FUTILE_RESTARTS = 4
-"""Deaths in a row without a finished task or a convicted recording, after which the machine is to blame."""
+"""Restarts in a row without a finished task or a suspicious recording; one more, and the machine is to blame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed without a result."""
 
-    statuses: Sequence[Status]
+    statuses: Sequence[WorkerStatus]
     """What the workers are doing."""
 
 
@@ -40,31 +49,32 @@ Outcome = ShardResult | ProbeResult | Tick | Note
 
 def supervise(
     workers: Workers,
-    function: Callable[[Task], Any],
-    tasks: Sequence[Task],
+    function: Callable[[Any], Any],
+    tasks: Sequence[RowsTask | ShardTask],
     config: PrepareConfig,
 ) -> Iterator[Outcome]:
     """Yield the result of every task, in any order, with ticks and notes in between.
 
     Args:
         workers: The pool.
-        function: What to do with each task: `write_shard` or `probe_rows`.
+        function: Called with each task: `write_shard` or `probe_rows`.
         tasks: All with different numbers.
-        config: Knobs: jobs and limits.
+        config: Settings: jobs and limits.
 
     Raises:
-        EnvironmentFault: A task met a fault of the machine, or workers keep dying without anyone to blame.
+        EnvironmentFault: A task met a fault of the machine, or workers keep dying without a recording to blame.
     """
     pending = {task.number: task for task in tasks}
     num_futile, is_retry = 0, False
-    late, warned = set[tuple[int, int]](), set[str]()
+    slow_before = set[str]()
     while pending:
-        begun = [replace(task, verdicts=dict(workers.verdicts), is_retry=is_retry) for task in pending.values()]
+        stalled = set[tuple[int, int]]()
+        attempts = [replace(task, quarantined={**workers.quarantined}, is_retry=is_retry) for task in pending.values()]
         try:
-            for result in _run(workers, function, begun, config.jobs or count_cores()):
+            for result in _run(workers, function, attempts, config.jobs or count_cores()):
                 if result is None:
-                    statuses = read_board(workers.board)
-                    late |= {(status.task, status.row) for status in _kill_stalled(statuses, config)}
+                    statuses = read_heartbeats(workers.heartbeats)
+                    stalled |= {(status.task, status.row) for status in _kill_stalled(statuses, config)}
                     yield Tick(statuses=statuses)
                 else:
                     del pending[result.number]
@@ -72,105 +82,92 @@ def supervise(
                     yield result
         except BrokenProcessPool as error:
             is_retry = True
-            suspects = [s for s in in_flight(read_board(workers.board)) if s.task in pending]
-            alone = [_row_alone(pending[s.task], s.row, number=-n) for n, s in enumerate(suspects, 1)]
-            guilty = _judge(workers, alone, config)
-            slow = [task for task, s in zip(alone, suspects, strict=True) if (s.task, s.row) in late]
-            late.clear()
-            guilty += _find_slow_again(slow, guilty, warned, config)
-            num_futile = 0 if guilty or slow else num_futile + 1
+            suspects = {
+                (status.task, status.row): _row_alone(pending[status.task], status.row, number=-number)
+                for number, status in enumerate(find_decoding(read_heartbeats(workers.heartbeats)), 1)
+                if status.task in pending
+            }
+            slow = _reject_all([task for key, task in suspects.items() if key in stalled], TIMEOUT, config)
+            # A recording that is slow only now and then is quick when it is tried alone. It is quarantined the second
+            # time it is too slow among others; else it would stop its shard again and again, without end.
+            slow_again = {path: rejection for path, rejection in slow.items() if path in slow_before}
+            slow_before |= slow.keys()
+            # The first strike was the death among others, this is the second.
+            found = slow_again | _try_alone(workers, list(suspects.values()), config)
+            # Progress of any kind resets the count. If nothing ever finishes and no recording is suspected, something
+            # else kills the workers, most likely for their memory, and restarting them would never end.
+            num_futile = 0 if found or slow else num_futile + 1
             if num_futile > MAX_FUTILE_RESTARTS:
                 raise _give_up(error) from error
-            for verdict in guilty:
-                workers.verdicts[verdict.path] = (verdict.reason, verdict.detail)
-                yield Note(
-                    message=f"{verdict.path} (row {verdict.row}): {verdict.detail}; rejected as {verdict.reason}"
-                )
-            if not guilty:
-                yield Note(message="a worker process died, but no recording is to blame; its rows are prepared again")
+            workers.quarantined.update(found)
+            yield from _describe_death(found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A recording that brought down two workers."""
-
-    path: str
-    """The recording."""
-    row: int
-    """Position in its manifest."""
-    reason: str
-    """Code of the reject it becomes."""
-    detail: str
-    """What happened."""
-
-
-def _run(workers: Workers, function: Callable[[Task], Any], tasks: Sequence[Task], jobs: int) -> Iterator[Any]:
+def _run(workers: Workers, function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
     return run_tasks(workers, function, tasks, jobs=jobs, tick_seconds=TICK_SECONDS)
 
 
-def _kill_stalled(statuses: Sequence[Status], config: PrepareConfig) -> list[Status]:
-    """Kill workers that hang in a decoder, and return them; joblib then reports their death."""
-    hanging = stalled(statuses, config.decode_timeout_seconds)
-    kill_workers(hanging)
-    return hanging
+def _kill_stalled(statuses: Sequence[WorkerStatus], config: PrepareConfig) -> list[WorkerStatus]:
+    """Kill the workers whose decoder takes too long, and return them; joblib then reports their death."""
+    stalled = find_stalled(statuses, config.decode_timeout_seconds)
+    kill_workers(stalled)
+    return stalled
 
 
-def _judge(workers: Workers, suspects: Sequence[Task], config: PrepareConfig) -> list[Verdict]:
-    """Prepare each suspect alone; those that end their worker again are guilty.
+def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareConfig) -> dict[str, Rejection]:
+    """Prepare each suspect alone, and return a rejection for each that ends its worker again, by path.
 
     Args:
         workers: The pool.
         suspects: Tasks of one row each.
-        config: Knobs.
+        config: Settings.
     """
     untried = {task.number: task for task in suspects}
-    verdicts = []
+    rejections = dict[str, Rejection]()
     while untried:
-        is_hanging = False
+        is_stalled = False
         try:
             for result in _run(workers, probe_rows, list(untried.values()), 1):
                 if result is None:
-                    is_hanging |= bool(_kill_stalled(read_board(workers.board), config))
+                    is_stalled |= bool(_kill_stalled(read_heartbeats(workers.heartbeats), config))
                 else:
                     del untried[result.number]
         except BrokenProcessPool:
-            guilty = [untried.pop(s.task) for s in in_flight(read_board(workers.board)) if s.task in untried]
-            if not guilty:
-                break  # killed from outside between two rows; whoever is guilty will come up again
-            verdicts += [_verdict(task, is_hanging, config) for task in guilty]
-    return verdicts
+            decoding = find_decoding(read_heartbeats(workers.heartbeats))
+            found = [untried.pop(status.task) for status in decoding if status.task in untried]
+            if not found:
+                break  # killed from outside, between two rows; whoever is at fault will be a suspect again
+            rejections |= _reject_all(found, TIMEOUT if is_stalled else CRASH, config)
+    return rejections
 
 
-def _find_slow_again(
-    slow: Sequence[Task], guilty: Sequence[Verdict], warned: set[str], config: PrepareConfig
-) -> list[Verdict]:
-    """Return verdicts on recordings that were too slow among others for the second time; warn the others.
-
-    Args:
-        slow: Tasks of one row each, stopped for their time.
-        guilty: Those that were too slow alone, too.
-        warned: Paths of those that were not; grows.
-        config: Knobs.
-    """
-    paths = {verdict.path for verdict in guilty}
-    verdicts = [verdict for task in slow if (verdict := _verdict(task, True, config)).path not in paths]
-    again = [verdict for verdict in verdicts if verdict.path in warned]
-    warned |= {verdict.path for verdict in verdicts}
-    return again
+def _reject_all(tasks: Sequence[RowsTask], reason: str, config: PrepareConfig) -> dict[str, Rejection]:
+    """Return a rejection for the row of each task, by the path of its recording."""
+    details = {
+        CRASH: "its decoder ended the worker process, twice",
+        TIMEOUT: f"its decoder was still busy after {config.decode_timeout_seconds:g} s, twice",
+    }
+    rows = [row for task in tasks for row, _ in as_rows(task.rows, folder=task.corpus)]
+    return {row.path: row.reject(reason, details[reason]) for row in rows}
 
 
-def _verdict(task: Task, is_hanging: bool, config: PrepareConfig) -> Verdict:
-    reason, detail = "decoder_crashed", "its decoder ended the worker process, twice"
-    if is_hanging:
-        seconds = config.decode_timeout_seconds
-        reason, detail = "decoder_timeout", f"its decoder was still busy after {seconds:g} s, twice"
-    row, _ = next(as_rows(rows_of(task), folder=task.corpus))
-    return Verdict(path=row.path, row=row.row, reason=reason, detail=detail)
+def _row_alone(task: RowsTask | ShardTask, row: int, *, number: int) -> RowsTask:
+    """Return a task for one row of another."""
+    return RowsTask(
+        number=number,
+        config=task.config,
+        rows=task.read_rows().filter(pc.field("row") == row),
+        corpus=task.corpus,
+        heartbeats=task.heartbeats,
+        is_retry=True,
+    )
 
 
-def _row_alone(task: Task, row: int, *, number: int) -> Task:
-    """Return a task about one row of another."""
-    return replace(task, number=number, rows=rows_of(task).filter(pc.field("row") == row), is_retry=True)
+def _describe_death(quarantined: Mapping[str, Rejection]) -> Iterator[Note]:
+    for path, rejection in quarantined.items():
+        yield Note(message=f"{path} (row {rejection.row}): {rejection.detail}; rejected as {rejection.reason}")
+    if not quarantined:
+        yield Note(message="a worker process died, but no recording is to blame; its rows are prepared again")
 
 
 def _give_up(error: BaseException) -> EnvironmentFault:

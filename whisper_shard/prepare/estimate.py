@@ -1,0 +1,132 @@
+"""What a run would do: the size of the plan, and a few recordings prepared in the workers, with nothing kept."""
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+
+from whisper_shard.audio.members import ENCODERS
+from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.prepare.events import Note, SplitSize
+from whisper_shard.prepare.output import OutputFolder
+from whisper_shard.prepare.pipeline import build_pipeline
+from whisper_shard.prepare.plan import ROW_OVERHEAD_BYTES, choose_shard_rows, manifests_of, split_ranks
+from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
+from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
+from whisper_shard.prepare.workers.pool import Workers, open_workers
+from whisper_shard.prepare.workers.supervisor import supervise
+
+PROBE_ROWS = 8
+"""Rows per task when rows are prepared only to learn their size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run would do, found out without writing anything."""
+
+    num_rows: int
+    """Rows of all manifests."""
+    splits: Mapping[str, SplitSize]
+    """Rows and shards of each dataset."""
+    shard_rows: int
+    """Rows per shard."""
+    hours: float
+    """Estimated length of the utterances that will be kept."""
+    num_bytes: Mapping[str, int]
+    """Estimated bytes of all shards, for each codec."""
+    first: tuple[RowProbe, ...]
+    """Results of the first rows of the manifest, in order."""
+    sampled: tuple[RowProbe, ...]
+    """Results of the rows drawn for the estimate."""
+
+
+def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50) -> Estimate:
+    """Plan a run and prepare a few recordings as it would, without keeping anything.
+
+    Args:
+        corpus: The manifest.
+        config: Settings.
+        num_first: Rows from the beginning of the manifest that are prepared.
+
+    Raises:
+        ManifestError: The manifest cannot be used.
+        ConfigError: A filter or decoder that does not exist.
+    """
+    build_pipeline(config)
+    with TemporaryDirectory(prefix="whisper-shard-") as folder:
+        output = OutputFolder(path=Path(folder))
+        spools = {
+            name: spool_manifest(path, output.path / f"{name}.spool", config)
+            for name, path in manifests_of(corpus, config).items()
+        }
+        train = spools["train"]
+        with open_workers(output, config.worker_memory_mb) as workers:
+            sampled = _without_notes(prepare_sample(sample_rows(train), train.corpus, workers, config))
+            first = _without_notes(prepare_sample(first_rows(train, num_first), train.corpus, workers, config))
+    num_rows = {name: spool.num_rows for name, spool in spools.items()}
+    shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
+    sizes = {name: len(ranks) for name, ranks in split_ranks(num_rows, config.eval_fraction).items()}
+    return Estimate(
+        num_rows=sum(num_rows.values()),
+        splits={name: SplitSize(num_rows=n, num_shards=math.ceil(n / shard_rows)) for name, n in sizes.items()},
+        shard_rows=shard_rows,
+        hours=sum(probe.seconds for probe in sampled) / len(sampled) * sum(num_rows.values()) / 3600,
+        num_bytes={codec: estimate_bytes(sampled, codec, sum(num_rows.values())) for codec in ENCODERS},
+        first=tuple(first),
+        sampled=tuple(sampled),
+    )
+
+
+def prepare_sample(
+    rows: pa.Table, corpus: Path, workers: Workers, config: PrepareConfig
+) -> Generator[Note, None, list[RowProbe]]:
+    """Prepare some rows in the workers and return their sizes and rejections, in order of row; yield notes.
+
+    Args:
+        rows: In MANIFEST_SCHEMA.
+        corpus: Folder of the manifest, to which relative audio paths are relative.
+        workers: The pool.
+        config: Settings.
+    """
+    # Negative, unlike the numbers of shards: a worker that has not begun a shard yet must not count in its progress.
+    tasks = [
+        RowsTask(
+            number=-number,
+            config=config,
+            rows=rows.slice(start, PROBE_ROWS),
+            corpus=corpus,
+            heartbeats=workers.heartbeats,
+        )
+        for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
+    ]
+    probes = list[RowProbe]()
+    for outcome in supervise(workers, probe_rows, tasks, config):
+        if isinstance(outcome, Note):
+            yield outcome
+        elif isinstance(outcome, ProbeResult):
+            probes += outcome.probes
+    return sorted(probes, key=lambda probe: probe.row)
+
+
+def mean_bytes(sampled: Sequence[RowProbe], codec: str) -> float:
+    """Return the mean size of an audio member, rejected rows counting as 0."""
+    return sum(probe.num_bytes[codec] for probe in sampled) / len(sampled)
+
+
+def estimate_bytes(sampled: Sequence[RowProbe], codec: str, num_rows: int) -> int:
+    """Return the expected size of all shards of ``num_rows`` manifest rows."""
+    share_kept = sum(probe.rejection is None for probe in sampled) / len(sampled)
+    return round((mean_bytes(sampled, codec) + share_kept * ROW_OVERHEAD_BYTES) * num_rows)
+
+
+def _without_notes(probes: Generator[Any, None, list[RowProbe]]) -> list[RowProbe]:
+    while True:
+        try:
+            next(probes)
+        except StopIteration as stop:
+            found: list[RowProbe] = stop.value
+            return found
