@@ -30,9 +30,10 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import Spoken, read_digits, speak_sentences
+from whisper_shard.model.device import DTYPES
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
-from whisper_shard.score.evaluate import evaluate_model
+from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model
 from whisper_shard.score.events import Window
 from whisper_shard.score.wer import score_texts
 from whisper_shard.stream.batch import Batch
@@ -136,7 +137,7 @@ class Ours:
     ) -> None:
         self.name, self.loaded, self.batches, self.window, self.precision = name, loaded, batches, window, precision
         self.cap, self.labeler = cap, Labeler(loaded.tokenizer, "en")
-        self.donor = batches[0].waveforms[:1, : int(batches[0].num_samples[0])]  # the shortest, as in training
+        self.silence_source = batches[0].waveforms[:1, : int(batches[0].num_samples[0])]  # the shortest, as in training
 
     def __call__(self) -> Run:
         start = time.perf_counter(), time.process_time()
@@ -145,10 +146,12 @@ class Ours:
                 self.loaded,
                 self.batches,
                 self.labeler,
-                window=self.window,
-                max_new_tokens=self.cap,
-                precision=self.precision,
-                donor=self.donor,
+                EvaluationSettings(
+                    window=self.window,
+                    max_new_tokens=self.cap,
+                    dtype=DTYPES[self.precision],
+                    silence_source=self.silence_source,
+                ),
             )
         wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
         by_key = {row.key: row.hypothesis for row in found.utterances}

@@ -32,15 +32,15 @@ from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
-from whisper_shard.model.borrowed_silence import allow_lending
+from whisper_shard.model.borrowed_silence import enable_shared_attention
 from whisper_shard.model.device import set_threads
-from whisper_shard.model.forward import encode, listen_to_silence
+from whisper_shard.model.forward import encode, encode_silence
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.save import save_model_folder
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.model.window import fit_window, short_window
-from whisper_shard.score.evaluate import evaluate_part
+from whisper_shard.score.evaluate import EvaluationSettings, evaluate_part
 from whisper_shard.score.run import score_model
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.data import find_silence_source
@@ -230,10 +230,10 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
     Returns the relative norm of the difference of encoder states at the positions of the short window (means over
     batches), and how many hypotheses are the same as in 30 s.
     """
-    loaded, donor = load_whisper(model), find_silence_source(data)
-    allow_lending(loaded.model.eval())
+    loaded, source = load_whisper(model), find_silence_source(data)
+    enable_shared_attention(loaded.model.eval())
     labeler, log_mel = Labeler(loaded.tokenizer, "en"), LogMel(loaded.n_mels)
-    silence = listen_to_silence(loaded.model, log_mel, donor)
+    silence = encode_silence(loaded.model, log_mel, source)
     away: dict[str, list[float]] = {"borrowed": [], "short": []}
     said: dict[str, list[str]] = {"full": [], "borrowed": [], "short": []}
     for batch in open_evaluation(data, batch_size=8, limit=48):
@@ -244,7 +244,8 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
             same_place = whole[:, : states.shape[1]]
             away[window].append(float((states - same_place).norm() / same_place.norm()))
         for window, texts in said.items():
-            part = evaluate_part(loaded, [batch], labeler, window=window, max_new_tokens=48, donor=donor)
+            settings = EvaluationSettings(window=window, max_new_tokens=48, silence_source=source)
+            part = evaluate_part(loaded, [batch], labeler, settings)
             texts.extend(row.hypothesis for row in part.utterances)
     return {
         "utterances": len(said["full"]),

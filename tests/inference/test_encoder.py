@@ -2,13 +2,17 @@ import pytest
 import torch
 
 from tests.making import make_waveform
-from whisper_shard.inference.cross_attention import Folded, Projected, listen
+from whisper_shard.inference.cross_attention import (
+    AbsorbedCrossAttention,
+    ProjectedCrossAttention,
+    prepare_cross_attention,
+)
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.linear import split_heads
 from whisper_shard.model.adapters import add_lora
-from whisper_shard.model.borrowed_silence import allow_lending
+from whisper_shard.model.borrowed_silence import enable_shared_attention
 from whisper_shard.model.device import autocast
-from whisper_shard.model.forward import encode, listen_to_silence
+from whisper_shard.model.forward import encode, encode_silence
 from whisper_shard.model.log_mel import LogMel
 
 
@@ -28,16 +32,16 @@ def test_states_are_those_of_training_to_the_bit(tiny, rows, seconds):
 
 
 @torch.no_grad()
-def test_silence_is_heard_as_in_training(tiny):
-    allow_lending(tiny.model.eval())
+def test_silence_is_shared_as_in_training(tiny):
+    enable_shared_attention(tiny.model.eval())
     log_mel = make_log_mel(3, 2.5)
-    silence = listen_to_silence(tiny.model, LogMel(), torch.from_numpy(make_waveform(0.5))[None])
+    silence = encode_silence(tiny.model, LogMel(), torch.from_numpy(make_waveform(0.5))[None])
     encoder = InferenceEncoder(tiny.model)
     torch.testing.assert_close(
         encoder.encode(log_mel, silence), encode(tiny.model, log_mel, silence=silence), atol=1e-5, rtol=1e-5
     )
-    expected = tiny.model.model.encoder.layer_norm(silence.behind(-1, 125))
-    torch.testing.assert_close(encoder.behind(silence, 125), expected)
+    expected = tiny.model.model.encoder.layer_norm(silence.from_position(-1, 125))
+    torch.testing.assert_close(encoder.silence_states(silence, 125), expected)
 
 
 @pytest.mark.pretrained
@@ -74,23 +78,24 @@ def test_low_rank_updates_act(tiny):
 
 
 @pytest.mark.parametrize("length", [1, 7])
-def test_folding_changes_no_answer(length):
+def test_absorbed_projections_change_no_output(length):
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(3, 50, 32, generator=generator)
     weight, bias = torch.randn(64, 32, generator=generator), torch.randn(64, generator=generator)
     bias[:32] = 0
-    folded = listen(states, [(weight, bias)], 4)
-    assert isinstance(folded, Folded), "float32 on a CPU"
+    absorbed = prepare_cross_attention(states, [(weight, bias)], 4)
+    assert isinstance(absorbed, AbsorbedCrossAttention), "float32 on a CPU"
     keys, values = split_heads(torch.nn.functional.linear(states, weight, bias), 4, parts=2)
-    projected = Projected([(keys, values)])
+    projected = ProjectedCrossAttention([(keys, values)])
     queries = torch.randn(3, 4, length, 8, generator=generator)
-    torch.testing.assert_close(folded.attend(0, queries), projected.attend(0, queries), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(absorbed.attend(0, queries), projected.attend(0, queries), atol=1e-4, rtol=1e-4)
     rows = torch.tensor([2, 0])
-    chosen = [each.select(rows).attend(0, queries[rows]) for each in (folded, projected)]
-    torch.testing.assert_close(chosen[0], folded.attend(0, queries)[rows], atol=1e-5, rtol=1e-5)
+    chosen = [each.select(rows).attend(0, queries[rows]) for each in (absorbed, projected)]
+    torch.testing.assert_close(chosen[0], absorbed.attend(0, queries)[rows], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(chosen[1], projected.attend(0, queries)[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_bfloat16_keeps_keys_and_values():
     states = torch.zeros(1, 10, 32, dtype=torch.bfloat16)
-    assert isinstance(listen(states, [(torch.zeros(64, 32).bfloat16(), torch.zeros(64).bfloat16())], 4), Projected)
+    projection = torch.zeros(64, 32, dtype=torch.bfloat16), torch.zeros(64, dtype=torch.bfloat16)
+    assert isinstance(prepare_cross_attention(states, [projection], 4), ProjectedCrossAttention)

@@ -4,15 +4,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.making import make_dataset
 from tests.model.test_whisper import make_batch, make_waveforms
-from whisper_shard.errors import DatasetError
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder
-from whisper_shard.model.borrowed_silence import allow_lending, score_bias
-from whisper_shard.model.forward import SpeechLoss, decode_teacher_forced, encode, record_silence
+from whisper_shard.model.borrowed_silence import attention_bias, enable_shared_attention
+from whisper_shard.model.forward import SpeechLoss, decode_teacher_forced, encode, trailing_silence
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.save import save_model_folder
-from whisper_shard.train.data import find_silence_source
 
 FULL = 480_000
 
@@ -23,12 +20,12 @@ def to_full(waveforms):
 
 def silence_of(model, waveform, *, stride):
     frames = waveform.shape[1] // 160
-    return record_silence(model, LogMel()(to_full(waveform)), num_frames=frames, stride=stride)
+    return trailing_silence(model, LogMel()(to_full(waveform)), num_frames=frames, stride=stride)
 
 
 @torch.no_grad()
-def test_with_its_own_silence_an_utterance_hears_exactly_what_it_hears_in_30_seconds(tiny):
-    allow_lending(tiny.model.eval())
+def test_with_its_own_silence_an_utterance_has_the_states_of_30_seconds(tiny):
+    enable_shared_attention(tiny.model.eval())
     waveforms, _, labels = make_batch(tiny, texts=("one two",), seconds=(2.0,), window_seconds=2.5)
     whole = encode(tiny.model, LogMel()(to_full(waveforms)))
     expected = decode_teacher_forced(tiny.model, whole, labels.decoder_input_ids)
@@ -43,8 +40,8 @@ def test_with_its_own_silence_an_utterance_hears_exactly_what_it_hears_in_30_sec
 
 
 @torch.no_grad()
-def test_one_position_of_four_stands_for_all_four(tiny):
-    allow_lending(tiny.model.eval())
+def test_one_position_of_four_has_the_weight_of_all_four(tiny):
+    enable_shared_attention(tiny.model.eval())
     waveforms, _ = make_waveforms([2.0], 2.0)
     log_mel = LogMel()(waveforms)
     every, fourth, alone = (
@@ -57,7 +54,7 @@ def test_one_position_of_four_stands_for_all_four(tiny):
 @pytest.mark.pretrained
 @torch.no_grad()
 def test_silence_of_another_utterance_brings_the_real_encoder_near_its_30_second_states(whisper_base):
-    allow_lending(whisper_base.model.eval())
+    enable_shared_attention(whisper_base.model.eval())
     waveforms, _ = make_waveforms([4.0], 4.5)
     whole = encode(whisper_base.model, LogMel()(to_full(waveforms)))[:, :225]
     silence = silence_of(whisper_base.model, make_waveforms([1.5], 1.5)[0], stride=4)
@@ -68,28 +65,28 @@ def test_silence_of_another_utterance_brings_the_real_encoder_near_its_30_second
     assert away[0] < 0.6 * away[1]
 
 
-def test_positions_before_the_window_ends_or_the_donor_is_silent_are_not_lent(tiny):
+def test_only_silent_positions_after_the_window_are_shared(tiny):
     waveforms, _ = make_waveforms([2.0], 2.0)
     silence = silence_of(tiny.model, waveforms, stride=4)
-    assert silence.first == 100
-    assert silence.behind(0, 50).shape[1] == silence.behind(0, 100).shape[1] == 350
-    assert silence.behind(0, 101).shape[1] == 349
-    assert silence.behind(0, 1500).shape[1] == 0
-    assert silence.lend(tiny.model.model.encoder.layers[0].self_attn, silence.behind(0, 1500)) == {}
+    assert silence.first_position == 100
+    assert silence.from_position(0, 50).shape[1] == silence.from_position(0, 100).shape[1] == 350
+    assert silence.from_position(0, 101).shape[1] == 349
+    assert silence.from_position(0, 1500).shape[1] == 0
+    assert silence.share(tiny.model.model.encoder.layers[0].self_attn, silence.from_position(0, 1500)) == {}
 
 
 def test_gradients_reach_what_makes_keys_and_values_of_silence(tiny):
-    allow_lending(tiny.model)
+    enable_shared_attention(tiny.model)
     waveforms, num_samples, labels = make_batch(tiny)
     network = SpeechLoss(tiny.model).train()
-    silence = network.listen(waveforms[:1, :16_000])
+    silence = network.encode_silence(waveforms[:1, :16_000])
     assert tiny.model.training
     assert not any(states.requires_grad for states in silence.states)
     arguments = (waveforms, labels.decoder_input_ids, labels.labels, num_samples)
     gradients = []
-    for heard in (silence, None):
+    for shared in (silence, None):
         tiny.model.zero_grad()
-        network(*arguments, silence=heard)[0].backward()
+        network(*arguments, silence=shared)[0].backward()
         layers = (tiny.model.model.encoder.layers[0].self_attn, tiny.model.model.decoder.layers[0].encoder_attn)
         gradients.append([layer.v_proj.weight.grad.clone() for layer in layers])
     for with_silence, without in zip(*gradients, strict=True):
@@ -98,49 +95,29 @@ def test_gradients_reach_what_makes_keys_and_values_of_silence(tiny):
 
 
 @pytest.mark.parametrize("change", [checkpoint_encoder, lambda model: add_lora(model, 2)])
-def test_silence_is_heard_with_recomputation_and_low_rank_updates(tiny, change):
-    allow_lending(tiny.model)
+def test_silence_is_shared_with_checkpointing_and_low_rank_updates(tiny, change):
+    enable_shared_attention(tiny.model)
     waveforms, num_samples, labels = make_batch(tiny)
     network = SpeechLoss(tiny.model).train()
     arguments = (waveforms, labels.decoder_input_ids, labels.labels, num_samples)
-    before = network(*arguments, silence=network.listen(waveforms[:1]))[0]
+    before = network(*arguments, silence=network.encode_silence(waveforms[:1]))[0]
     change(tiny.model)
-    after = network(*arguments, silence=network.listen(waveforms[:1]))[0]
+    after = network(*arguments, silence=network.encode_silence(waveforms[:1]))[0]
     torch.testing.assert_close(after, before)
     after.backward()
 
 
-def test_a_model_that_heard_silence_is_saved_as_any_other(tiny, tmp_path):
-    allow_lending(tiny.model)
+def test_a_model_with_shared_attention_is_saved_as_any_other(tiny, tmp_path):
+    enable_shared_attention(tiny.model)
     save_model_folder(tiny, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert "silence" not in json.dumps(config)
+    assert "shared" not in json.dumps(config)
 
 
-def test_the_donor_is_a_short_utterance_and_always_the_same(tmp_path):
-    dataset = make_dataset(tmp_path, [2.0, 0.5, 1.0])
-    donor = find_silence_source(dataset)
-    assert donor.shape == (1, 8000)
-    assert torch.equal(donor, find_silence_source(dataset))
-
-
-def test_a_damaged_donor_is_passed_over_only_if_damage_may_be(tmp_path):
-    dataset = make_dataset(tmp_path, [2.0, 0.5, 1.0])
-    shard = dataset.shard_path(0)
-    content = bytearray(shard.read_bytes())
-    columns = dataset.columns("audio_offset", "num_samples")
-    begin = int(columns["audio_offset"][int(columns["num_samples"].argmin())])
-    content[begin + 200] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(DatasetError, match="crc32"):
-        find_silence_source(dataset)
-    assert find_silence_source(dataset, bad_record="skip").shape == (1, 16_000)
-
-
-@pytest.mark.parametrize(("num_own", "num_lent"), [(50, 350), (61, 341), (8, 1)])
-def test_the_bias_is_laid_out_as_gpus_want_it(num_own, num_lent):
-    bias = score_bias(torch.zeros(1, dtype=torch.bfloat16), num_own, num_lent, 4)
-    assert bias.shape == (1, 1, 1, num_own + num_lent)
+@pytest.mark.parametrize(("num_own", "num_shared"), [(50, 350), (61, 341), (8, 1)])
+def test_rows_of_the_bias_are_aligned_for_gpus(num_own, num_shared):
+    bias = attention_bias(torch.zeros(1, dtype=torch.bfloat16), num_own, num_shared, 4)
+    assert bias.shape == (1, 1, 1, num_own + num_shared)
     assert bias.dtype == torch.bfloat16
     assert all(stride % 8 == 0 for stride in bias.stride()[:-1])
     assert bias.stride(-1) == 1

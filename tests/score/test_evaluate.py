@@ -8,12 +8,13 @@ from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import TrainingError
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.greedy import greedy_decode
+from whisper_shard.model.device import DTYPES
 from whisper_shard.model.forward import SpeechLoss, encode
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.model.window import fit_window, short_window
-from whisper_shard.score.evaluate import evaluate_model, evaluate_part, finish_evaluation
+from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model, evaluate_part, finish_evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
 
@@ -53,23 +54,28 @@ def test_a_short_window_with_borrowed_silence_estimates_the_loss_of_the_full_one
     batch = make_batch([1.5], ["one two"])
     loss = {
         window: evaluate_model(
-            small, [batch], labeler, window=window, max_new_tokens=4, precision=precision, donor=batch.waveforms
+            small,
+            [batch],
+            labeler,
+            EvaluationSettings(
+                window=window, max_new_tokens=4, dtype=DTYPES[precision], silence_source=batch.waveforms
+            ),
         ).loss
         for window in ("full", "short", "borrowed")
     }
     assert abs(loss["borrowed"] - loss["full"]) < 0.2 * abs(loss["short"] - loss["full"])
 
 
-def test_borrowed_silence_needs_a_donor(small):
-    with pytest.raises(ValueError, match="a borrowed window needs a donor of silence"):
-        evaluate_model(small, [], Labeler(small.tokenizer), window="borrowed")
+def test_borrowed_silence_needs_a_source():
+    with pytest.raises(ValueError, match="windows with borrowed silence need a silence source"):
+        EvaluationSettings(window="borrowed")
 
 
 @pytest.mark.parametrize(("window", "window_seconds"), [("full", 6.0), ("short", 4.0)])
 def test_loss_and_hypotheses_are_those_of_the_window(small, window, window_seconds):
     labeler = Labeler(small.tokenizer)
     batch = make_batch([2.0, 3.0], ["one", "two three"])
-    found = evaluate_model(small, [batch], labeler, window=window, max_new_tokens=6)
+    found = evaluate_model(small, [batch], labeler, EvaluationSettings(window=window, max_new_tokens=6))
     waveforms = fit_window(batch.waveforms, round(window_seconds * 16000))
     labels = labeler.label_batch(batch.texts)
     with torch.no_grad():
@@ -85,17 +91,17 @@ def test_loss_and_hypotheses_are_those_of_the_window(small, window, window_secon
     assert found.wer == found.score.wer > 0
 
 
-def test_an_utterance_without_a_language_is_scored_in_that_which_the_model_was_told(small):
+def test_an_utterance_without_a_language_is_scored_in_the_one_given_to_the_model(small):
     batch = make_batch([1.0, 1.0], ["one", "two"])
     batch = replace(batch, languages=(None, "en-GB"))
-    found = evaluate_part(small, [batch], Labeler(small.tokenizer, "en"), max_new_tokens=2)
+    found = evaluate_part(small, [batch], Labeler(small.tokenizer, "en"), EvaluationSettings(max_new_tokens=2))
     assert [row.language for row in found.utterances] == ["en", "en-GB"]
 
 
 def test_rows_of_weight_0_are_left_out(small):
     labeler = Labeler(small.tokenizer)
     both = make_batch([2.0, 3.0], ["one", "two three"], weights=[0.0, 1.0])
-    found = evaluate_model(small, [both], labeler, max_new_tokens=4)
+    found = evaluate_model(small, [both], labeler, EvaluationSettings(max_new_tokens=4))
     assert [row.key for row in found.utterances] == ["utt1"]
     assert found.score.num_reference_words == 2
 
@@ -103,17 +109,18 @@ def test_rows_of_weight_0_are_left_out(small):
 def test_an_empty_evaluation_set_is_an_error(small):
     labeler = Labeler(small.tokenizer)
     with pytest.raises(TrainingError, match="the evaluation set is empty"):
-        evaluate_model(small, [], labeler)
+        evaluate_model(small, [], labeler, EvaluationSettings())
     with pytest.raises(TrainingError, match="the evaluation set is empty"):
-        evaluate_model(small, [make_batch([1.0], ["one"], weights=[0.0])], labeler)
+        evaluate_model(small, [make_batch([1.0], ["one"], weights=[0.0])], labeler, EvaluationSettings())
 
 
 def test_parts_of_several_processes_add_up(small):
-    labeler = Labeler(small.tokenizer)
+    labeler, settings = Labeler(small.tokenizer), EvaluationSettings(max_new_tokens=5)
     batches = [make_batch([1.0, 2.0], ["one", "two"]), make_batch([3.0], ["three one"], first=2)]
-    whole = evaluate_model(small, batches, labeler, max_new_tokens=5)
-    parts = [evaluate_part(small, [batch], labeler, max_new_tokens=5) for batch in reversed(batches)]
-    joined = finish_evaluation([*parts, parts[0]][:2], window="full")
+    whole = evaluate_model(small, batches, labeler, settings)
+    parts = [evaluate_part(small, [batch], labeler, settings) for batch in reversed(batches)]
+    joined = finish_evaluation(parts, settings)
+    assert finish_evaluation([*parts, parts[0]], settings).score == whole.score
     assert joined.utterances == whole.utterances
     assert joined.score == whole.score
     assert joined.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -123,12 +130,12 @@ def test_a_batch_that_does_not_fit_into_memory_names_the_knob(small, monkeypatch
     monkeypatch.setattr(InferenceEncoder, "encode", lambda *_: torch.empty(2**50))
     message = "evaluation of 2 utterances at once does not fit into the memory of cpu; use a smaller --eval-batch"
     with pytest.raises(TrainingError, match=message):
-        evaluate_model(small, [make_batch([1.0, 2.0], ["one", "two"])], Labeler(small.tokenizer))
+        evaluate_model(small, [make_batch([1.0, 2.0], ["one", "two"])], Labeler(small.tokenizer), EvaluationSettings())
 
 
 def test_the_model_is_left_as_it_was(small):
     small.model.train()
-    evaluate_model(small, [make_batch([1.0], ["one"])], Labeler(small.tokenizer), max_new_tokens=2)
+    evaluate_model(small, [make_batch([1.0], ["one"])], Labeler(small.tokenizer), EvaluationSettings(max_new_tokens=2))
     assert small.model.training
     assert all(parameter.grad is None for parameter in small.model.parameters())
 
@@ -136,7 +143,8 @@ def test_the_model_is_left_as_it_was(small):
 def test_bfloat16_comes_near_float32(small):
     labeler, batch = Labeler(small.tokenizer), make_batch([2.0, 3.0], ["one", "two three"])
     losses = [
-        evaluate_model(small, [batch], labeler, max_new_tokens=2, precision=name).loss for name in ("fp32", "bf16")
+        evaluate_model(small, [batch], labeler, EvaluationSettings(max_new_tokens=2, dtype=dtype)).loss
+        for dtype in (torch.float32, torch.bfloat16)
     ]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -145,7 +153,7 @@ def test_bfloat16_comes_near_float32(small):
 def test_batches_of_the_stream_are_evaluated(small, tmp_path):
     dataset = make_dataset(tmp_path / "data", [1.0, 2.0, 1.5, 3.0, 2.5])
     labeler = Labeler(small.tokenizer)
-    found = evaluate_model(small, open_evaluation(dataset, batch_size=2), labeler, max_new_tokens=3)
+    found = evaluate_model(small, open_evaluation(dataset, batch_size=2), labeler, EvaluationSettings(max_new_tokens=3))
     assert [row.key for row in found.utterances] == [f"utt{i:05d}" for i in range(5)]
     assert sorted(row.seconds for row in found.utterances) == [1.0, 1.5, 2.0, 2.5, 3.0]
 

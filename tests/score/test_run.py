@@ -10,10 +10,7 @@ from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import EnvironmentFault, TrainingError
 from whisper_shard.score.events import ScoreProgress
-from whisper_shard.score.hf_metric import load_error_rates
-from whisper_shard.score.report import WindowReport, find_warnings, seconds_bin
-from whisper_shard.score.run import _beside_model, score_model
-from whisper_shard.score.wer import score_texts
+from whisper_shard.score.run import _default_folder, score_model
 
 
 @pytest.fixture(scope="module")
@@ -82,35 +79,12 @@ def test_limit_takes_fewer_and_says_so(report, tmp_path):
 
 
 def test_reports_of_hub_models_go_to_the_current_folder(tmp_path):
-    assert _beside_model(str(tmp_path), tmp_path / "eval") == tmp_path / "score-eval"
-    assert _beside_model("openai/whisper-base", tmp_path / "eval") == Path("score-openai-whisper-base-eval")
+    assert _default_folder(str(tmp_path), tmp_path / "eval") == tmp_path / "score-eval"
+    assert _default_folder("openai/whisper-base", tmp_path / "eval") == Path("score-openai-whisper-base-eval")
 
 
 def found_dataset(found):
     return Path(found.dataset)
-
-
-def make_window(window, hypotheses, **changes):
-    score = score_texts(["one two three four"] * len(hypotheses), hypotheses)
-    fields = {"loss": 1.0, "cap_hits": 0, "slices": (), "seconds": 0.0, **changes}
-    return WindowReport(window=window, scores={"basic": score}, **fields)
-
-
-def test_windows_that_differ_are_warned_of():
-    good, bad = ["one two three four"] * 40, ["one two three four", "one one one one one one"] * 20
-    config = ScoreConfig()
-    (warning,) = find_warnings([make_window("full", good), make_window("short", bad)], config)
-    assert "WER is 0.0% in 30 s windows and 62.5% in short windows" in warning
-    assert find_warnings([make_window("full", good), make_window("short", good)], config) == []
-    one_off = [*good[:39], "one two three"]
-    assert find_warnings([make_window("full", good), make_window("short", one_off)], config) == []
-
-
-def test_cut_off_hypotheses_and_broken_weights_are_warned_of():
-    good = ["one two three four"] * 10
-    found = find_warnings([make_window("full", good, cap_hits=3, loss=float("nan"))], ScoreConfig(max_new_tokens=7))
-    assert "3 of 10 hypotheses in 30 s windows were cut off at 7 tokens: raise --max-new-tokens" in found[0]
-    assert "the loss in 30 s windows is nan: the weights are damaged" in found[1]
 
 
 def test_an_empty_dataset_is_an_error(report, tmp_path):
@@ -127,18 +101,3 @@ def test_a_report_that_cannot_be_written_is_the_machines_fault(report, tmp_path)
     config = ScoreConfig(window="short", limit=1, max_new_tokens=1, out=str(tmp_path / "file" / "out"))
     with pytest.raises(EnvironmentFault, match="file/out"):
         score_model(found.model, found_dataset(found), config)
-
-
-def test_the_metric_agrees_with_the_score():
-    references, hypotheses = ["one two three", "", "four"], ["one too three", "you", "four"]
-    rates = load_error_rates().compute(references=references, predictions=hypotheses)
-    score = score_texts(references, hypotheses, form="raw")
-    assert rates == {"wer": pytest.approx(score.wer), "cer": pytest.approx(score.cer)}
-    assert score.wer == 2 / 4
-
-
-@pytest.mark.parametrize(
-    ("seconds", "name"), [(0.4, "00-01 s"), (1.0, "01-02 s"), (4.9, "02-05 s"), (12, "10-20 s"), (30, "20-30 s")]
-)
-def test_durations_fall_into_slices(seconds, name):
-    assert seconds_bin(seconds) == name

@@ -27,7 +27,7 @@ from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.greedy import GreedyDecoder, SuppressRules
 from whisper_shard.model.averaging import MovingAverage
-from whisper_shard.model.borrowed_silence import score_bias
+from whisper_shard.model.borrowed_silence import attention_bias
 from whisper_shard.model.device import send
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
@@ -171,18 +171,18 @@ def evaluate(mode, loaded, config, data, dtype) -> Watch:
     with mode:
         without_data(network)
         with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-            silence = network.listen(send(silence_source, CUDA))
+            silence = network.encode_silence(send(silence_source, CUDA))
         encoder, decoder = InferenceEncoder(network.model, dtype), InferenceDecoder(network.model, dtype)
         greedy = GreedyDecoder(decoder, end_id=0, rules=SuppressRules(always=(1, 2), at_begin=(3,)))
         with watch:
             log_mel = network.log_mel(torch.zeros(3, 32_000, device=CUDA))
             hidden = encoder.encode(log_mel, silence)
-            behind = encoder.behind(silence, hidden.shape[1])
-            bias = score_bias(hidden.new_zeros((), dtype=dtype), hidden.shape[1], behind.shape[1], silence.stride)
+            behind = encoder.silence_states(silence, hidden.shape[1])
+            bias = attention_bias(hidden.new_zeros((), dtype=dtype), hidden.shape[1], behind.shape[1], silence.stride)
             hidden = torch.cat([hidden, behind.expand(3, -1, -1)], dim=1)
             tokens = torch.zeros(3, 4, dtype=torch.int64, device=CUDA)
-            caches = decoder.begin(hidden, 8, bias)
-            states = decoder.read(tokens, caches)
+            caches = decoder.start(hidden, 8, bias)
+            states = decoder.prefill(tokens, caches)
             states = decoder.step(tokens[:, 0], tokens[:, 1], caches, 8)
             logits = decoder.logits(states)
             assert logits.dtype == torch.float32

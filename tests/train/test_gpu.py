@@ -23,7 +23,7 @@ from whisper_shard.errors import StopRequested
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
-from whisper_shard.score.evaluate import evaluate_model
+from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train import build
 from whisper_shard.train.build import build_trainable
@@ -237,7 +237,7 @@ def test_all_tensors_fit_together_on_a_gpu_without_data_and_nothing_waits(librar
 
 @pytest.mark.long
 def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
-    """One program for the encoder, one for the decoder, each also for a pass of one row, and one for the donor."""
+    """One program for the encoder, one for the decoder, each also for a pass of one row, and one for the source."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -293,8 +293,8 @@ def test_a_gpu_says_what_a_cpu_says(task, window):
     for device in ("cpu", "cuda"):
         loaded.model.to(device)
         found.append(evaluate_model(
-            loaded, batches, Labeler(loaded.tokenizer), window=window, precision="fp32", max_new_tokens=12,
-            device=torch.device(device), donor=find_silence_source(data),
+            loaded, batches, Labeler(loaded.tokenizer),
+            EvaluationSettings(window=window, max_new_tokens=12, silence_source=find_silence_source(data)),
         ))  # fmt: skip
     assert found[1].loss == pytest.approx(found[0].loss, rel=1e-3)
     same = [a.hypothesis == b.hypothesis for a, b in zip(*(each.utterances for each in found), strict=True)]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from whisper_shard.model.device import explain_broken_install
-from whisper_shard.model.whisper import quiet_bars
+from whisper_shard.model.whisper import hide_progress_bars
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS
 
 LAST_TOKENS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
@@ -98,7 +98,7 @@ def _save_random_model(folder: Path, config: Any, generation: dict[str, Any], se
         model = WhisperForConditionalGeneration(config)
         _initialize(model)
     model.generation_config = GenerationConfig(**generation)
-    with quiet_bars():
+    with hide_progress_bars():
         model.save_pretrained(folder)
 
 

@@ -1,15 +1,16 @@
-"""How the decoder of an evaluation listens: cross-attention over encoder states, in the form that costs least.
+"""Cross-attention of the decoder over fixed encoder states, in the form that costs least.
 
-``Projected`` computes keys and values of all positions once, as every Whisper does. ``Folded`` never makes them: a
-query is folded through the key matrix and compared with the encoder states themselves, and what they answer is passed
-through the value matrix afterwards. The sums are the same, in another order. A query then costs as much as one
-of each head over states of full width, but nothing is projected and nothing is kept: for the few tokens of an
-utterance that is less work in float32 on a CPU. In bfloat16, whose products are cheap beside everything else,
-and on a GPU, keys and values are.
+`ProjectedCrossAttention` computes keys and values of all positions once, as Whisper usually does.
+`AbsorbedCrossAttention` never computes them: queries are multiplied by the key projection and compared with the encoder
+states themselves, and the weighted states are multiplied by the value projection. The sums are the same, in another
+order. Each query then costs a product with the states in full width for every head, but no position is projected and
+nothing is kept: for the few tokens of an utterance that is less work in float32 on a CPU. In bfloat16, where the
+projections are cheap beside everything else, and on a GPU, projecting once is faster.
 
-Source of the folding: multi-head latent attention, arXiv:2405.04434, section 2.1.2.
+Source of the absorbed form: multi-head latent attention, arXiv:2405.04434, section 2.1.2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,81 +22,85 @@ from whisper_shard.inference.linear import join_heads, split_heads
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each (B, heads, positions, head width)."""
+KeyValueProjection = tuple[Tensor, Tensor]
+"""Fused key and value projections of one layer: weight (2 D, D) and bias (2 D,)."""
 
 
-class Listening(Protocol):
-    """Cross-attention of a batch."""
+class CrossAttention(Protocol):
+    """Cross-attention of a batch, for all layers."""
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
-        """Return what queries (B, heads, L, head width) hear in a layer, (B, L, D), before its output matrix."""
+        """Return the attention output of queries (B, heads, L, head width), (B, L, D), before the output projection."""
 
-    def select(self, rows: Tensor) -> "Listening":
+    def select(self, rows: Tensor) -> "CrossAttention":
         """Return the same for some rows only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Projected:
+class ProjectedCrossAttention:
     """Keys and values of every layer, computed once."""
 
-    layers: list[KeysValues]
+    layers: Sequence[KeysValues]
     """One entry a layer."""
     bias: Tensor | None = None
-    """Added to the scores, (1, 1, 1, positions)."""
+    """Attention bias of each position, (1, 1, 1, positions)."""
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
-        """See `Listening`."""
+        """See `CrossAttention`."""
         keys, values = self.layers[layer]
         return join_heads(functional.scaled_dot_product_attention(queries, keys, values, attn_mask=self.bias))
 
-    def select(self, rows: Tensor) -> "Projected":
-        """See `Listening`."""
-        return Projected([(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self.layers], self.bias)
+    def select(self, rows: Tensor) -> "ProjectedCrossAttention":
+        """See `CrossAttention`."""
+        layers = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.layers]
+        return ProjectedCrossAttention(layers, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """The encoder states themselves, and the matrices to fold queries and answers through."""
+class AbsorbedCrossAttention:
+    """The encoder states themselves, and the projections to absorb into queries and outputs."""
 
     states: Tensor
     """(B, T // 2, D)."""
-    matrices: list[tuple[Tensor, Tensor]]
-    """Keys' and values' weight (2 D, D) and bias (2 D,) of each layer; a bias of keys would change no attention."""
+    projections: Sequence[KeyValueProjection]
+    """One entry a layer. The bias of keys is ignored: it adds the same to all scores of a query."""
     bias: Tensor | None = None
-    """Added to the scores, (1, 1, 1, positions)."""
+    """Attention bias of each position, (1, 1, 1, positions)."""
 
     def attend(self, layer: int, queries: Tensor) -> Tensor:
-        """See `Listening`."""
-        weight, bias = self.matrices[layer]
+        """See `CrossAttention`."""
+        weight, bias = self.projections[layer]
         batch, num_heads, length, width = queries.shape
         dim = num_heads * width
-        keys, values = weight.view(2, num_heads, width, dim)
+        key_weight, value_weight = weight.view(2, num_heads, width, dim)
         by_head = queries.transpose(0, 1).reshape(num_heads, batch * length, width)
-        folded = (by_head @ keys).view(num_heads, batch, length, dim).transpose(0, 1).flatten(1, 2)
-        heard = functional.scaled_dot_product_attention(
-            folded[:, None], self.states[:, None], self.states[:, None], attn_mask=self.bias, scale=width**-0.5
+        absorbed = (by_head @ key_weight).view(num_heads, batch, length, dim).transpose(0, 1).flatten(1, 2)
+        # The heads are rows of one attention over the states, (B, 1, heads * L, D); the scale stays that of a head.
+        mixed = functional.scaled_dot_product_attention(
+            absorbed[:, None], self.states[:, None], self.states[:, None], attn_mask=self.bias, scale=width**-0.5
         )
-        by_head = heard.view(batch, num_heads, length, dim).transpose(0, 1).reshape(num_heads, batch * length, dim)
-        answers = (by_head @ values.transpose(1, 2)).view(num_heads, batch, length, width)
-        joined: Tensor = answers.permute(1, 2, 0, 3).reshape(batch, length, dim)
-        return joined + bias[dim:]
+        by_head = mixed.view(batch, num_heads, length, dim).transpose(0, 1).reshape(num_heads, batch * length, dim)
+        outputs = (by_head @ value_weight.transpose(1, 2)).view(num_heads, batch, length, width)
+        joined: Tensor = outputs.permute(1, 2, 0, 3).reshape(batch, length, dim)
+        return joined + bias[dim:]  # attention weights sum to 1, so the bias of values comes out unchanged
 
-    def select(self, rows: Tensor) -> "Folded":
-        """See `Listening`."""
-        return Folded(self.states.index_select(0, rows), self.matrices, self.bias)
+    def select(self, rows: Tensor) -> "AbsorbedCrossAttention":
+        """See `CrossAttention`."""
+        return AbsorbedCrossAttention(self.states.index_select(0, rows), self.projections, self.bias)
 
 
-def listen(
-    states: Tensor, matrices: list[tuple[Tensor, Tensor]], num_heads: int, bias: Tensor | None = None
-) -> Listening:
-    """Return the form of cross-attention that costs least here.
+def prepare_cross_attention(
+    states: Tensor, projections: Sequence[KeyValueProjection], num_heads: int, bias: Tensor | None = None
+) -> CrossAttention:
+    """Return the form of cross-attention that costs least for this device and dtype.
 
     Args:
-        states: Encoder states (B, T // 2, D) in the compute format.
-        matrices: As in `Folded`.
-        num_heads: Of the decoder.
-        bias: Added to the scores of each position, (1, 1, 1, T // 2); None: nothing.
+        states: Encoder states (B, T // 2, D) in the dtype of matrix products.
+        projections: One entry a layer.
+        num_heads: Heads of the decoder.
+        bias: Attention bias of each position, (1, 1, 1, T // 2); None: zero.
     """
     if states.device.type == "cpu" and states.dtype == torch.float32:
-        return Folded(states, matrices, bias)
-    projections = [split_heads(functional.linear(states, *affine), num_heads, parts=2) for affine in matrices]
-    return Projected([(keys.contiguous(), values.contiguous()) for keys, values in projections], bias)
+        return AbsorbedCrossAttention(states, projections, bias)
+    projected = [split_heads(functional.linear(states, *projection), num_heads, parts=2) for projection in projections]
+    return ProjectedCrossAttention([(keys.contiguous(), values.contiguous()) for keys, values in projected], bias)

@@ -1,4 +1,4 @@
-"""What of a model is trained, and at what price: frozen layers, low-rank updates, recomputation, compilation."""
+"""Choose what of a model is trained, and trade memory for time: frozen layers, LoRA, checkpointing, compilation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,19 +10,19 @@ from whisper_shard.errors import ConfigError
 from whisper_shard.model.weights import effective_weight
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-"""Linear layers that get low-rank updates: all of attention and feed-forward."""
-COMPILED_PROGRAMS = 16
-"""Programs torch.compile may make of the layers of a model before it gives up on more."""
+"""Linear layers that get low-rank updates: all in attention and feed-forward blocks."""
+RECOMPILE_LIMIT = 16
+"""Programs that torch.compile may make of the layers before it runs further variants uncompiled."""
 
 
 def freeze_encoder(model: Any) -> None:
-    """Train the decoder only; the backward pass then stops at the encoder's states."""
+    """Train the decoder only; the backward pass then stops at the encoder states."""
     for weight in model.model.encoder.parameters():
         weight.requires_grad_(False)
 
 
 def freeze_layers(model: Any, num_layers: int) -> None:
-    """Keep the convolutions and the first ``num_layers`` layers of the encoder as they are.
+    """Freeze the convolutions and the first ``num_layers`` layers of the encoder.
 
     Raises:
         ConfigError: The encoder has fewer layers.
@@ -38,21 +38,19 @@ def freeze_layers(model: Any, num_layers: int) -> None:
 
 
 def checkpoint_encoder(model: Any) -> None:
-    """Recompute the encoder's layers in the backward pass instead of keeping what is between them."""
+    """Recompute activations of the encoder in the backward pass instead of keeping them (gradient checkpointing)."""
     encoder = model.model.encoder
     if hasattr(encoder, "activation_checkpointing_enable"):
         encoder.activation_checkpointing_enable({"use_reentrant": False})
-    else:  # its older name
+    else:  # its name in earlier versions of transformers 5
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_layers(model: Any) -> None:
-    """Compile each layer with torch.compile: one program for all layers, windows of any length.
-
-    There are nine at most: encoder and decoder, with borrowed silence and without, each again for a single row, and the
-    donor's. torch counts them together, and by default would run the ninth uncompiled.
-    """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_PROGRAMS)
+    """Compile each layer with torch.compile: one program for all layers, windows of any length."""
+    # Nine variants at most: encoder and decoder, with borrowed silence and without, each again for a single row, and
+    # the encoder over the silence source. torch counts them together; by default the ninth would run uncompiled.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
         layer.compile(dynamic=True)
 
@@ -63,8 +61,8 @@ def add_lora(model: Any, rank: int, *, alpha: float | None = None, dropout: floa
     Args:
         model: WhisperForConditionalGeneration.
         rank: Rank of the updates, at least 1.
-        alpha: Updates are scaled by alpha / rank; None: twice the rank.
-        dropout: Probability on the input of the updates, when training.
+        alpha: Updates are scaled by alpha / rank; None: alpha is twice the rank.
+        dropout: Dropout probability of the input of the updates, when training.
 
     Raises:
         ConfigError: peft is not installed, or the rank is not positive.
@@ -82,15 +80,15 @@ def add_lora(model: Any, rank: int, *, alpha: float | None = None, dropout: floa
 
 
 def plain_state_dict(model: Any) -> dict[str, Tensor]:
-    """Return the weights under their Hugging Face names, low-rank updates merged into them.
+    """Return the weights under their Hugging Face names, with low-rank updates merged.
 
-    The tensors are those of the model where nothing had to be merged: copy before changing them.
+    Tensors without an update are those of the model, not copies.
     """
     modules = dict(model.named_modules())
-    return dict(_plain_weights(modules, model.state_dict()))
+    return dict(_merged_weights(modules, model.state_dict()))
 
 
-def _plain_weights(modules: dict[str, Any], state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _merged_weights(modules: dict[str, Any], state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
         if ".lora_" in name:

@@ -1,9 +1,12 @@
-"""Means of weights: over checkpoints, and between the base model and the tuned one. They cost nothing later.
+"""Averages of weights: one model from several, as fast as any single one.
 
-All work on state dicts, so they do not know the model. Integer tensors are no quantity and come from the last state.
+Three averages are tried at the end of a run, each against the best checkpoint: the mean of the last evaluated
+checkpoints (`average_states`), a moving average over all steps (`MovingAverage`), and interpolation between the base
+model and the fine-tuned one (`interpolate_states`). All work on state dicts and do not know the model. Integer tensors
+cannot be averaged; the last state's value is taken.
 
-Source: checkpoint averaging as in icefall; interpolation with the base model: arXiv:2109.01903 (WiSE-FT), for Whisper
-arXiv:2505.20477.
+Source: averaging of checkpoints, arXiv:1803.05407 (SWA); moving average, Polyak and Juditsky 1992; interpolation with
+the base model, arXiv:2109.01903 (WiSE-FT), for Whisper arXiv:2505.20477.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,10 +22,10 @@ State = Mapping[str, Tensor]
 
 
 def average_states(states: Iterable[State]) -> dict[str, Tensor]:
-    """Return the mean of states, which are taken one at a time.
+    """Return the mean of states; only one of them and the mean are in memory at a time.
 
     Raises:
-        StateError: No state at all, or states of different models.
+        StateError: There is no state, or they are of different models.
     """
     mean: dict[str, Tensor] = {}
     for count, state in enumerate(states):
@@ -31,7 +34,7 @@ def average_states(states: Iterable[State]) -> dict[str, Tensor]:
             continue
         _check_same(mean, state)
         for name, tensor in state.items():
-            _move(mean[name], tensor, share=1.0 / (count + 1))
+            _move(mean[name], tensor, share=1.0 / (count + 1))  # the running mean: no sum that grows with the count
     if not mean:
         raise StateError("no checkpoint to average")
     return mean
@@ -41,13 +44,13 @@ def interpolate_states(base: State, tuned: State, share: float) -> dict[str, Ten
     """Return ``(1 - share) * base + share * tuned``.
 
     Args:
-        base: Weights before training.
+        base: Weights before fine-tuning.
         tuned: Weights after it.
         share: 0 is the base model, 1 the tuned one.
 
     Raises:
-        ConfigError: A share outside 0 to 1.
-        StateError: States of different models.
+        ConfigError: The share is not in 0 to 1.
+        StateError: The states are of different models.
     """
     if not 0.0 <= share <= 1.0:
         raise ConfigError(f"share of the tuned model is {share:g}; it must lie between 0 and 1")
@@ -59,7 +62,7 @@ def interpolate_states(base: State, tuned: State, share: float) -> dict[str, Ten
 
 
 def _move(mean: Tensor, tensor: Tensor, *, share: float) -> None:
-    """Move a mean towards a tensor by a share of the way; both ends are met exactly."""
+    """Move a mean towards a tensor by a share of the distance, in place; shares of 0 and 1 are exact."""
     if not mean.is_floating_point():
         mean.copy_(tensor)
         return
@@ -80,27 +83,27 @@ def _check_same(one: State, other: State) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovingAverage:
-    """The average, in float32, of everything that is trained; updated in place after each step."""
+    """Exponential moving average, in float32, of all trained parameters; updated in place after each step."""
 
     decay: float
-    """How much of the average a step keeps, 0 to 1; less in the first steps, so that it does not begin too late."""
+    """Weight of the average in each update, 0 to 1; lower in the first steps, or the first weights would dominate."""
     sources: Mapping[str, Tensor]
-    """What is averaged: the live parameters."""
+    """The parameters in training."""
     weights: Mapping[str, Tensor]
-    """The average of each."""
+    """Their averages."""
 
     @classmethod
     def of(cls, model: nn.Module, decay: float) -> "MovingAverage":
-        """Begin with the weights a model has now."""
+        """Return an average that begins with the current weights of a model."""
         sources = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         return cls(decay=decay, sources=sources, weights={name: p.clone() for name, p in sources.items()})
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights after a step; nothing waits for the device.
+        """Update the average after a step; nothing waits for the device.
 
         Args:
-            step: Optimizer steps before this one. The average keeps at most (1 + step) / (10 + step).
+            step: Optimizer steps before this one. The decay is at most (1 + step) / (10 + step).
 
         Source: num_updates in https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage.
         """
@@ -108,10 +111,10 @@ class MovingAverage:
         torch._foreach_lerp_(list(self.weights.values()), list(self.sources.values()), share)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put a saved average back.
+        """Load a saved average.
 
         Raises:
-            StateError: It is of other parameters.
+            StateError: Its parameters are not those in training.
         """
         if tensors.keys() != self.weights.keys():
             raise StateError("the checkpoint's moving average is of other parameters; use its own model")

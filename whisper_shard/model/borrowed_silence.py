@@ -1,13 +1,18 @@
-"""Borrowed silence: an utterance in a short window hears behind it what it would hear in a window of 30 s.
+"""Borrowed silence: short windows attend to the silence that would follow them in a window of 30 s.
 
-Standard tools give Whisper 30 s, most of them silence, and a model that only knows short windows behaves differently
-there. But what the encoder makes of the silence hardly depends on what was said before it. So it is computed once a
-step for one short utterance, the donor, and lent to all others: as more keys and values of self-attention in
-every layer of the encoder, and of cross-attention in the decoder. All other work is that of the short window.
+Standard tools give Whisper 30 s, most of it silence, and a model that has only seen short windows behaves differently
+there. But the encoder states of trailing silence depend little on the speech before it. So they are computed once a
+step, for one short utterance (the silence source), and shared with all others: as additional keys and values of
+self-attention in every encoder layer, and of cross-attention in every decoder layer. All other work is that of the
+short window.
 
-What differs from a window of 30 s: the silence is the donor's; its states are constants, so gradients reach the weights
-that make keys and values of them, not the layers before; and of every four neighbours, nearly equal in silence, one is
-kept and counts four times, by log 4 added to its scores. docs/training.md says how near this comes.
+What differs from a window of 30 s: the silence follows another utterance; its states are constants, so gradients reach
+the projections that make keys and values of them, but not the layers before; and of every ``STRIDE`` neighbouring
+positions, nearly equal in silence, one is kept and weighted by adding log(STRIDE) to its attention scores.
+docs/training.md says how close this comes.
+
+Source of the weighting: proportional attention in token merging (ToMe), arXiv:2210.09461, section 3. Constant states
+of another segment as further keys and values: Transformer-XL, arXiv:1901.02860.
 """
 
 import math
@@ -18,101 +23,113 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ATTENTION = "sdpa_and_silence"
-"""Name of `attend` among the attention functions of transformers."""
+SHARED_ATTENTION = "sdpa_with_shared"
+"""Name of `sdpa_with_shared` among the attention functions of transformers."""
 STRIDE = 4
-"""Of so many neighbouring positions one is kept."""
+"""Encoder positions of silence that one kept position stands for (80 ms)."""
 _ALIGNMENT = 8  # Source: preprocess_mask in aten/src/ATen/native/transformers/attention.cpp of PyTorch
 
 
-class Lent(NamedTuple):
-    """What one attention may look at besides its own."""
+class SharedKeysValues(NamedTuple):
+    """Keys and values of silence in one attention layer, shared by all rows of a batch."""
 
     keys: Tensor
     """(1, heads, S, head width)."""
     values: Tensor
-    """Likewise."""
+    """(1, heads, S, head width)."""
     stride: int
-    """Positions that each of them stands for."""
+    """Encoder positions that each key stands for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silence:
-    """What the encoder makes of the silence behind the donor."""
+class SilenceStates:
+    """Encoder states of the silence after one utterance, layer by layer."""
 
     states: tuple[Tensor, ...]
-    """Input of each encoder layer, and the output of the last: (1, S, D) each."""
-    first: int
-    """Encoder position of the first of them."""
+    """Input of each encoder layer, and output of the last before its norm: (1, S, D) each."""
+    first_position: int
+    """Encoder position of the first state."""
     stride: int = STRIDE
-    """From one to the next."""
+    """Encoder positions from one state to the next."""
 
-    def behind(self, layer: int, position: int) -> Tensor:
-        """Return the states at this encoder position and later, (1, S', D)."""
-        skipped = max(0, math.ceil((position - self.first) / self.stride))
+    def from_position(self, layer: int, position: int) -> Tensor:
+        """Return the states of a layer at this encoder position and later, (1, S', D)."""
+        # Whisper's positions are absolute: a window that ends at a position goes on with the state of the next one.
+        skipped = max(0, math.ceil((position - self.first_position) / self.stride))
         return self.states[layer][:, skipped:]
 
-    def lend(self, attention: Any, states: Tensor) -> dict[str, Lent]:
-        """Return the keyword for a layer whose attention may look at these states; nothing if there are none.
+    def share(self, attention: Any, states: Tensor) -> dict[str, SharedKeysValues]:
+        """Project states to the keyword argument ``shared`` of an attention layer; empty if there are no states.
 
         Args:
             attention: WhisperAttention, also with low-rank updates.
-            states: (1, S, D) as the attention sees them: normed.
+            states: (1, S, D), already normed as the input of this attention.
         """
         if states.shape[1] == 0:
             return {}
         shape = (1, -1, attention.num_heads, attention.head_dim)
         keys, values = (project(states).view(shape).transpose(1, 2) for project in (attention.k_proj, attention.v_proj))
-        return {"lent": Lent(keys, values, self.stride)}
+        return {"shared": SharedKeysValues(keys, values, self.stride)}
 
 
-def attend(
+def sdpa_with_shared(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    lent: Lent | None = None,
-    **more: Any,
+    shared: SharedKeysValues | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as transformers' sdpa does; attention that is not causal also looks at what is lent."""
+    """Compute attention as transformers' sdpa does, over shared keys and values too where it is not causal."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if lent is not None and not module.is_causal:
-        key, value, attention_mask = with_lent(key, value, lent)
-    result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    # A decoder layer passes its keyword arguments to both of its attentions; only cross-attention sees silence.
+    if shared is not None and not module.is_causal:
+        key, value, attention_mask = append_shared(key, value, shared)
+    result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return result
 
 
-def with_lent(keys: Tensor, values: Tensor, lent: Lent) -> tuple[Tensor, Tensor, Tensor]:
-    """Return keys and values, (B, heads, T + S, head width), and what is added to the scores, (1, 1, 1, T + S)."""
-    joined = (
-        torch.cat([own, other.to(own.dtype).expand(len(own), -1, -1, -1)], dim=2)
-        for own, other in ((keys, lent.keys), (values, lent.values))
+def append_shared(keys: Tensor, values: Tensor, shared: SharedKeysValues) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values, (B, heads, T + S, head width), and the attention bias, (1, 1, 1, T + S)."""
+    all_keys, all_values = (
+        torch.cat([own, silence.to(own.dtype).expand(len(own), -1, -1, -1)], dim=2)
+        for own, silence in ((keys, shared.keys), (values, shared.values))
     )
-    all_keys, all_values = joined
-    return all_keys, all_values, score_bias(keys, keys.shape[2], lent.keys.shape[2], lent.stride)
+    return all_keys, all_values, attention_bias(keys, keys.shape[2], shared.keys.shape[2], shared.stride)
 
 
-def score_bias(like: Tensor, num_own: int, num_lent: int, stride: int) -> Tensor:
-    """Return what makes each lent position count as often as the positions it stands for, (1, 1, 1, own + lent).
+def attention_bias(like: Tensor, num_own: int, num_shared: int, stride: int) -> Tensor:
+    """Return the attention bias that weights each shared position by its stride, (1, 1, 1, own + shared).
 
-    Its strides are multiples of 8: memory-efficient attention on GPUs would else copy it, in every layer.
+    Args:
+        like: Its dtype and device are used.
+        num_own: Positions of the window.
+        num_shared: Shared positions behind them.
+        stride: Positions that each shared one stands for.
     """
-    size = num_own + num_lent
+    size = num_own + num_shared
+    # softmax(score + log n) gives a key the weight of n equal keys. The rows of the bias are padded to a multiple of
+    # 8 because memory-efficient attention on GPUs would otherwise copy it in every layer.
     bias = like.new_zeros(1, 1, 1, -(-size // _ALIGNMENT) * _ALIGNMENT)[..., :size]
     bias[..., num_own:] = math.log(stride)
     return bias
 
 
-def without_edge(log_mel: Tensor) -> Tensor:
-    """Let a window go on as it ends: the convolutions must not see an edge where in 30 s there would be none."""
+def replicate_edge(log_mel: Tensor) -> Tensor:
+    """Continue a spectrogram by its last frame, (B, M, T + 2).
+
+    The convolutions pad with zeros, which in a log-mel are louder than silence and would mark an edge where a window
+    of 30 s has none.
+    """
+    # Only the first convolution reads beyond the end, and only one frame; the second keeps the number of frames even.
     return functional.pad(log_mel, (0, 2), mode="replicate")
 
 
-def allow_lending(model: Any) -> None:
-    """Let the attention of a model look at what is lent; without that it computes as before.
+def enable_shared_attention(model: Any) -> None:
+    """Let the attention layers of a model take shared keys and values; without any they compute as before.
 
     Args:
         model: WhisperForConditionalGeneration.
@@ -120,6 +137,6 @@ def allow_lending(model: Any) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    model.set_attn_implementation(ATTENTION)
+    AttentionInterface.register(SHARED_ATTENTION, sdpa_with_shared)
+    AttentionMaskInterface.register(SHARED_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(SHARED_ATTENTION)

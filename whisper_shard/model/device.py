@@ -1,6 +1,6 @@
-"""Where and in which number format torch computes: threads, device, precision; and what to say when it cannot.
+"""Device, precision and threads of torch, and its errors explained.
 
-Precision is mixed: parameters stay float32, matrix products run in the chosen format under autocast.
+Precision is mixed: parameters stay float32, matrix products run in the chosen dtype under autocast.
 """
 
 import os
@@ -13,21 +13,21 @@ import torch
 from whisper_shard.errors import ConfigError, EnvironmentFault
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""What a user can ask for."""
+"""Precision as a user can choose it."""
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Format of matrix products by its name in the configuration."""
+"""Dtype of matrix products by its name in the configuration."""
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: ",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUFFT_ALLOC_FAILED",
 )
-"""Words for memory that ran out where torch has no class for it: on a CPU, and within NVIDIA's libraries.
+"""Parts of messages that mean out of memory where torch has no class for it: on a CPU, and in NVIDIA's libraries.
 
 Source: c10/core/impl/alloc_cpu.cpp of PyTorch; the status codes of cuBLAS, cuDNN and cuFFT.
 """
 CUDA_LIBRARIES = ("libc10_cuda", "libtorch_cuda", "libcudart", "libcuda.so", "libcublas", "libnvrtc")
-"""Libraries whose absence means: a package built for CUDA lies beside a torch built without."""
+"""Libraries that are missing where a package built for CUDA is installed beside a CPU-only torch."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -48,13 +48,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the format of matrix products.
+    """Return the dtype of matrix products.
 
-    auto takes bfloat16 where a GPU computes in it, float16 on older GPUs, float32 elsewhere. bfloat16 on a CPU must be
-    asked for: with AMX or AVX-512 it is several times faster, without them slower.
+    auto is bfloat16 on a GPU that computes in it, float16 on older GPUs, float32 elsewhere. bfloat16 on a CPU must be
+    chosen explicitly: with AMX or AVX-512 it is several times faster, without them slower.
 
     Raises:
-        ConfigError: float16 on a CPU, or a name that is none of the four.
+        ConfigError: float16 on a CPU, or an unknown name.
     """
     if precision == "auto":
         if device.type != "cuda":
@@ -68,16 +68,27 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Return the context in which matrix products run in ``dtype``; float32 is plain computation."""
+    """Return a context in which matrix products run in ``dtype``; with float32 it changes nothing."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def set_up_gpu(device: torch.device) -> None:
-    """Make a GPU the current one and let it compute as suits windows of many lengths; on a CPU do nothing.
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 products in float32 for the time, without TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
-    float32 products may round to TF32. Attention never goes through cuDNN, though torch prefers it on Hopper and
-    Blackwell: it builds a plan for every new shape, which takes up to a second, and with windows and texts of all
-    lengths nearly every pass has a new shape. Flash and memory-efficient attention take any shape at once.
+
+def set_up_gpu(device: torch.device) -> None:
+    """Make a GPU the current one and set it up for windows of many lengths; on a CPU do nothing.
+
+    float32 products may round to TF32. Attention never uses cuDNN, though torch prefers it on Hopper and Blackwell: it
+    builds a plan for every new shape, which takes up to a second, and with windows and texts of all lengths nearly
+    every pass has a new shape. Flash and memory-efficient attention need no plan.
 
     Source: check_prefer_cudnn_attention in sdp_utils.cpp of PyTorch; times from
     https://github.com/modelscope/FunASR/issues/3704 (a B200), not measured here.
@@ -90,32 +101,32 @@ def set_up_gpu(device: torch.device) -> None:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the host on a device; a GPU gets it behind the work it still has to do, and nothing waits."""
+    """Copy a tensor of the host to a device; a GPU does it after the work queued before, and nothing waits for it."""
     if device.type != "cuda":
         return tensor.to(device)
-    # The allocator of page-locked memory gives a block to nobody else before the copy is over.
+    # Safe without a wait: the allocator of page-locked memory does not reuse a block before its copy is over.
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def set_threads(threads: int) -> int:
-    """Let torch use ``threads`` CPU threads, 0: as many as this process may run on; return how many."""
+    """Set the number of CPU threads of torch, 0: one for each core of this process; return the number."""
     count = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(count)
     return count
 
 
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Tell whether an error says that memory ran out: by its class, or by its words."""
+    """Return whether an error means out of memory, by its class or its message."""
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return has_class or any(words in str(error) for words in OUT_OF_MEMORY)
+    return has_class or any(part in str(error) for part in OUT_OF_MEMORY)
 
 
 @contextmanager
 def explain_broken_install() -> Iterator[None]:
-    """Turn the import failure of a CUDA-only extension beside a CPU torch into a sentence with its cure.
+    """Explain the import failure of a CUDA-only extension beside a CPU-only torch, and how to repair it.
 
     Raises:
-        EnvironmentFault: A package wants CUDA libraries that are not there.
+        EnvironmentFault: A package needs CUDA libraries that are missing.
     """
     try:
         yield

@@ -1,12 +1,12 @@
-"""Texts become what the decoder reads and what it should answer, built token by token.
+"""Texts become decoder inputs and labels, built token by token.
 
-    reads      [<|startofprev|> prompt] <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> hel lo
-    answers     -               -       -                     -      -              hel              lo  <|endoftext|>
+    inputs     [<|startofprev|> prompt] <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> hel lo
+    labels      -               -       -                     -      -              hel              lo  <|endoftext|>
 
-One start token, the end token kept, and nothing learned about the prefix: language, task and time stamps are told to
-the model, not guessed by it. The first thing it answers is the first token of text (with time stamps: the first time).
-English-only models (``.en``) have neither language nor task. Every id is asked of the tokenizer, so that all sizes
-and versions of Whisper work.
+There is one start token, the end token has a label, and the prefix has none: language, task and timestamps are given
+to the model, not predicted by it. The first label is the first token of text (with timestamps: the first time).
+English-only models (``.en``) have neither language nor task. All ids come from the tokenizer, so that all sizes and
+versions of Whisper work.
 
 Source: openai/whisper tokenizer.py, https://github.com/openai/whisper/blob/main/whisper/tokenizer.py; arXiv:2212.04356
 section 2.3.
@@ -25,23 +25,23 @@ from whisper_shard.model.loss import IGNORE_INDEX
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS, Segment
 
 TIME_STEP_SECONDS = 0.02
-"""Distance of two time-stamp tokens. Source: openai/whisper tokenizer.py."""
+"""Time between two timestamp tokens. Source: openai/whisper tokenizer.py."""
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages written without spaces; their texts get none in front. Source: openai/whisper tokenizer.py."""
+"""Languages written without spaces; no space is put before their texts. Source: openai/whisper tokenizer.py."""
 WHISPER_CODES = {"jv": "jw", "nb": "no", "fil": "tl", "iw": "he", "cmn": "zh", "in": "id", "ji": "yi"}
-"""BCP-47 languages that Whisper calls otherwise."""
-_PREFIX_TOKENS = 8  # room for start, language, task and time tokens and the space in front
-_KNOWN_WORDS = 1 << 18  # words whose tokens are counted once
+"""BCP-47 languages that have another code in Whisper."""
+_PREFIX_TOKENS = 8  # start, language, task and two time tokens, and the bytes of spaces in front
+_CACHED_WORDS = 1 << 18  # words whose token counts are remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRow:
-    """What the decoder reads and should answer for one window; both have the same length."""
+    """Decoder input and labels of one window; both have the same length."""
 
     decoder_input_ids: tuple[int, ...]
-    """Tokens the decoder reads."""
+    """Prefix and text."""
     labels: tuple[int, ...]
-    """The token it should answer at each place, or IGNORE_INDEX."""
+    """The next token at each position, or IGNORE_INDEX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +53,21 @@ class LabelBatch:
     labels: Tensor
     """(B, L) int64; padded with IGNORE_INDEX."""
     kept: Tensor
-    """(N,) int64: places of the flattened labels that count, for `objective.token_loss`."""
+    """(N,) int64: positions in the flattened labels that count, for `token_loss`."""
 
 
 class Labeler:
-    """Turns texts into decoder inputs and labels, and tokens back into text.
+    """Converts texts to decoder inputs and labels, and tokens back to text.
 
     Args:
         tokenizer: Whisper's tokenizer, from transformers.
-        language: BCP-47 tag where an utterance has none; empty: en.
-        task: transcribe or translate, where an utterance has none.
+        language: BCP-47 tag for utterances without one; empty: en.
+        task: transcribe or translate, for utterances without one.
         is_multilingual: Whether the model has language and task tokens.
         max_tokens: Positions of the decoder.
 
     Raises:
-        ConfigError: The tokenizer lacks a token of Whisper, or does not know the language or task.
+        ConfigError: The tokenizer lacks a token of Whisper, or the language or task is unknown.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class Labeler:
         self._no_timestamps_id = self._token_id("<|notimestamps|>")
         self._prefixes: dict[tuple[str | None, str | None, bool], tuple[int, ...]] = {}
         self._splits_at_spaces = _splits_at_spaces(tokenizer.backend_tokenizer)
-        self._count_word = lru_cache(_KNOWN_WORDS)(self._count_tokens)
+        self._count_word = lru_cache(_CACHED_WORDS)(self._count_tokens)
         self.prefix_ids(None, None)
 
     def prefix_ids(
         self, language: str | None = None, task: str | None = None, *, timestamps: bool = False
     ) -> tuple[int, ...]:
-        """Return the tokens that tell the decoder what to do; of the same length for every language and task.
+        """Return start, language, task and, without timestamps, <|notimestamps|>; all prefixes have the same length.
 
         Raises:
-            ConfigError: The model does not know the language or the task.
+            ConfigError: Unknown language or task.
         """
         if (language, task, timestamps) not in self._prefixes:
             ids = [self.start_id]
@@ -126,8 +126,8 @@ class Labeler:
             key: Name of the utterance, for errors.
             language: BCP-47 tag; None: the default.
             task: transcribe or translate; None: the default.
-            segments: Texts with times: then the labels have time stamps.
-            prompt: Text that came before; read by the decoder, never learned. Its end is kept where it is too long.
+            segments: Texts with times; if given, the labels have timestamps.
+            prompt: Previous text; part of the decoder input, without labels. If it is too long, its end is kept.
 
         Raises:
             TrainingError: More tokens than the decoder has positions, or a time outside the window.
@@ -148,16 +148,16 @@ class Labeler:
 
     @property
     def safe_bytes(self) -> int:
-        """Bytes of UTF-8 that always fit, since byte-level BPE never makes more tokens than bytes; -1 if it is not."""
+        """Bytes of UTF-8 that always fit: byte-level BPE makes at most a token a byte. -1 for other tokenizers."""
         return self.max_tokens - _PREFIX_TOKENS if self._splits_at_spaces else -1
 
     def has_room(self, text: str, *, language: str | None = None, timestamps: bool = False) -> bool:
-        """Tell whether `label` can make a label of a text, whatever the task; many times as fast.
+        """Return whether the decoder has enough positions for a text, many times as fast as `label` would find out.
 
         Args:
             text: Normalized transcript.
             language: BCP-47 tag; None: the default.
-            timestamps: Whether it gets a time in front and behind.
+            timestamps: Whether it gets a time token before and after.
 
         Raises:
             ConfigError: Unknown language.
@@ -165,6 +165,8 @@ class Labeler:
         room = self.max_tokens - len(self.prefix_ids(language, timestamps=timestamps)) - 2 * timestamps
         code = whisper_language(language or self.language)
         words = text.split()
+        # A corpus has few distinct words: counting each once is what makes this fast. Other white space than single
+        # spaces makes tokens of its own, so such texts are tokenized in full.
         if self._splits_at_spaces and code not in WITHOUT_SPACES and words == text.strip().split(" "):
             return sum(map(self._count_word, words)) <= room
         return len(self._text_ids(text, code)) <= room
@@ -180,16 +182,16 @@ class Labeler:
         prompts: Sequence[str | None] = (),
         weights: Sequence[float] | Tensor = (),
     ) -> LabelBatch:
-        """Return padded decoder inputs and labels of a batch; what is not given takes its default in every row.
+        """Return padded decoder inputs and labels of a batch; arguments left out take their default in every row.
 
         Args:
-            texts: One for each row; see `label` for the others.
+            texts: One a row; see `label` for the others.
             keys: Names for errors.
             languages: BCP-47 tags or None.
             tasks: transcribe, translate or None.
             segments: Texts with times, or None.
-            prompts: Texts that came before, or None.
-            weights: Rows of weight 0 are not learned from.
+            prompts: Previous texts, or None.
+            weights: Rows of weight 0 get no labels.
 
         Raises:
             TrainingError: See `label`.
@@ -209,7 +211,7 @@ class Labeler:
         return self.collate(rows, weights=weights)
 
     def collate(self, rows: Sequence[LabelRow], *, weights: Sequence[float] | Tensor = ()) -> LabelBatch:
-        """Pad rows to one length; rows of weight 0 are not learned from."""
+        """Pad rows to one length; rows of weight 0 get no labels."""
         length = max(len(row.labels) for row in rows)
         inputs = torch.full((len(rows), length), self.end_id, dtype=torch.int64)
         labels = torch.full((len(rows), length), IGNORE_INDEX, dtype=torch.int64)
@@ -229,7 +231,7 @@ class Labeler:
         )
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens, without special tokens and without space at the ends."""
+        """Return the text of tokens, without special tokens and surrounding space."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
 
@@ -250,7 +252,7 @@ class Labeler:
         return ids
 
     def _prompt_ids(self, prompt: str | None, code: str, *, room: int) -> list[int]:
-        room = min(room - 1, self.max_tokens // 2 - 1)
+        room = min(room - 1, self.max_tokens // 2 - 1)  # half the positions at most, as in Whisper's own decoding
         if not prompt or room < 1:
             return []
         return [self._token_id("<|startofprev|>"), *self._text_ids(prompt, code)[-room:]]
@@ -282,9 +284,9 @@ class Labeler:
 
 
 def _splits_at_spaces(backend: Any) -> bool:
-    """Tell whether a tokenizer merges bytes within words and never across words, as Whisper's own does.
+    """Return whether a tokenizer merges bytes within words only, as Whisper's own does.
 
-    Then the tokens of a text are those of its words, each with the space in front. Source: the expression of ByteLevel,
+    Then the tokens of a text are those of its words, each with its leading space. Source: the expression of ByteLevel,
     https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/pre_tokenizers/byte_level.rs
     """
     from tokenizers import pre_tokenizers
@@ -294,6 +296,6 @@ def _splits_at_spaces(backend: Any) -> bool:
 
 
 def whisper_language(language: str) -> str:
-    """Return Whisper's code of a BCP-47 tag: en-US is en, nb is no, jv is jw; unknown tags come back in lower case."""
+    """Return Whisper's code of a BCP-47 tag: en-US is en, nb is no, jv is jw; other tags in lower case."""
     primary = language.replace("_", "-").split("-")[0].lower()
     return WHISPER_CODES.get(primary, primary)

@@ -1,11 +1,11 @@
-"""Waveforms become log-mel spectrograms on the device, and SpecAugment hides parts of them.
+"""Waveforms become log-mel spectrograms on the device.
 
 A batch of waveforms crosses to the GPU, not spectrograms: six times fewer bytes. The numbers are those of Whisper's
-own extractor.
+own feature extractor.
 
-Edges: Whisper sees every recording padded with zeros to 30 s, so behind a shorter window come zeros, never a
-reflection of its last samples; a window of 30 s or more is reflected at its end, as Whisper's own extractor does.
-The front is reflected always.
+Edges: Whisper pads every recording with zeros to 30 s, so a shorter window is followed by zeros, never by a reflection
+of its last samples; a window of 30 s or more is reflected at its end, as in Whisper's own extractor. The front is
+always reflected.
 
 Source: log_mel_spectrogram in openai/whisper audio.py, https://github.com/openai/whisper/blob/main/whisper/audio.py
 """
@@ -15,19 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whisper_shard.audio.samples import FULL_SCALE
-from whisper_shard.model.device import explain_broken_install
+from whisper_shard.model.device import explain_broken_install, full_precision
 from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, N_FFT, SAMPLE_RATE
 
-MAX_FRAMES = MAX_SAMPLES // HOP_LENGTH
-"""Log-mel frames of a full window: 3,000."""
 FLOOR_POWER = 1e-10
 """Least mel power before the logarithm. Source: openai/whisper audio.py."""
 RANGE_LOG10 = 8.0
-"""Everything more than 80 dB below a row's loudest value is raised to that. Source: openai/whisper audio.py."""
+"""Values more than 80 dB below a row's maximum are raised to that level. Source: openai/whisper audio.py."""
 
 
 class LogMel(nn.Module):
-    """Waveforms to Whisper's log-mel spectrograms; always computed in float32, outside autocast.
+    """Waveforms to Whisper's log-mel spectrograms, in float32: outside autocast, and without TF32.
 
     Args:
         n_mels: Mel bins: 80, or 128 for large-v3 and turbo.
@@ -45,10 +43,13 @@ class LogMel(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return log-mel spectrograms, (B, n_mels, S // HOP_LENGTH) float32.
 
+        A row's values do not depend on the other rows.
+
         Args:
             waveforms: (B, S) in [-1, 1] as float, or int16 as in a shard; S > N_FFT // 2.
         """
-        with torch.autocast(waveforms.device.type, enabled=False):
+        # TF32 keeps 10 bits, too few for power that spans eight decades and then goes through a logarithm.
+        with torch.autocast(waveforms.device.type, enabled=False), full_precision():
             spectrum = torch.stft(
                 pad_edges(as_float(waveforms)), N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True
             )
@@ -59,14 +60,14 @@ class LogMel(nn.Module):
 
 
 def as_float(waveforms: Tensor) -> Tensor:
-    """Return waveforms as float32; int16 comes to [-1, 1]."""
+    """Return waveforms as float32; int16 is scaled to [-1, 1]."""
     if waveforms.dtype == torch.int16:
         return waveforms.float() * (1.0 / FULL_SCALE)
     return waveforms.float()
 
 
 def pad_edges(waveforms: Tensor) -> Tensor:
-    """Add half a window of samples on both sides: the front reflected, zeros behind (reflected behind 30 s)."""
+    """Add half an FFT window on both sides: the front reflected, zeros at the end (reflected from 30 s on)."""
     half = N_FFT // 2
     if waveforms.shape[-1] >= MAX_SAMPLES:
         return functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]

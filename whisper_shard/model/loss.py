@@ -1,7 +1,7 @@
-"""The objective: summed cross-entropy over the tokens that count, and how many there were.
+"""The loss: cross-entropy summed over the tokens that count, and their number.
 
-Sum and count stay apart, so that the loop can divide once by the tokens of the whole optimizer step: then neither
-accumulation nor the number of ranks changes the gradient.
+Sum and number are returned apart, so that training divides once by the tokens of the whole optimizer step: then
+neither accumulation nor the number of ranks changes the gradient.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 IGNORE_INDEX = -100
 """Label of a position that does not count."""
 CHUNK_TOKENS = 8192
-"""Rows of logits held at once (1.7 GB at 51,865 tokens); beyond, they are computed again in the backward pass."""
+"""Rows of logits in memory at once (1.7 GB at 51,865 tokens)."""
 
 
 def token_loss(
@@ -27,16 +27,18 @@ def token_loss(
 
     Args:
         hidden: (B, L, D) decoder states.
-        head: (V, D) output matrix.
-        labels: (B, L) token ids; IGNORE_INDEX where no token is learned.
-        label_smoothing: Share of the probability spread over the whole vocabulary, 0 to 1.
-        kept: (N,) positions in the flattened labels that count, if known: without it, rows that do not count
-            are dropped on a CPU and kept on a GPU, where finding them would wait for the device.
+        head: (V, D) output projection.
+        labels: (B, L) token ids; IGNORE_INDEX at positions that do not count.
+        label_smoothing: Probability mass spread evenly over the vocabulary, 0 to 1.
+        kept: (N,) positions in the flattened labels that count, if known. Without it, the other rows are dropped on a
+            CPU and kept on a GPU, where finding them would wait for the device.
     """
     rows, targets = _select_rows(hidden.flatten(0, 1), labels.flatten(), kept)
     num_tokens = (targets != IGNORE_INDEX).sum().float()
     if len(rows) <= CHUNK_TOKENS:
         return _chunk_loss(rows, head, targets, label_smoothing), num_tokens
+    # Logits, their softmax and their gradient are V / D, 40 to 100, times as large as the states they come from. A
+    # checkpointed chunk keeps its states only and computes the logits again in the backward pass.
     losses = [
         checkpoint(_chunk_loss, part, head, target, label_smoothing, use_reentrant=False, preserve_rng_state=False)
         for part, target in zip(torch.split(rows, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from whisper_shard.model.adapters import plain_state_dict
 from whisper_shard.model.labels import whisper_language
-from whisper_shard.model.whisper import LoadedWhisper, quiet_bars
+from whisper_shard.model.whisper import LoadedWhisper, hide_progress_bars
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder
 
 
@@ -39,7 +39,7 @@ def save_model_folder(
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
-        with quiet_bars():
+        with hide_progress_bars():
             loaded.model.save_pretrained(partial, state_dict=plain_state_dict(loaded.model))
         _generation_settings(loaded, language, task).save_pretrained(partial)
         loaded.processor.save_pretrained(partial)

@@ -26,21 +26,21 @@ def spec_augment(
     mel_bins: int = 20,
     fill: Literal["mean", "silence"] = "mean",
 ) -> Tensor:
-    """Hide bands of time and of frequency, in the real frames of each row only; the input stays as it is.
+    """Mask bands of time and of frequency in the real frames of each row; the input is not changed.
 
-    What is hidden in a row depends on its seed and its number of frames alone: not on its neighbours, its place in the
-    batch, the padding or the device.
+    The masks of a row follow from its seed and its number of frames alone: not from the other rows, its position in
+    the batch, the padding or the device.
 
     Args:
         log_mel: (B, M, T).
-        num_frames: (B,) real frames of each row; what follows is padding and is left alone.
+        num_frames: (B,) real frames of each row; padding after them is not masked.
         seeds: One integer for each row.
-        time_masks: Bands of time in each row.
+        time_masks: Number of bands of time in each row.
         time_seconds: Longest band of time in seconds.
-        time_share: Longest band of time as a share of the row's real frames, 0 to 1; the shorter limit counts.
-        mel_masks: Bands of frequency in each row.
+        time_share: Longest band of time as a share of the row's real frames, 0 to 1; the shorter limit applies.
+        mel_masks: Number of bands of frequency in each row.
         mel_bins: Widest band of frequency in mel bins.
-        fill: Value put there: the mean of the row's real frames, or its least value, that of silence.
+        fill: Value of masked frames: the mean of the row's real frames, or its minimum, that of silence.
 
     Source: SpecAugment, arXiv:1904.08779; time_share is the limit p of its section 2.
     """
@@ -53,22 +53,22 @@ def spec_augment(
     in_time = _bands(draws[:, : 2 * time_masks], longest, frames, max_frames)
     in_mel = _bands(draws[:, 2 * time_masks :], widest, mel_size, num_mels)
     real = torch.arange(max_frames, device=log_mel.device)[None] < frames
-    hidden = (in_time[:, None, :] | in_mel[:, :, None]) & real[:, None, :]
-    return torch.where(hidden, _fill_value(log_mel, real, fill), log_mel)
+    masked = (in_time[:, None, :] | in_mel[:, :, None]) & real[:, None, :]
+    return torch.where(masked, _fill_value(log_mel, real, fill), log_mel)
 
 
 def _draw_bands(seeds: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """Return (B, count) numbers in [0, 1), each row from its own seed."""
+    """Return (B, count) uniform numbers in [0, 1), each row from its own seed."""
     mask = (1 << 64) - 1
     rows = [np.random.Generator(np.random.Philox(key=seed & mask)).random(count, dtype=np.float32) for seed in seeds]
     return send(torch.from_numpy(np.stack(rows)), device)
 
 
 def _bands(draws: Tensor, longest: Tensor, extent: Tensor, size: int) -> Tensor:
-    """Return (B, size) bool: bands of uniform width up to ``longest`` at a uniform place within ``extent``."""
-    width, place = draws[:, 0::2, None], draws[:, 1::2, None]
+    """Return (B, size) bool: bands of uniform width up to ``longest``, at a uniform position within ``extent``."""
+    width, offset = draws[:, 0::2, None], draws[:, 1::2, None]
     width = torch.floor(width * (longest[:, :, None] + 1.0)).minimum(extent[:, :, None])
-    start = torch.floor(place * (extent[:, :, None] - width + 1.0))
+    start = torch.floor(offset * (extent[:, :, None] - width + 1.0))
     position = torch.arange(size, device=draws.device)
     return ((position >= start) & (position < start + width)).any(dim=1)
 

@@ -1,4 +1,4 @@
-"""The parameters of a model by name: read, written back, and told apart by a fingerprint."""
+"""Parameters of a model by name: read, loaded, and compared by a fingerprint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from whisper_shard.errors import StateError
 
-_SAMPLED = 64  # values of each parameter that tell it from another
+_SAMPLED = 64  # values of each parameter that go into the fingerprint
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """Return what tells a model from others of its shape: a digest of some values of each parameter."""
+    """Return a digest of some values of each parameter, to recognize a model among others of its shape."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         values = parameter.detach().flatten()
@@ -22,16 +22,16 @@ def fingerprint_model(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def capture_model(model: nn.Module) -> dict[str, Tensor]:
-    """Return all parameters by name; tied ones appear once."""
+def model_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters by name, without copying; tied ones appear once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy parameters by name into a model.
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy parameters by name into a model, in place.
 
     Raises:
-        StateError: The names or shapes are those of another model.
+        StateError: Names or shapes differ.
     """
     parameters = dict(model.named_parameters())
     if difference := _difference(parameters, tensors):
@@ -42,7 +42,7 @@ def restore_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def effective_weight(linear: Any) -> Tensor:
-    """Return the weight a linear layer acts with, low-rank updates of peft included."""
+    """Return the weight of a linear layer, with low-rank updates of peft merged."""
     if not hasattr(linear, "get_delta_weight"):
         weight: Tensor = linear.weight.detach()
         return weight
@@ -53,7 +53,7 @@ def effective_weight(linear: Any) -> Tensor:
 
 
 def _difference(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Say how two sets of tensors differ in names or shapes; empty if they do not."""
+    """Describe the first difference in names or shapes; empty if there is none."""
     for name in sorted(parameters.keys() ^ tensors.keys()):
         return f"{name} is only in {'the model' if name in parameters else 'the checkpoint'}"
     for name, parameter in parameters.items():

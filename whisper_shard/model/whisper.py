@@ -1,8 +1,4 @@
-"""Whisper itself: load it, encode windows of any length, put encoder, decoder and loss into one module, save it.
-
-Hugging Face's encoder wants exactly 30 s. `encode` calls the same layers with the first positions only, so a window of
-5 s costs a sixth; at 30 s the numbers are the same to the bit.
-"""
+"""Load a Whisper with its tokenizer and processor, from a folder or a model hub, and explain what is wrong with it."""
 
 import socket
 from collections.abc import Iterator
@@ -21,12 +17,12 @@ from whisper_shard.model.device import explain_broken_install
 from whisper_shard.model.weights import fingerprint_model
 
 WHISPER_VOCABULARY = 51_865
-"""Tokens of the smallest multilingual Whisper; fewer means English only. Source: openai/whisper model.py."""
+"""Tokens of the smallest multilingual vocabulary; fewer means English only. Source: openai/whisper model.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedWhisper:
-    """A Whisper model with all that belongs to it."""
+    """A Whisper model with its tokenizer and processor."""
 
     model: Any
     """WhisperForConditionalGeneration with float32 parameters."""
@@ -35,32 +31,32 @@ class LoadedWhisper:
     tokenizer: Any
     """The processor's tokenizer."""
     n_mels: int
-    """Mel bins the encoder wants: 80 or 128."""
+    """Mel bins of the encoder's input: 80 or 128."""
     is_multilingual: bool
-    """Whether prefixes have language and task tokens."""
+    """Whether there are language and task tokens."""
     path: str
-    """Folder or name it was loaded from."""
+    """Folder or hub name it was loaded from."""
     fingerprint: str
-    """Tells its weights, as loaded, from others."""
+    """Digest of the weights as loaded, see `fingerprint_model`."""
 
 
 def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
     """Load a Whisper model, its tokenizer and its generation settings; parameters become float32.
 
     Args:
-        model: Folder in Hugging Face form, or a name on the model hub.
-        dropout: Probability behind attention and feed-forward blocks, when training.
+        model: Folder in Hugging Face format, or a name on the model hub.
+        dropout: Dropout probability after attention and feed-forward blocks, when training.
 
     Raises:
-        ModelError: No such folder, no processor in it, not a Whisper, damaged, or the hub cannot be reached.
+        ModelError: The folder is missing, damaged, incomplete or not a Whisper, or the hub cannot be reached.
         EnvironmentFault: transformers cannot be imported beside this torchaudio.
     """
     with explain_broken_install():
         from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
     _check_folder(model)
     # Without a network the hub's library tries for half a minute, file by file, before it looks into its own cache.
-    is_local = Path(model).is_dir() or not _finds_hub()
-    with _explain_load(model), quiet_bars():
+    is_local = Path(model).is_dir() or not _can_resolve_hub()
+    with _explain_load(model), hide_progress_bars():
         config = AutoConfig.from_pretrained(model, local_files_only=is_local)
         if config.model_type != "whisper":
             raise ModelError(f"{model}: a {config.model_type} model; whisper-shard trains Whisper only")
@@ -82,13 +78,17 @@ def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
 
 
 def is_multilingual(model: Any) -> bool:
-    """Tell whether a model has language and task tokens."""
+    """Return whether a model has language and task tokens."""
     stated = getattr(model.generation_config, "is_multilingual", None)
     return bool(stated) if stated is not None else model.config.vocab_size >= WHISPER_VOCABULARY
 
 
 def _check_folder(model: str) -> None:
-    """Find what is wrong with a local folder before transformers does, and say it in a line."""
+    """Check a local folder before transformers does, whose messages are long and name other causes.
+
+    Raises:
+        ModelError: It is missing, or a file in it.
+    """
     folder = Path(model)
     if not folder.is_dir():
         if model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or folder.exists():
@@ -107,8 +107,8 @@ def _check_folder(model: str) -> None:
         )
 
 
-def _finds_hub() -> bool:
-    """Tell whether the model hub's name leads anywhere; a proxy looks it up itself."""
+def _can_resolve_hub() -> bool:
+    """Return whether the host name of the model hub resolves; a proxy resolves it itself."""
     from huggingface_hub import constants
 
     try:
@@ -132,8 +132,8 @@ def _explain_load(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars for the time: only the command line shows progress."""
+def hide_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers for the time: only the command line shows progress."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,1 +1,1 @@
-"""A model on a dataset: hypotheses, error rates, confidence intervals, report."""
+"""Score a model on a dataset: hypotheses, error rates, confidence intervals, report."""

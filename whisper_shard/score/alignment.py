@@ -1,4 +1,4 @@
-"""Errors of a hypothesis by minimal alignment with its reference, in words or characters.
+"""Errors of a hypothesis by minimal alignment with its reference, in words or in characters.
 
 Source: Levenshtein alignment by jiwer, https://github.com/jitsi/jiwer.
 """
@@ -10,25 +10,25 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCounts:
-    """Errors of one hypothesis, or of many together."""
+    """Errors of one hypothesis, or of many together; units are words or characters."""
 
     substitutions: int = 0
-    """Reference units heard as another."""
+    """Reference units recognized as another unit."""
     deletions: int = 0
-    """Reference units not heard."""
+    """Reference units without a counterpart in the hypothesis."""
     insertions: int = 0
-    """Units heard where there was none."""
+    """Hypothesis units without a counterpart in the reference."""
     num_reference: int = 0
     """Units of the reference."""
 
     @property
     def errors(self) -> int:
-        """All three together."""
+        """Substitutions, deletions and insertions together."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Errors over reference units; without any reference: 0 if nothing was heard, else 1."""
+        """Errors over reference units; without any reference unit 0 if there is no error, else 1."""
         return self.errors / self.num_reference if self.num_reference else float(self.errors > 0)
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
@@ -40,55 +40,71 @@ class ErrorCounts:
         )
 
 
-def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, chars: bool = False) -> list[ErrorCounts]:
-    """Return the errors of each hypothesis by minimal alignment, in words or in characters."""
-    import jiwer
-
-    if not references:
-        return []
-    output = (jiwer.process_characters if chars else jiwer.process_words)(list(references), list(hypotheses))
-    return [
-        _count(alignment, len(reference))
-        for alignment, reference in zip(output.alignments, output.references, strict=True)
-    ]
-
-
-def _count(alignment: Iterable[Any], num_reference: int) -> ErrorCounts:
-    counts = {"substitute": 0, "delete": 0, "insert": 0, "equal": 0}
-    for chunk in alignment:
-        length = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        counts[chunk.type] += length
-    return ErrorCounts(
-        substitutions=counts["substitute"],
-        deletions=counts["delete"],
-        insertions=counts["insert"],
-        num_reference=num_reference,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignedWords:
-    """A stretch of an alignment."""
+    """A stretch of an alignment in which all words are correct, or all have the same kind of error."""
 
     kind: Literal["equal", "substitute", "delete", "insert"]
-    """What happened to it."""
+    """Correct, or the kind of error."""
     reference: str
     """Words of the reference; empty for an insertion."""
     hypothesis: str
     """Words of the hypothesis; empty for a deletion."""
 
 
-def align_words(reference: str, hypothesis: str) -> list[AlignedWords]:
-    """Return reference and hypothesis side by side, in order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """A hypothesis aligned word by word with its reference."""
+
+    words: tuple[AlignedWords, ...]
+    """All words of both, in order."""
+    counts: ErrorCounts
+    """Errors in words."""
+
+
+def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignment]:
+    """Return the minimal alignment of each hypothesis with its reference, word by word."""
     import jiwer
 
-    output = jiwer.process_words(reference, hypothesis)
-    said, heard = output.references[0], output.hypotheses[0]
+    if not references:  # jiwer returns one empty pair
+        return []
+    output = jiwer.process_words(list(references), list(hypotheses))
+    return [
+        Alignment(words=tuple(_aligned_words(chunks, reference, hypothesis)), counts=_count(chunks, len(reference)))
+        for chunks, reference, hypothesis in zip(output.alignments, output.references, output.hypotheses, strict=True)
+    ]
+
+
+def count_char_errors(references: Sequence[str], hypotheses: Sequence[str]) -> list[ErrorCounts]:
+    """Return the errors of each hypothesis by minimal alignment in characters, spaces included."""
+    import jiwer
+
+    if not references:
+        return []
+    output = jiwer.process_characters(list(references), list(hypotheses))
+    return [
+        _count(chunks, len(reference)) for chunks, reference in zip(output.alignments, output.references, strict=True)
+    ]
+
+
+def _aligned_words(chunks: Iterable[Any], reference: Sequence[str], hypothesis: Sequence[str]) -> list[AlignedWords]:
     return [
         AlignedWords(
             kind=chunk.type,
-            reference=" ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-            hypothesis=" ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            reference=" ".join(reference[chunk.ref_start_idx : chunk.ref_end_idx]),
+            hypothesis=" ".join(hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
-        for chunk in output.alignments[0]
+        for chunk in chunks
     ]
+
+
+def _count(chunks: Iterable[Any], num_reference: int) -> ErrorCounts:
+    counts = {"substitute": 0, "delete": 0, "insert": 0, "equal": 0}
+    for chunk in chunks:
+        counts[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return ErrorCounts(
+        substitutions=counts["substitute"],
+        deletions=counts["delete"],
+        insertions=counts["insert"],
+        num_reference=num_reference,
+    )

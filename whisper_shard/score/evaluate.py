@@ -1,9 +1,9 @@
-"""Evaluation: one pass of the encoder a batch feeds the loss and the hypotheses.
+"""Evaluation: one encoder pass of each batch serves the loss and the hypotheses.
 
-The window decides what is measured. ``full`` pads every utterance to the model's 30 s, as every standard tool does,
-and is what a WER should be quoted in; ``short`` cuts each batch to its longest utterance plus a margin: a model that
-was never trained in short windows repeats itself there; ``borrowed`` is short too, but hears borrowed silence behind
-(`silence`): an estimate of ``full`` for a fraction of its price, and a sign of progress.
+The window decides what is measured. ``full`` pads every utterance to the model's 30 s, as every standard tool does;
+quote this WER. ``short`` cuts each batch to its longest utterance plus a margin; a model that was never trained in
+short windows repeats itself there. ``borrowed`` is short too, with borrowed silence (`borrowed_silence`): an estimate
+of ``full`` at a fraction of its cost, for progress during training.
 """
 
 import time
@@ -18,13 +18,13 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.greedy import GreedyDecoder, SuppressRules, end_token
-from whisper_shard.model.borrowed_silence import score_bias
-from whisper_shard.model.device import autocast, choose_precision, is_out_of_memory
-from whisper_shard.model.forward import listen_to_silence
+from whisper_shard.model.borrowed_silence import attention_bias
+from whisper_shard.model.device import autocast, is_out_of_memory
+from whisper_shard.model.forward import encode_silence
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper
-from whisper_shard.model.window import POSITION_SAMPLES, fit_window, short_window
+from whisper_shard.model.window import fit_window, longest_window, short_window
 from whisper_shard.score.events import Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.score.wer import Score, score_texts
@@ -32,6 +32,30 @@ from whisper_shard.stream.batch import Batch
 from whisper_shard.utterance import SAMPLE_RATE
 
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSettings:
+    """How a model is evaluated.
+
+    Raises:
+        ValueError: The window is ``borrowed``, and there is no silence source.
+    """
+
+    window: Window = "full"
+    """Kind of window."""
+    max_new_tokens: int = 128
+    """Cap of a hypothesis in tokens, end token included."""
+    dtype: torch.dtype = torch.float32
+    """Dtype of matrix products, see `choose_precision`."""
+    form: TextForm = "basic"
+    """Form of the text that is scored."""
+    silence_source: Tensor | None = None
+    """(1, S) waveform whose trailing silence windows of kind ``borrowed`` share."""
+
+    def __post_init__(self) -> None:
+        if self.window == "borrowed" and self.silence_source is None:
+            raise ValueError("windows with borrowed silence need a silence source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +67,9 @@ class EvaluatedUtterance:
     reference: str
     """Text of the dataset."""
     hypothesis: str
-    """What the model says."""
+    """Text decoded by the model."""
     language: str
-    """BCP-47 tag: the dataset's, or the one that the model was told."""
+    """BCP-47 tag: the dataset's, or the default given to the model."""
     hit_cap: bool
     """Whether the hypothesis was cut off at the cap."""
     seconds: float
@@ -54,7 +78,7 @@ class EvaluatedUtterance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationPart:
-    """What one process evaluated; parts of several are joined by `finish_evaluation`."""
+    """What one process evaluated; `finish_evaluation` joins the parts of all."""
 
     utterances: tuple[EvaluatedUtterance, ...]
     """In order of arrival."""
@@ -63,7 +87,7 @@ class EvaluationPart:
     num_tokens: int
     """Tokens in that sum."""
     seconds: float
-    """Wall time, data waits included."""
+    """Wall time, waiting for data included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,94 +113,49 @@ class Evaluation:
         return self.score.wer
 
     def score_as(self, form: TextForm) -> Score:
-        """Return the errors in another form of the text."""
-        return _score(self.utterances, form)
+        """Return the errors in a form of the text."""
+        return self.score if form == self.score.form else _score(self.utterances, form)
 
 
 def evaluate_model(
-    loaded: LoadedWhisper,
-    batches: Iterable[Batch],
-    labeler: Labeler,
-    *,
-    window: Window = "full",
-    max_new_tokens: int = 128,
-    precision: str = "auto",
-    device: torch.device | None = None,
-    donor: Tensor | None = None,
-    form: TextForm = "basic",
+    loaded: LoadedWhisper, batches: Iterable[Batch], labeler: Labeler, settings: EvaluationSettings
 ) -> Evaluation:
-    """Return loss and WER of a model.
+    """Return loss and WER of a model, computed on its device.
 
     Args:
-        loaded: The model; it is put in evaluation mode for the time and left as it was.
-        batches: Utterances, best sorted by length.
-        labeler: Makes labels and texts.
-        window: Kind of window.
-        max_new_tokens: Longest hypothesis.
-        precision: auto, fp32, bf16 or fp16.
-        device: Where to compute; None: where the model is.
-        donor: (1, S) waveform, whose silence is borrowed; needed for ``borrowed``.
-        form: Form of the text that is scored.
+        loaded: The model; it is in evaluation mode for the time and left in its mode.
+        batches: Utterances, preferably sorted by length.
+        labeler: Converts texts to labels and tokens to texts.
+        settings: Window, cap, dtype and form of the text.
 
     Raises:
-        TrainingError: There is no utterance to evaluate.
+        TrainingError: There is no utterance to evaluate, or a batch does not fit into memory.
     """
-    part = evaluate_part(
-        loaded,
-        batches,
-        labeler,
-        window=window,
-        max_new_tokens=max_new_tokens,
-        precision=precision,
-        device=device,
-        donor=donor,
-    )
-    return finish_evaluation([part], window=window, form=form)
+    return finish_evaluation([evaluate_part(loaded, batches, labeler, settings)], settings)
 
 
 def evaluate_part(
-    loaded: LoadedWhisper,
-    batches: Iterable[Batch],
-    labeler: Labeler,
-    *,
-    window: Window = "full",
-    max_new_tokens: int = 128,
-    precision: str = "auto",
-    device: torch.device | None = None,
-    donor: Tensor | None = None,
+    loaded: LoadedWhisper, batches: Iterable[Batch], labeler: Labeler, settings: EvaluationSettings
 ) -> EvaluationPart:
-    """Evaluate this process's share; see `evaluate_model`."""
-    begin = time.perf_counter()
-    model = loaded.model
-    device = device or model.device
-    was_training = model.training
-    model.eval()
+    """Evaluate this process's share of the batches; see `evaluate_model`."""
+    start = time.perf_counter()
+    was_training = loaded.model.training
+    loaded.model.eval()
     try:
-        utterances: list[EvaluatedUtterance] = []
-        loss_sum, num_tokens = 0.0, 0
-        evaluator = BatchEvaluator(
-            loaded,
-            labeler,
-            window=window,
-            max_new_tokens=max_new_tokens,
-            dtype=choose_precision(precision, device),
-            device=device,
-            donor=donor,
-        )
-        for batch in batches:
-            found = evaluator.evaluate(batch)
-            utterances += found.utterances
-            loss_sum += found.loss_sum
-            num_tokens += found.num_tokens
+        evaluator = BatchEvaluator(loaded, labeler, settings)
+        parts = [evaluator.evaluate(batch) for batch in batches]
     finally:
-        model.train(was_training)
+        loaded.model.train(was_training)
     return EvaluationPart(
-        utterances=tuple(utterances), loss_sum=loss_sum, num_tokens=num_tokens, seconds=time.perf_counter() - begin
+        utterances=tuple(row for part in parts for row in part.utterances),
+        loss_sum=sum(part.loss_sum for part in parts),
+        num_tokens=sum(part.num_tokens for part in parts),
+        seconds=time.perf_counter() - start,
     )
 
 
-def finish_evaluation(parts: Sequence[EvaluationPart], *, window: Window, form: TextForm = "basic") -> Evaluation:
-    """Join the parts of all processes; utterances that several evaluated count once.
+def finish_evaluation(parts: Sequence[EvaluationPart], settings: EvaluationSettings) -> Evaluation:
+    """Join the parts of all processes; an utterance in several parts counts once.
 
     Raises:
         TrainingError: There is no utterance in any part.
@@ -187,9 +166,9 @@ def finish_evaluation(parts: Sequence[EvaluationPart], *, window: Window, form: 
     utterances = tuple(by_key[key] for key in sorted(by_key))
     num_tokens = sum(part.num_tokens for part in parts)
     return Evaluation(
-        window=window,
+        window=settings.window,
         loss=sum(part.loss_sum for part in parts) / max(num_tokens, 1),
-        score=_score(utterances, form),
+        score=_score(utterances, settings.form),
         utterances=utterances,
         cap_hits=sum(row.hit_cap for row in utterances),
         seconds=max(part.seconds for part in parts),
@@ -207,48 +186,28 @@ def _score(utterances: Sequence[EvaluatedUtterance], form: TextForm) -> Score:
 
 
 class BatchEvaluator:
-    """Evaluates batches with one state of the model.
+    """Evaluates batches with the current weights of a model, on its device.
 
     Args:
         loaded: The model, in evaluation mode.
-        labeler: Makes labels and texts.
-        window: Kind of window.
-        max_new_tokens: Longest hypothesis.
-        dtype: Format of matrix products.
-        device: Where to compute.
-        donor: (1, S) waveform, whose silence is borrowed; needed for ``borrowed``.
-
-    Raises:
-        ValueError: Silence is to be borrowed, and there is no donor.
+        labeler: Converts texts to labels and tokens to texts.
+        settings: Window, cap and dtype.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedWhisper,
-        labeler: Labeler,
-        *,
-        window: Window,
-        max_new_tokens: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        donor: Tensor | None = None,
-    ) -> None:
+    def __init__(self, loaded: LoadedWhisper, labeler: Labeler, settings: EvaluationSettings) -> None:
+        model = loaded.model
         self._labeler = labeler
-        self._window = window
-        self._max_samples = loaded.model.config.max_source_positions * POSITION_SAMPLES
-        self._max_new_tokens = max_new_tokens
-        self._device = device
-        self._dtype = dtype
-        self._log_mel = LogMel(loaded.n_mels).to(device)
-        self._encoder = InferenceEncoder(loaded.model, dtype)
+        self._settings = settings
+        self._device = model.device
+        self._longest_window = longest_window(model)
+        self._log_mel = LogMel(loaded.n_mels).to(self._device)
+        self._encoder = InferenceEncoder(model, settings.dtype)
+        decoder = InferenceDecoder(model, settings.dtype)
+        self._greedy = GreedyDecoder(decoder, end_id=end_token(model), rules=SuppressRules.of(model))
         self._silence = None
-        if window == "borrowed":
-            if donor is None:
-                raise ValueError("a borrowed window needs a donor of silence")
-            with autocast(device, dtype):
-                self._silence = listen_to_silence(loaded.model, self._log_mel, donor.to(device))
-        decoder = InferenceDecoder(loaded.model, dtype)
-        self._greedy = GreedyDecoder(decoder, end_id=end_token(loaded.model), rules=SuppressRules.of(loaded.model))
+        if settings.window == "borrowed" and settings.silence_source is not None:
+            with autocast(self._device, settings.dtype):
+                self._silence = encode_silence(model, self._log_mel, settings.silence_source.to(self._device))
 
     def evaluate(self, batch: Batch) -> EvaluationPart:
         """Return loss and hypotheses of a batch; rows of weight 0 are left out.
@@ -268,18 +227,18 @@ class BatchEvaluator:
 
     @torch.inference_mode()
     def _evaluate(self, batch: Batch) -> EvaluationPart:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         rows = [i for i, weight in enumerate(batch.weights.tolist()) if weight > 0.0]
         if not rows:
             return EvaluationPart(utterances=(), loss_sum=0.0, num_tokens=0, seconds=0.0)
         labels = self._labeler.label_batch(
-            _pick(batch.texts, rows),
-            keys=_pick(batch.keys, rows),
-            languages=_pick(batch.languages, rows),
-            tasks=_pick(batch.tasks, rows),
+            _select(batch.texts, rows),
+            keys=_select(batch.keys, rows),
+            languages=_select(batch.languages, rows),
+            tasks=_select(batch.tasks, rows),
         )
-        hidden, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
-        found = self._greedy.decode_labels(hidden, labels, max_new_tokens=self._max_new_tokens, bias=bias)
+        states, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
+        found = self._greedy.decode_labels(states, labels, max_new_tokens=self._settings.max_new_tokens, bias=bias)
         utterances = tuple(
             EvaluatedUtterance(
                 key=batch.keys[row],
@@ -295,24 +254,25 @@ class BatchEvaluator:
             utterances=utterances,
             loss_sum=found.loss_sum,
             num_tokens=found.num_tokens,
-            seconds=time.perf_counter() - begin,
+            seconds=time.perf_counter() - start,
         )
 
     def _encode(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return encoder states, and what is added to the scores of each of them."""
-        size = self._max_samples
-        if self._window != "full":
+        """Return encoder states, and the attention bias of each of their positions."""
+        size = self._longest_window
+        if self._settings.window != "full":
             size = min(short_window(int(num_samples.max())), size)
         log_mel = self._log_mel(fit_window(waveforms.to(self._device, non_blocking=True), size))
-        if self._silence is None or size == self._max_samples:
+        if self._silence is None or size == self._longest_window:
             return self._encoder.encode(log_mel), None
-        hidden = self._encoder.encode(log_mel, self._silence)
-        behind = self._encoder.behind(self._silence, hidden.shape[1])
-        bias = score_bias(
-            hidden.new_zeros((), dtype=self._dtype), hidden.shape[1], behind.shape[1], self._silence.stride
+        states = self._encoder.encode(log_mel, self._silence)
+        silence = self._encoder.silence_states(self._silence, states.shape[1])
+        bias = attention_bias(
+            states.new_zeros((), dtype=self._settings.dtype), states.shape[1], silence.shape[1], self._silence.stride
         )
-        return torch.cat([hidden, behind.expand(len(hidden), -1, -1)], dim=1), bias
+        # For cross-attention, borrowed silence is simply more encoder states; the bias gives them their weight.
+        return torch.cat([states, silence.expand(len(states), -1, -1)], dim=1), bias
 
 
-def _pick(values: Sequence[Value], rows: Sequence[int]) -> list[Value]:
+def _select(values: Sequence[Value], rows: Sequence[int]) -> list[Value]:
     return [values[row] for row in rows]

@@ -4,22 +4,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Window = Literal["full", "short", "borrowed"]
-"""30 s, as short as the batch allows, or that with borrowed silence behind it."""
+"""The encoder's window: 30 s, as short as the batch allows, or short with borrowed silence."""
 WINDOW_NAMES = {
     "full": "30 s windows",
     "short": "short windows",
     "borrowed": "short windows with borrowed silence",
 }
-"""Kinds of windows of an evaluation, as users read them."""
+"""Kinds of windows in messages and reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreProgress:
-    """How far scoring has come."""
+    """Progress of scoring, after each batch."""
 
     window: Window
-    """Kind of window at work."""
+    """Kind of window."""
     num_done: int
-    """Utterances decoded in it."""
+    """Utterances decoded in this kind of window."""
     num_utterances: int
-    """Utterances in all."""
+    """Utterances to decode."""

@@ -1,15 +1,17 @@
 """Texts are brought to one form before they are compared.
 
-``raw`` as they are; ``basic`` in lower case without punctuation; ``whisper`` by Whisper's own normalizer (for English
-it also unites spellings, contractions and numbers). In the last two, each character of a language written without
-spaces is a word.
+``raw`` unites white space only. ``basic`` is lower case without punctuation. ``whisper`` is Whisper's own normalizer,
+which for English also unites spellings, contractions and numbers. In the last two, each character of a language
+written without spaces is a word.
 
 Source: arXiv:2212.04356, appendix C.
 """
 
+import json
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from importlib.resources import files
 from typing import Literal
 
 from whisper_shard.model.labels import WITHOUT_SPACES, whisper_language
@@ -17,7 +19,13 @@ from whisper_shard.model.labels import WITHOUT_SPACES, whisper_language
 TextForm = Literal["raw", "basic", "whisper"]
 """How texts are brought to one form before they are compared."""
 TEXT_FORMS: tuple[TextForm, ...] = ("raw", "basic", "whisper")
-"""All of them."""
+"""All forms."""
+SPELLING_NAME = "english_spelling.json"
+"""British spellings and their American forms, a file of this package.
+
+Source: whisper/normalizers/english.json of openai/whisper (MIT), https://github.com/openai/whisper, see
+english_spelling.LICENSE.
+"""
 
 
 def normalize_text(text: str, form: TextForm, language: str = "en") -> str:
@@ -25,41 +33,56 @@ def normalize_text(text: str, form: TextForm, language: str = "en") -> str:
 
     Args:
         text: A transcript.
-        form: ``raw`` unites white space only; ``basic`` and ``whisper`` as in the module's docstring.
-        language: BCP-47 tag, for the other two.
+        form: See the module's docstring.
+        language: BCP-47 tag, for the forms other than ``raw``.
     """
+    code = whisper_language(language)
     if form == "whisper":
-        english = language.replace("_", "-").split("-")[0].lower() in ("en", "english")
-        text = _whisper_normalizer(english)(text)
+        text = _whisper_normalizer(is_english=code in ("en", "english"))(text)
     elif form == "basic":
-        text = _drop_punctuation(text)
-    if form != "raw" and whisper_language(language) in WITHOUT_SPACES:
-        text = _set_apart(text)
+        text = _normalize_basic(text)
+    if form != "raw" and code in WITHOUT_SPACES:
+        text = _space_characters(text)
     return " ".join(text.split())
 
 
-def _set_apart(text: str) -> str:
-    """Put a space before each character, but not between it and its marks; as in arXiv:2212.04356, appendix C."""
-    return "".join(char if unicodedata.category(char)[0] == "M" else f" {char}" for char in text)
-
-
 def characters_of(text: str, language: str) -> str:
-    """Return what is compared character by character: in a language without spaces, none of those set between."""
+    """Return a normalized text as it is compared by characters: without the spaces that `normalize_text` put in."""
     return text.replace(" ", "") if whisper_language(language) in WITHOUT_SPACES else text
 
 
-def _drop_punctuation(text: str) -> str:
-    """Lower the case and drop punctuation and symbols; marks stay, since in Indic scripts they are vowels.
+def _space_characters(text: str) -> str:
+    """Put a space before each character, but not before its marks; as in arXiv:2212.04356, appendix C."""
+    return "".join(char if unicodedata.category(char)[0] == "M" else f" {char}" for char in text)
 
-    An apostrophe within a word goes without leaving a gap, other signs leave one.
+
+def _normalize_basic(text: str) -> str:
+    """Lower the case and remove punctuation and symbols.
+
+    An apostrophe joins its neighbours (it's is its), other signs separate them (twenty-one is twenty one).
     """
     lowered = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'").replace("'", "")
-    return "".join(" " if unicodedata.category(char)[0] in "PSC" else char for char in lowered)
+    return "".join(map(_replace_sign, lowered))
+
+
+def _replace_sign(char: str) -> str:
+    """Return a character of a word as it is, a space for punctuation, symbols and controls, nothing for formats."""
+    category = unicodedata.category(char)
+    # Format characters (Cf) shape the letters around them: joiners in Persian and Indic words, soft hyphens, direction
+    # marks. They are optional in writing, no recognizer is asked to predict them, and they do not end a word.
+    if category == "Cf":
+        return ""
+    # Marks stay: in Indic scripts they are vowels. So do private and unassigned code points, which may be letters.
+    return " " if category[0] in "PS" or category == "Cc" else char
 
 
 @cache
-def _whisper_normalizer(english: bool) -> Callable[[str], str]:
+def _whisper_normalizer(*, is_english: bool) -> Callable[[str], str]:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-    normalizer: Callable[[str], str] = EnglishTextNormalizer({}) if english else BasicTextNormalizer()
-    return normalizer
+    if not is_english:
+        basic: Callable[[str], str] = BasicTextNormalizer()
+        return basic
+    spelling = json.loads(files("whisper_shard.score").joinpath(SPELLING_NAME).read_text("utf-8"))
+    english: Callable[[str], str] = EnglishTextNormalizer(spelling)
+    return english

@@ -8,7 +8,7 @@ import pandas as pd
 
 from whisper_shard.report.charts import Bars, Value, make_bars
 from whisper_shard.report.page import render_page
-from whisper_shard.score.alignment import AlignedWords, align_words
+from whisper_shard.score.alignment import AlignedWords
 from whisper_shard.score.events import WINDOW_NAMES
 from whisper_shard.score.wer import Score, UtteranceScore
 
@@ -109,7 +109,7 @@ class _AlignedUtterance:
     """An utterance with errors."""
 
     head: str
-    alignment: list[AlignedWords]
+    alignment: tuple[AlignedWords, ...]
 
 
 def _worst(score: Score) -> list[_AlignedUtterance]:
@@ -117,7 +117,7 @@ def _worst(score: Score) -> list[_AlignedUtterance]:
     return [
         _AlignedUtterance(
             head=f"{row.key}: {_count(row.words.errors, 'error')} in {_count(row.words.num_reference, 'word')}",
-            alignment=align_words(row.reference, row.hypothesis),
+            alignment=row.alignment,
         )
         for row in wrong[:SHOWN_UTTERANCES]
     ]

@@ -1,43 +1,45 @@
-"""A score report: slices, warnings, and the values of score.json."""
+"""The report of a score: slices of the utterances, warnings, and the values of score.json."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.score.alignment import ErrorCounts
 from whisper_shard.score.bootstrap import bootstrap_interval
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.score.events import WINDOW_NAMES, Window
-from whisper_shard.score.hf_metric import load_error_rates
 from whisper_shard.score.normalize import TextForm
-from whisper_shard.score.wer import Score, UtteranceScore, paired_bootstrap
+from whisper_shard.score.wer import Score, compare_scores
 from whisper_shard.storage.atomic import finite_or_none
+from whisper_shard.utterance import MAX_SECONDS
 
 SECONDS_BORDERS = (1.0, 2.0, 5.0, 10.0, 20.0)
-"""Borders of the slices by duration."""
-WINDOWS_APART = 0.02
-"""A difference in WER between full and short windows that is worth a warning, if the bootstrap sees it too."""
+"""Borders of the slices by duration, between 0 and 30 s."""
+WINDOW_DIFFERENCE = 0.02
+"""Difference in WER between full and short windows worth a warning, if its interval does not contain zero."""
 CAP_SHARE = 0.01
-"""A share of hypotheses cut off at the cap that is worth a warning."""
+"""Share of hypotheses cut off at the cap worth a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """The score of a part of the utterances."""
+    """The score of the utterances that share a property."""
 
     kind: str
-    """What they have in common: speaker, language or seconds."""
+    """The property: speaker, language or seconds."""
     name: str
     """Its value."""
     num_utterances: int
-    """How many there are."""
+    """Number of utterances."""
     seconds: float
-    """Audio in them."""
+    """Seconds of audio in them."""
     words: ErrorCounts
     """Errors in words."""
     interval: tuple[float, float]
@@ -46,7 +48,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowReport:
-    """All there is to say about one kind of window."""
+    """Scores in one kind of window."""
 
     window: Window
     """Kind of window."""
@@ -57,7 +59,7 @@ class WindowReport:
     cap_hits: int
     """Hypotheses that were cut off at the cap."""
     slices: tuple[Slice, ...]
-    """By speaker, language and duration, in the chosen form of the text."""
+    """By duration, speaker and language, in the chosen form of the text."""
     seconds: float
     """Wall time."""
 
@@ -67,77 +69,81 @@ class ScoreReport:
     """A model on a dataset."""
 
     model: str
-    """Folder or name of the model."""
+    """Folder or hub name of the model."""
     dataset: str
     """Folder of the dataset."""
     form: TextForm
     """The chosen form of the text."""
     num_utterances: int
-    """Utterances scored."""
+    """Number of utterances."""
     audio_seconds: float
-    """Audio in them."""
+    """Seconds of audio in them."""
     windows: tuple[WindowReport, ...]
-    """The full window first, where it was asked for."""
+    """Full windows first, if they were scored."""
     warnings: tuple[str, ...]
-    """What a reader must know, a line each."""
+    """One line each."""
     json_path: Path
-    """All numbers."""
+    """The file with all numbers."""
     html_path: Path
-    """A page to look at."""
+    """The page for readers."""
 
     @property
     def score(self) -> Score:
-        """The headline: the chosen form in full windows, where they were asked for."""
+        """The headline: the chosen form of the text, in full windows if they were scored."""
         return self.windows[0].scores[self.form]
 
 
-def slice_scores(score: Score, evaluation: Evaluation, speakers: Mapping[str, str | None]) -> list[Slice]:
-    """Return the score by speaker, language and duration; a property with one value only makes no slices."""
-    properties = {
-        row.key: {
-            "speaker": speakers.get(row.key),
-            "language": row.language,
-            "seconds": seconds_bin(row.seconds),
-        }
-        for row in evaluation.utterances
-    }
-    seconds = {row.key: row.seconds for row in evaluation.utterances}
-    slices = []
+def slice_scores(evaluation: Evaluation, speakers: Mapping[str, str | None]) -> list[Slice]:
+    """Return the score by duration, speaker and language; a property with a single value makes no slices."""
+    table = _utterance_table(evaluation, speakers)
+    slices: list[Slice] = []
     for kind in ("seconds", "speaker", "language"):
-        groups: dict[str, list[UtteranceScore]] = {}
-        for row in score.utterances:
-            groups.setdefault(properties[row.key][kind] or "unknown", []).append(row)
-        if len(groups) > 1:
-            slices += [_slice(kind, name, groups[name], seconds) for name in sorted(groups)]
+        groups = table.groupby(f"by_{kind}", sort=True, observed=True)
+        if groups.ngroups > 1:
+            slices += [_slice(kind, str(name), rows) for name, rows in groups]
     return slices
 
 
-def _slice(kind: str, name: str, rows: Sequence[UtteranceScore], seconds: Mapping[str, float]) -> Slice:
+def _utterance_table(evaluation: Evaluation, speakers: Mapping[str, str | None]) -> pd.DataFrame:
+    """Return one row for each utterance: its errors in words, its seconds, and the slices it belongs to."""
+    rows = evaluation.utterances
+    table = pd.DataFrame([asdict(row.words) for row in evaluation.score.utterances])
+    table["errors"] = [row.words.errors for row in evaluation.score.utterances]
+    table["seconds"] = [row.seconds for row in rows]
+    table["by_seconds"] = seconds_bins(table["seconds"])
+    table["by_speaker"] = [speakers.get(row.key) or "unknown" for row in rows]
+    table["by_language"] = [row.language or "unknown" for row in rows]
+    return table
+
+
+def _slice(kind: str, name: str, rows: pd.DataFrame) -> Slice:
+    sums = rows[["substitutions", "deletions", "insertions", "num_reference"]].sum()
     return Slice(
         kind=kind,
         name=name,
         num_utterances=len(rows),
-        seconds=sum(seconds[row.key] for row in rows),
-        words=sum((row.words for row in rows), ErrorCounts()),
-        interval=bootstrap_interval([row.words for row in rows]),
+        seconds=float(rows["seconds"].sum()),
+        words=ErrorCounts(**{str(column): int(value) for column, value in sums.items()}),
+        interval=bootstrap_interval(rows["errors"], rows["num_reference"]),
     )
 
 
-def seconds_bin(seconds: float) -> str:
-    """Return the name of the slice by duration, such as ``02-05 s``; sorted by name they are sorted by length."""
-    edges = (0.0, *SECONDS_BORDERS, 30.0)
-    place = int(np.searchsorted(SECONDS_BORDERS, seconds, side="right"))
-    return f"{edges[place]:02.0f}-{edges[place + 1]:02.0f} s"
+def seconds_bins(seconds: Sequence[float] | pd.Series) -> list[str]:
+    """Return the slice of each duration, such as ``02-05 s``; sorted by name they are sorted by length."""
+    edges = [0.0, *SECONDS_BORDERS, MAX_SECONDS]
+    names = [f"{low:02.0f}-{high:02.0f} s" for low, high in pairwise(edges)]
+    bins = pd.cut(np.asarray(seconds), [*edges[:-1], math.inf], right=False, labels=names)
+    return [str(name) for name in bins]
 
 
 def find_warnings(reports: Sequence[WindowReport], config: ScoreConfig) -> list[str]:
-    """Return what a reader must know of a score, a line each."""
+    """Return warnings about a score, one line each."""
     warnings = []
     by_window = {report.window: report.scores[config.text_form] for report in reports}
     if len(by_window) == 2:
         full, short = by_window["full"], by_window["short"]
-        low, high = paired_bootstrap(full, short).interval
-        if abs(short.wer - full.wer) > WINDOWS_APART and (low > 0 or high < 0):
+        low, high = compare_scores(full, short).interval
+        if abs(short.wer - full.wer) > WINDOW_DIFFERENCE and (low > 0 or high < 0):
             warnings.append(
                 f"WER is {full.wer:.1%} in 30 s windows and {short.wer:.1%} in short windows: the model behaves "
                 "differently in the two; standard tools use 30 s windows"
@@ -194,11 +200,8 @@ def _window_as_json(window: WindowReport, form: TextForm) -> dict[str, Any]:
 
 
 def _score_as_json(score: Score) -> dict[str, Any]:
-    rates = load_error_rates().compute(
-        references=[row.reference for row in score.utterances], predictions=[row.hypothesis for row in score.utterances]
-    )
     return {
-        "wer": rates["wer"],
+        "wer": score.wer,
         "cer": score.cer,
         "interval": list(score.interval),
         "substitutions": score.substitutions,

@@ -1,9 +1,6 @@
-"""A model on a dataset, in full: WER and CER in both windows and all forms of the text, slices, and two files of it.
+"""Score a model on a dataset: WER and CER in both windows and all forms of the text, in score.json and score.html."""
 
-This is what the command ``score`` does. The numbers go to score.json, and to score.html for eyes.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from whisper_shard.config.score import ScoreConfig
@@ -12,12 +9,13 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
-from whisper_shard.score.evaluate import BatchEvaluator, Evaluation, EvaluationPart, finish_evaluation
+from whisper_shard.score.evaluate import Evaluation, EvaluationSettings, evaluate_model
 from whisper_shard.score.events import ScoreProgress, Window
-from whisper_shard.score.normalize import TEXT_FORMS, TextForm
+from whisper_shard.score.normalize import TEXT_FORMS
 from whisper_shard.score.page import build_page
 from whisper_shard.score.report import ScoreReport, WindowReport, find_warnings, report_as_json, slice_scores
 from whisper_shard.storage.atomic import as_environment_fault, atomic_file, write_json
+from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
 
 
@@ -31,16 +29,16 @@ def score_model(
     """Score a model on a dataset and write score.json and score.html.
 
     Args:
-        model: Folder or name of the model.
+        model: Folder or hub name of the model.
         dataset: A finished dataset.
-        config: The knobs.
-        progress: Receives an event a batch.
+        config: Settings of the command.
+        progress: Called after each batch.
 
     Raises:
         ModelError: The model cannot be used.
         DatasetError: The dataset cannot be read.
-        TrainingError: The dataset is empty.
-        ConfigError: The precision, the language or the cap cannot be.
+        TrainingError: The dataset is empty, or a batch does not fit into memory.
+        ConfigError: The precision, the language or the cap is not possible.
         EnvironmentFault: The report cannot be written.
     """
     set_threads(config.threads)
@@ -48,11 +46,14 @@ def score_model(
     if data.num_utterances == 0:
         raise TrainingError(f"{dataset}: the dataset is empty, there is nothing to score")
     loaded = load_whisper(model)
-    folder = _make_folder(Path(config.out) if config.out else _beside_model(model, dataset))
+    folder = _make_folder(Path(config.out) if config.out else _default_folder(model, dataset))
+    device = choose_device()
+    set_up_gpu(device)
+    loaded.model.to(device)
     windows: tuple[Window, ...] = ("full", "short") if config.window == "both" else (config.window,)
     evaluations = [_evaluate(loaded, data, config, window, progress) for window in windows]
     speakers = _speakers(data)
-    reports = tuple(_report_window(evaluation, config.text_form, speakers) for evaluation in evaluations)
+    reports = tuple(_report_window(evaluation, speakers) for evaluation in evaluations)
     report = ScoreReport(
         model=model,
         dataset=str(dataset),
@@ -68,8 +69,8 @@ def score_model(
     return report
 
 
-def _beside_model(model: str, dataset: Path) -> Path:
-    """Return the folder of the report: in the model's, or in the current one if the model came from a hub."""
+def _default_folder(model: str, dataset: Path) -> Path:
+    """Return a folder in the model's own, or in the current one if the model came from a hub."""
     if Path(model).is_dir():
         return Path(model) / f"score-{dataset.resolve().name}"
     return Path(f"score-{model.replace('/', '-')}-{dataset.resolve().name}")
@@ -91,41 +92,36 @@ def _evaluate(
     window: Window,
     progress: Callable[[ScoreProgress], None],
 ) -> Evaluation:
-    device = choose_device()
-    set_up_gpu(device)
-    loaded.model.to(device).eval()
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
-    evaluator = BatchEvaluator(
-        loaded,
-        labeler,
+    settings = EvaluationSettings(
         window=window,
         max_new_tokens=config.max_new_tokens,
-        dtype=choose_precision(config.precision, device),
-        device=device,
+        dtype=choose_precision(config.precision, loaded.model.device),
+        form=config.text_form,
     )
     total = min(config.limit or data.num_utterances, data.num_utterances)
-    parts: list[EvaluationPart] = []
-    for batch in open_evaluation(data, batch_size=config.eval_batch, limit=config.limit):
-        parts.append(evaluator.evaluate(batch))
-        done = sum(len(part.utterances) for part in parts)
+    batches = open_evaluation(data, batch_size=config.eval_batch, limit=config.limit)
+    return evaluate_model(loaded, _report_progress(batches, window, total, progress), labeler, settings)
+
+
+def _report_progress(
+    batches: Iterable[Batch], window: Window, total: int, progress: Callable[[ScoreProgress], None]
+) -> Iterator[Batch]:
+    """Yield batches, and report each when the next one is requested: then it has been evaluated."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += int((batch.weights > 0).sum())
         progress(ScoreProgress(window=window, num_done=done, num_utterances=total))
-    whole = EvaluationPart(
-        utterances=tuple(row for part in parts for row in part.utterances),
-        loss_sum=sum(part.loss_sum for part in parts),
-        num_tokens=sum(part.num_tokens for part in parts),
-        seconds=sum(part.seconds for part in parts),
-    )
-    return finish_evaluation([whole], window=window, form=config.text_form)
 
 
-def _report_window(evaluation: Evaluation, form: TextForm, speakers: Mapping[str, str | None]) -> WindowReport:
-    scores = {name: evaluation.score_as(name) for name in TEXT_FORMS}
+def _report_window(evaluation: Evaluation, speakers: Mapping[str, str | None]) -> WindowReport:
     return WindowReport(
         window=evaluation.window,
         loss=evaluation.loss,
-        scores=scores,
+        scores={form: evaluation.score_as(form) for form in TEXT_FORMS},
         cap_hits=evaluation.cap_hits,
-        slices=tuple(slice_scores(scores[form], evaluation, speakers)),
+        slices=tuple(slice_scores(evaluation, speakers)),
         seconds=evaluation.seconds,
     )
 
@@ -139,7 +135,7 @@ def write_report(report: ScoreReport) -> None:
     """Write score.json and score.html.
 
     Raises:
-        EnvironmentFault: The disk is full or does not let us write.
+        EnvironmentFault: The disk is full or not writable.
     """
     write_json(report.json_path, report_as_json(report))
     with atomic_file(report.html_path) as file:

@@ -1,20 +1,14 @@
-"""Hypotheses against references: errors counted, summed over the corpus, and how sure the sum is.
+"""Word and character error rate of a corpus, with confidence interval.
 
-WER is errors over reference words of the whole corpus, not a mean over utterances. It is given in three forms of the
-text: ``raw`` as it is; ``basic`` in lower case without punctuation; ``whisper`` by Whisper's own normalizer (for
-English it also unites spellings, contractions and numbers). In the last two, each character of a language written
-without spaces is a word.
-
-Source: Levenshtein alignment by jiwer, https://github.com/jitsi/jiwer; normalizers of arXiv:2212.04356, appendix C.
+WER is the errors over the reference words of the whole corpus, not a mean over utterances. In forms of the text other
+than ``raw`` (`normalize`), each character of a language written without spaces counts as a word.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from whisper_shard.score.alignment import ErrorCounts, count_errors
-from whisper_shard.score.bootstrap import BOOTSTRAP_SAMPLES, as_arrays, bootstrap_interval, resampled_rates
+from whisper_shard.score.alignment import AlignedWords, ErrorCounts, align_words, count_char_errors
+from whisper_shard.score.bootstrap import PairedComparison, bootstrap_interval, paired_bootstrap
 from whisper_shard.score.normalize import TextForm, characters_of, normalize_text
 
 
@@ -28,6 +22,8 @@ class UtteranceScore:
     """What was said, in the form compared."""
     hypothesis: str
     """What was recognized, in the form compared."""
+    alignment: tuple[AlignedWords, ...]
+    """Both, word by word."""
     words: ErrorCounts
     """Errors in words."""
     chars: ErrorCounts
@@ -39,7 +35,7 @@ class Score:
     """Errors of a corpus in one form of the text."""
 
     form: TextForm
-    """How texts were brought to one form."""
+    """Form of the text."""
     words: ErrorCounts
     """Errors in words, summed."""
     chars: ErrorCounts
@@ -47,7 +43,7 @@ class Score:
     interval: tuple[float, float]
     """WER that 95 % of resampled corpora lie between."""
     utterances: tuple[UtteranceScore, ...]
-    """Utterance by utterance."""
+    """Utterance by utterance, sorted by key."""
 
     @property
     def wer(self) -> float:
@@ -61,35 +57,23 @@ class Score:
 
     @property
     def substitutions(self) -> int:
-        """Words heard as another."""
+        """Reference words recognized as another word."""
         return self.words.substitutions
 
     @property
     def deletions(self) -> int:
-        """Words not heard."""
+        """Reference words without a counterpart in the hypothesis."""
         return self.words.deletions
 
     @property
     def insertions(self) -> int:
-        """Words heard where there was none."""
+        """Hypothesis words without a counterpart in the reference."""
         return self.words.insertions
 
     @property
     def num_reference_words(self) -> int:
         """Words of all references."""
         return self.words.num_reference
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedComparison:
-    """Two systems on the same utterances."""
-
-    difference: float
-    """WER of the second minus WER of the first."""
-    interval: tuple[float, float]
-    """Difference that 95 % of resampled corpora lie between."""
-    p_second_worse: float
-    """Share of resampled corpora where the second has the higher WER; ties count half."""
 
 
 def score_texts(
@@ -99,60 +83,67 @@ def score_texts(
     keys: Sequence[str] = (),
     languages: Sequence[str | None] = (),
     form: TextForm = "basic",
-    seed: int = 0,
 ) -> Score:
     """Compare hypotheses with references in one form of the text.
 
     Args:
         references: What was said.
         hypotheses: What was recognized, in the same order.
-        keys: Names of the utterances.
-        languages: BCP-47 tags, which choose the normalizer of form ``whisper``; None: en.
-        form: How texts are brought to one form.
-        seed: Seed of the bootstrap.
+        keys: Names of the utterances; empty: their numbers.
+        languages: BCP-47 tags, which choose the normalizer; None or empty: en.
+        form: Form of the text.
     """
     codes = [(languages[i] if languages else None) or "en" for i in range(len(references))]
-    said = [normalize_text(text, form, code) for text, code in zip(references, codes, strict=True)]
-    heard = [normalize_text(text, form, code) for text, code in zip(hypotheses, codes, strict=True)]
-    said_chars, heard_chars = (list(map(characters_of, texts, codes)) for texts in (said, heard))
-    rows = [
-        UtteranceScore(
-            key=keys[i] if keys else str(i), reference=said[i], hypothesis=heard[i], words=words, chars=chars
-        )
-        for i, (words, chars) in enumerate(
-            zip(count_errors(said, heard), count_errors(said_chars, heard_chars, chars=True), strict=True)
-        )
-    ]
-    return summarize(rows, form=form, seed=seed)
+    references, hypotheses = (
+        [normalize_text(text, form, code) for text, code in zip(texts, codes, strict=True)]
+        for texts in (references, hypotheses)
+    )
+    alignments = align_words(references, hypotheses)
+    chars = count_char_errors(*(list(map(characters_of, texts, codes)) for texts in (references, hypotheses)))
+    return summarize(
+        (
+            UtteranceScore(
+                key=keys[i] if keys else str(i),
+                reference=references[i],
+                hypothesis=hypotheses[i],
+                alignment=alignments[i].words,
+                words=alignments[i].counts,
+                chars=chars[i],
+            )
+            for i in range(len(references))
+        ),
+        form=form,
+    )
 
 
-def summarize(rows: Iterable[UtteranceScore], *, form: TextForm, seed: int = 0) -> Score:
-    """Sum utterances, from one process or gathered from several, into a score; order does not matter."""
+def summarize(rows: Iterable[UtteranceScore], *, form: TextForm) -> Score:
+    """Sum utterances to a score; their order does not matter."""
     utterances = tuple(sorted(rows, key=_by_key))
-    words = sum((row.words for row in utterances), ErrorCounts())
-    chars = sum((row.chars for row in utterances), ErrorCounts())
-    interval = bootstrap_interval([row.words for row in utterances], seed=seed)
-    return Score(form=form, words=words, chars=chars, interval=interval, utterances=utterances)
+    return Score(
+        form=form,
+        words=sum((row.words for row in utterances), ErrorCounts()),
+        chars=sum((row.chars for row in utterances), ErrorCounts()),
+        interval=bootstrap_interval(
+            [row.words.errors for row in utterances], [row.words.num_reference for row in utterances]
+        ),
+        utterances=utterances,
+    )
 
 
-def _by_key(row: UtteranceScore) -> str:
-    return row.key
-
-
-def paired_bootstrap(
-    first: Score, second: Score, *, samples: int = BOOTSTRAP_SAMPLES, level: float = 0.95, seed: int = 0
-) -> PairedComparison:
-    """Compare two scores of the same utterances: each resampled corpus is the same for both.
+def compare_scores(first: Score, second: Score) -> PairedComparison:
+    """Compare the WER of two scores of the same utterances by the paired bootstrap.
 
     Raises:
         ValueError: The scores are not of the same utterances.
     """
     if [row.key for row in first.utterances] != [row.key for row in second.utterances]:
         raise ValueError("the two scores are not of the same utterances")
-    errors_1, totals = as_arrays([row.words for row in first.utterances])
-    errors_2, _ = as_arrays([row.words for row in second.utterances])
-    differences = resampled_rates(errors_2 - errors_1, totals, samples, seed)
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(differences, [tail, 1.0 - tail])
-    worse = float(np.mean(differences > 0) + 0.5 * np.mean(differences == 0))
-    return PairedComparison(difference=second.wer - first.wer, interval=(float(low), float(high)), p_second_worse=worse)
+    return paired_bootstrap(
+        [row.words.errors for row in first.utterances],
+        [row.words.errors for row in second.utterances],
+        [row.words.num_reference for row in first.utterances],
+    )
+
+
+def _by_key(row: UtteranceScore) -> str:
+    return row.key

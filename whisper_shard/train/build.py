@@ -12,7 +12,7 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.model.averaging import MovingAverage
-from whisper_shard.model.borrowed_silence import allow_lending
+from whisper_shard.model.borrowed_silence import enable_shared_attention
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.train.run.context import Machine
@@ -53,7 +53,7 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
     if config.compile:
         compile_layers(model)
     if config.hears_silence:
-        allow_lending(model)
+        enable_shared_attention(model)
     network = SpeechLoss(
         model,
         label_smoothing=config.label_smoothing,

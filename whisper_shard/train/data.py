@@ -148,7 +148,7 @@ def _has_dataset(folder: Path) -> bool:
 
 
 NUM_SILENCE_CANDIDATES = 64
-"""The donor is the shortest of so many utterances: short, but not the corpus's oddest."""
+"""The silence source is the shortest of so many utterances: short, but not the corpus's oddest."""
 
 
 def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:

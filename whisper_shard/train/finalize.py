@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whisper_shard.model.averaging import MovingAverage, average_states, interpolate_states
 from whisper_shard.model.save import save_model_folder
-from whisper_shard.model.weights import capture_model, restore_model
+from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.train.progress import ProgressReporter
@@ -102,18 +102,18 @@ def _choose_weights(context: RunContext, end: TrainingEnd, validator: Validator)
     model, state, evaluation = validator.loaded.model, end.state, end.last_evaluation
     if state.step != state.best_step or evaluation is None:
         best_folder = checkpoint_path(context.folder.checkpoints, state.best_step)
-        restore_model(model, read_tensors(best_folder, "model"))
+        load_weights(model, read_tensors(best_folder, "model"))
         evaluation = None
     name, wer = "best", state.best_wer
     wers = {name: wer}
-    weights = best = {key: tensor.clone() for key, tensor in capture_model(model).items()}
+    weights = best = {key: tensor.clone() for key, tensor in model_weights(model).items()}
     for candidate, tried in _make_candidates(context, end, best):
-        restore_model(model, tried)
+        load_weights(model, tried)
         found = validator.evaluate("full")
         wers[candidate] = found.wer
         if found.wer < wer and math.isfinite(found.loss):
             name, wer, evaluation, weights = candidate, found.wer, found, tried
-    restore_model(model, weights)
+    load_weights(model, weights)
     return Choice(name=name, evaluation=evaluation, candidates=wers)
 
 
@@ -136,7 +136,7 @@ def _base_weights(context: RunContext, best: State) -> State:
     """Return the weights before training; with LoRA, those whose adapters add nothing."""
     if context.config.lora_rank:
         return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in best.items()}
-    base = capture_model(load_whisper(context.config.model).model)
+    base = model_weights(load_whisper(context.config.model).model)
     return {name: tensor.to(context.machine.device) for name, tensor in base.items()}
 
 

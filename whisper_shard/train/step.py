@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.keyed_random import hash_key
-from whisper_shard.model.borrowed_silence import Silence
+from whisper_shard.model.borrowed_silence import SilenceStates
 from whisper_shard.model.device import autocast, is_out_of_memory, send
 from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
@@ -76,7 +76,7 @@ class _StepInputs:
     step: int
     global_batch: GlobalBatch
     waveforms: Tensor  # (B, S), on the device
-    silence: Silence | None
+    silence: SilenceStates | None
 
 
 class TrainStep:
@@ -158,12 +158,12 @@ class TrainStep:
             else:
                 return passes
 
-    def _encode_silence(self, global_batch: GlobalBatch) -> Silence | None:
+    def _encode_silence(self, global_batch: GlobalBatch) -> SilenceStates | None:
         """Return the silence that short windows of this step attend to, the same on all ranks."""
         if self._silence_source is None or global_batch.windows.min() >= self.builder.longest_window:
             return None
         with autocast(self.machine.device, self.machine.dtype):
-            return self.trainable.network.listen(self._silence_source)
+            return self.trainable.network.encode_silence(self._silence_source)
 
     def _try_pass(self, inputs: _StepInputs, micro_batch: MicroBatch, number: int) -> Tensor | None:
         """Run one pass forward and backward; return its sum of token losses, None if memory ran out."""

@@ -16,6 +16,7 @@ from whisper_shard.score.evaluate import (
     EvaluatedUtterance,
     Evaluation,
     EvaluationPart,
+    EvaluationSettings,
     evaluate_part,
     finish_evaluation,
 )
@@ -60,21 +61,18 @@ class Validator:
             # On a CPU loader processes would only compete with the model for cores.
             workers=config.workers if machine.device.type == "cuda" else 0,
         )
+        settings = EvaluationSettings(
+            window=window,
+            max_new_tokens=config.max_new_tokens,
+            dtype=machine.dtype,
+            silence_source=self.silence_source,
+        )
         with closing(loader):
-            part = evaluate_part(
-                self.loaded,
-                self._report_batches(loader, window),
-                self.labeler,
-                window=window,
-                max_new_tokens=config.max_new_tokens,
-                precision=config.precision,
-                device=machine.device,
-                donor=self.silence_source,
-            )
+            part = evaluate_part(self.loaded, self._report_batches(loader, window), self.labeler, settings)
         parts = [part]
         if machine.ranks.world > 1:
             parts = [_part_from_text(text) for text in gather_texts([json.dumps(asdict(part))], machine.ranks)]
-        return finish_evaluation(parts, window=window)
+        return finish_evaluation(parts, settings)
 
     def estimate_wer(self) -> Evaluation:
         """Estimate `evaluate` at a fraction of its cost: in short windows, with borrowed silence if there is any."""

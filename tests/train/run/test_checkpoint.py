@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from whisper_shard.errors import EnvironmentFault, StateError
-from whisper_shard.model.weights import capture_model, restore_model
+from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.train.run import checkpoint
 from whisper_shard.train.run.checkpoint import (
     checkpoint_path,
@@ -147,11 +147,11 @@ def train_once(model, optimizer):
 
 def test_restored_model_and_optimizer_go_on_alike(tmp_path):
     model, optimizer = trained_pair(0)
-    tensors = {"model": capture_model(model), "optimizer": capture_optimizer(optimizer, model)}
+    tensors = {"model": model_weights(model), "optimizer": capture_optimizer(optimizer, model)}
     path = save_checkpoint(tmp_path, step=3, tensors=tensors, state={})
     other, other_optimizer = trained_pair(1)
     loaded = load_checkpoint(path).tensors
-    restore_model(other, loaded["model"])
+    load_weights(other, loaded["model"])
     restore_optimizer(other_optimizer, other, loaded["optimizer"])
     for _ in range(2):
         train_once(model, optimizer)
@@ -170,7 +170,7 @@ def test_restored_model_and_optimizer_go_on_alike(tmp_path):
 def test_checkpoint_of_another_model_is_refused(other, message):
     model = nn.Linear(4, 3)
     with pytest.raises(StateError, match=f"of another model: {message}"):
-        restore_model(other, capture_model(model))
+        load_weights(other, model_weights(model))
 
 
 def test_optimizer_of_another_model_is_refused():

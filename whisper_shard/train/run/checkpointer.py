@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_shard.errors import StateError
-from whisper_shard.model.weights import capture_model, restore_model
+from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.stream.resume import PlanState, plan_state_from_json
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.checkpoint import Checkpoint, checkpoint_path, load_latest, save_checkpoint
@@ -65,7 +65,7 @@ class Checkpointer:
                 folder,
                 step=state.step,
                 tensors={
-                    "model": capture_model(model),
+                    "model": model_weights(model),
                     "optimizer": capture_optimizer(optimizer, model),
                     "random": random_tensors,
                     **({"average": average.weights} if average else {}),
@@ -86,7 +86,7 @@ class Checkpointer:
         """Save the weights for averaging, and keep those of the last ``count`` evaluations."""
         state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
         if self.context.machine.ranks.is_first:
-            tensors = {"model": capture_model(self.trainable.model)}
+            tensors = {"model": model_weights(self.trainable.model)}
             save_checkpoint(
                 self.context.folder.snapshots, step=state.step, tensors=tensors, state={}, keep=state.evaluated_steps
             )
@@ -114,7 +114,7 @@ class Checkpointer:
         # Weights first: where shapes differ their message is clearer than that of the fingerprint, which only tells
         # apart models of the same shape.
         model, scaler = self.trainable.model, self.trainable.scaler
-        restore_model(model, checkpoint.tensors["model"])
+        load_weights(model, checkpoint.tensors["model"])
         if checkpoint.state["base"] != self.base:
             raise StateError(
                 "the checkpoint is of another model: its run began with other weights of the same shape; "
