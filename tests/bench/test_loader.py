@@ -2,18 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.making import make_dataset
+from whisper_shard.bench.epoch import plan_reads
 from whisper_shard.bench.loader import (
-    LoaderRate,
-    StageTime,
     advise,
     bench_dataset,
     bounding_stage,
     measure_rate,
     recommend,
 )
+from whisper_shard.bench.report import LoaderRate, StageTime
 from whisper_shard.config.tools import BenchConfig
 from whisper_shard.errors import ConfigError
 
@@ -60,7 +61,8 @@ def test_counts_the_bytes_that_are_stored_whatever_becomes_of_them(tmp_path):
 def rate_of(workers, speed, headroom=None):
     return LoaderRate(
         workers=workers, utterances_per_second=speed, audio_hours_per_second=1.0, mb_per_second=1.0,
-        first_batch_seconds=0.1, wait_p50_seconds=0.1, wait_p99_seconds=0.1, headroom=headroom,
+        reads=10, mb_fetched=1.0, first_batch_seconds=0.1, wait_p50_seconds=0.1, wait_p99_seconds=0.1,
+        headroom=headroom,
     )  # fmt: skip
 
 
@@ -92,3 +94,19 @@ def test_refusals(tmp_path):
         bench_dataset([make_dataset(tmp_path / "empty", [])], BenchConfig())
     with pytest.raises(ConfigError, match=r"--seconds is 0; it must be above 0"):
         bench_dataset([make_dataset(tmp_path / "one", [0.1])], BenchConfig(seconds=0.0))
+
+
+def test_an_epoch_is_planned_without_reading_it(tmp_path, monkeypatch):
+    seconds = [s for _ in range(4) for s in np.sort(np.random.default_rng(0).uniform(0.3, 0.8, 50))]
+    dataset = make_dataset(tmp_path / "set", seconds, per_shard=50)
+    config = BenchConfig(batch_size=8, length_buckets=2, dollars_per_1000_gets=1.0, dollars_per_gb=100.0)
+    whole = plan_reads([dataset], config)
+    stored = sum(shard.num_bytes - 1024 for shard in dataset.shards)
+    used = sum(int(column.sum()) for column in dataset.columns("audio_bytes", "json_bytes").values())
+    assert whole.gigabytes == pytest.approx(stored / 1e9)
+    assert whole.fetched_over_used == pytest.approx(stored / used)
+    assert 4 <= whole.requests < 50
+    assert whole.dollars == pytest.approx(whole.requests / 1000 + 100 * whole.gigabytes)
+    monkeypatch.setattr("whisper_shard.bench.epoch._MOST_STEPS", 8)
+    part = plan_reads([dataset], config)
+    assert part.gigabytes == pytest.approx(whole.gigabytes) and part.requests == pytest.approx(whole.requests, rel=0.5)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from tests.report.reading import HOSTILE, Page
-from whisper_shard.bench.loader import BenchReport, LoaderRate, StageTime
 from whisper_shard.bench.page import bench_page, write_bench_page
+from whisper_shard.bench.report import BenchReport, EpochReads, LoaderRate, StageTime
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def report():
         LoaderRate(
             workers=workers, utterances_per_second=speed, audio_hours_per_second=speed / 1000, mb_per_second=12.0,
             first_batch_seconds=0.25, wait_p50_seconds=0.0012, wait_p99_seconds=0.0345, headroom=speed / 800,
+            reads=1200 * (workers + 1), mb_fetched=250.4,
         )
         for workers, speed in ((0, 1000.0), (1, 2000.0))
     ]  # fmt: skip
@@ -28,6 +29,7 @@ def report():
         dataset="data/train", num_utterances=1234, hours=2.5, batch_utterances=32.0, padding_share=0.031,
         step_seconds=0.04, stages=tuple(stages), rates=tuple(rates), bounding_stage="augment", recommended_workers=1,
         advice="Use --workers 1: that is enough.", machine=machine,
+        epoch=EpochReads(requests=1580, gigabytes=9.676, fetched_over_used=1.0081, dollars=0.000632),
     )  # fmt: skip
 
 
@@ -40,6 +42,8 @@ def test_page_is_written_whole_with_all_numbers(report, tmp_path):
     assert "Use --workers 1: that is enough." in text
     assert "0 1,000 1.00 12 1 2,000 2.00 12" in text
     assert "0 0.25 s 1.2 ms 34.5 ms 1.2 x 1 0.25 s 1.2 ms 34.5 ms 2.5 x" in text
+    assert "0 1,200 250 1 2,400 250" in text
+    assert "1,580 requests, 9.68 GB (1.008 of the bytes used), $0.0006 at the prices set." in text
     assert "read 30 augment 90 Red" in text and "log_mel takes 400 microseconds" in text
     assert "Measured on 2 cores of a processor, device cpu, Python 3.11.9." in text
 

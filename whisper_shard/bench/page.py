@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from whisper_shard.bench.loader import BenchReport, LoaderRate, StageTime
+from whisper_shard.bench.report import BenchReport, EpochReads, LoaderRate, StageTime
 from whisper_shard.report.charts import Bars, Value, make_bars
 from whisper_shard.report.page import render_page
 from whisper_shard.storage.atomic import atomic_file
@@ -36,6 +36,8 @@ def bench_page(report: BenchReport) -> str:
         rate_bars=_rate_bars(report, needed),
         need=None if needed is None else f"{needed:,.0f}",
         waits=list(map(_describe_waits, report.rates)),
+        reads=list(map(_describe_reads, report.rates)),
+        epoch=describe_epoch(report.epoch),
         stages=list(map(_describe_stage, host_stages)),
         stage_bars=make_bars(
             [Value(value=stage.seconds, is_marked=stage.name == report.bounding_stage) for stage in host_stages],
@@ -69,6 +71,18 @@ def _rate_bars(report: BenchReport, needed: float | None) -> Bars:
         for rate in report.rates
     ]
     return make_bars(values, label="", line=needed)
+
+
+def describe_epoch(epoch: EpochReads) -> str:
+    """Return what an epoch takes from object storage, as text."""
+    return (
+        f"{epoch.requests:,} requests, {epoch.gigabytes:,.2f} GB ({epoch.fetched_over_used:.3f} of the bytes used), "
+        f"${epoch.dollars:,.4f} at the prices set"
+    )
+
+
+def _describe_reads(rate: LoaderRate) -> dict[str, str]:
+    return {"processes": str(rate.workers), "reads": f"{rate.reads:,}", "MB read": f"{rate.mb_fetched:,.0f}"}
 
 
 def _describe_waits(rate: LoaderRate) -> dict[str, str]:

@@ -21,6 +21,10 @@ class BenchConfig(StreamConfig):
     """Try 0, 1, 2, ... up to this many loader processes; -1: the number of cores."""
     step_ms: float = 0.0
     """Time of one training step in milliseconds, to compute the loader's headroom; 0: unknown."""
+    dollars_per_1000_gets: float = 0.0004
+    """Price of 1,000 GET requests, for the price of an epoch. Source: AWS S3 Standard, us-east-1, November 2026."""
+    dollars_per_gb: float = 0.0
+    """Price of a GB read; 0 within a region of AWS S3, 0.09 out to the internet (us-east-1, November 2026)."""
     model: str = ""
     """Model folder whose training step is measured, instead of giving step_ms."""
 
@@ -29,6 +33,8 @@ class BenchConfig(StreamConfig):
         StreamConfig.__post_init__(self)  # by its name: super() does not work in a class with slots=True
         check_range("--max-workers", self.max_workers, -1, 1024)
         check_range("--step-ms", self.step_ms, 0.0, 1e7)
+        check_range("--dollars-per-1000-gets", self.dollars_per_1000_gets, 0.0, 1e6)
+        check_range("--dollars-per-gb", self.dollars_per_gb, 0.0, 1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

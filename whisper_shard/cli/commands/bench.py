@@ -12,7 +12,7 @@ from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.tools import BenchConfig
 
 if TYPE_CHECKING:
-    from whisper_shard.bench.loader import BenchReport
+    from whisper_shard.bench.report import BenchReport
 
 
 def run_bench(config: BenchConfig, *, dataset: str) -> int:
@@ -51,6 +51,8 @@ def _measure(config: BenchConfig, dataset: str) -> "BenchReport":
 
 def describe_bench(report: "BenchReport") -> Iterator[str]:
     """Yield the lines of a report: the rates, the cost of each stage, and the recommended setting."""
+    from whisper_shard.bench.page import describe_epoch
+
     step = "" if report.step_seconds is None else f"; a training step takes {report.step_seconds * 1000:.0f} ms"
     length = describe_duration(report.hours * 3600)
     yield (
@@ -62,15 +64,16 @@ def describe_bench(report: "BenchReport") -> Iterator[str]:
         yield f"{stage.name:<12} {stage.seconds * 1e6:>16,.0f}"
     yield (
         f"{'processes':<12} {'utterances/s':>16} {'audio-hours/s':>14} {'MB/s':>8} {'wait p50':>10} {'wait p99':>10} "
-        "headroom"
+        f"{'reads':>8} {'MB read':>9} headroom"
     )
     for rate in report.rates:
         headroom = "" if rate.headroom is None else f"{rate.headroom:.1f}x"
         yield (
             f"{rate.workers:<12} {rate.utterances_per_second:>16,.0f} {rate.audio_hours_per_second:>14.2f} "
             f"{rate.mb_per_second:>8,.0f} {rate.wait_p50_seconds * 1e3:>7.1f} ms "
-            f"{rate.wait_p99_seconds * 1e3:>7.1f} ms {headroom}".rstrip()
+            f"{rate.wait_p99_seconds * 1e3:>7.1f} ms {rate.reads:>8,} {rate.mb_fetched:>9,.0f} {headroom}".rstrip()
         )
+    yield f"an epoch from object storage, by one rank: {describe_epoch(report.epoch)}"
     yield report.advice
 
 
