@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from whisper_shard.audio.decoders import Recording
+from whisper_shard.audio.recording import Recording
 from whisper_shard.errors import AudioError
 
 

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path("whisper_shard")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {
-    "soundfile": {"audio/decoders.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
-    "av": {"audio/decoders.py", "demo/speech.py"},
+    "soundfile": {"audio/sndfile.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
+    "av": {"audio/ffmpeg.py", "demo/speech.py"},
     "librosa": {"prepare/waveform.py"},
     "msgspec": {"dataset/description.py"},
     "soxr": {"audio/resample.py"},

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tests.audio.test_decoders import read
+from tests.audio.recordings import read
 from whisper_shard.errors import AudioError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.audio.test_decoders import read, write_av
+from tests.audio.recordings import read, write_av
 from tests.making import make_waveform
 from whisper_shard.audio.truncation import find_cut
 from whisper_shard.errors import AudioError
@@ -17,6 +17,7 @@ WRITTEN = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
 }
 MUXED = {
+    "avi": ("avi", "mp3"),
     "m4a": ("ipod", "aac"),
     "webm": ("webm", "libopus"),
     "mkv": ("matroska", "libopus"),
@@ -81,7 +82,8 @@ def test_lengths_that_are_not_given_are_no_promise(tmp_path):
 
 def test_noise_behind_a_known_beginning_does_no_harm():
     rng = np.random.default_rng(0)
-    heads = (b"OggS", b"RF64", b"riff", b"caff", b"\0\0\0\x18ftyp", b"\x1aE\xdf\xa3")
+    heads = [b"OggS", b"RF64", b"riff", b"caff", b"\0\0\0\x18ftyp", b"\x1aE\xdf\xa3", b"RIFF\0\1\0\0AVI "]
+    heads.append(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"))
     for head in heads:
         for size in (0, 1, 3, 20, 60, 500, 70_000):
             answer = find_cut(io.BytesIO(head + rng.bytes(size)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whisper_shard.audio.decoders import Recording
+from whisper_shard.audio.recording import Recording
 from whisper_shard.storage.atomic import AtomicWriter
 
 CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!", b"FITS!"

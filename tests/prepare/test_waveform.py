@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.making import make_waveform
-from whisper_shard.audio.decoders import Recording
+from whisper_shard.audio.recording import Recording
 from whisper_shard.errors import AudioError
 from whisper_shard.prepare.waveform import normalize_peak, prepare_waveform, trim_silence
 

@@ -5,7 +5,8 @@ import os
 import stat
 from collections.abc import Sequence
 
-from whisper_shard.audio.decoders import Decoder, Recording, decode_recording
+from whisper_shard.audio.decoders import decode_recording
+from whisper_shard.audio.recording import Decoder, Recording
 from whisper_shard.errors import AudioError
 from whisper_shard.storage.atomic import is_environment_error
 

@@ -25,7 +25,7 @@ def encode_npy(samples: NDArray[np.int16]) -> bytes:
 
 
 def decode_npy(data: bytes | memoryview, *, num_samples: int) -> NDArray[np.int16]:
-    """Return the samples of an npy member without copying; trust nothing it says of itself.
+    """Return the samples of an npy member without copying; its header must be the one that this package writes.
 
     Raises:
         DatasetError: The body is not exactly the npy file of ``num_samples`` int16 values.
@@ -52,7 +52,7 @@ def encode_flac(samples: NDArray[np.int16]) -> bytes:
 
 
 def encode_wav(samples: NDArray[np.int16]) -> bytes:
-    """Return int16 samples at 16 kHz as a wav file, to be listened to."""
+    """Return int16 samples at 16 kHz as a wav file, for listening."""
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()

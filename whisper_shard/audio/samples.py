@@ -30,7 +30,7 @@ def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False, is_withi
 
 
 def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
+    """Return int16 samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
     if waveform.dtype == np.float32:
         return waveform
     scaled: NDArray[np.float32] = np.multiply(waveform, _TO_FLOAT, dtype=np.float32)

@@ -1,10 +1,10 @@
-"""A cut-off file is told by its container, where the container says how long it is.
+"""A file is cut off if it is shorter than its container says, where the container says how long it is.
 
 Decoders are content with what is there. These checks read a few headers and no audio. To add a container, write a
 function that returns how many bytes it promises, or None where it does not say, and name it in `find_cut`.
 
 Source: RFC 3533 (Ogg), RFC 8794 (EBML), ISO/IEC 14496-12 (boxes of mp4 and m4a), EBU Tech 3306 (RF64), Apple Core Audio
-Format Specification 1.0 (CAF); Sony Wave64.
+Format Specification 1.0 (CAF); Sony Wave64; Microsoft, Advanced Systems Format Specification 1.20 (wma).
 """
 
 import struct
@@ -14,11 +14,15 @@ from typing import BinaryIO
 HEADER_BYTES = 64
 """Enough of a file's beginning to know its container."""
 MAX_BOXES = 1_000
-"""Boxes that are looked at; a file of more of them is nobody's recording."""
+"""Boxes that are looked at; a file with more of them is not checked."""
 _SLACK_BYTES = 64  # some writers of RF64 and W64 count the header twice
 _UNKNOWN_BYTES = 1 << 60
 _MAX_PAGE_BYTES = 27 + 255 + 255 * 255
 _LAST_PAGE = 0x04
+_UNKNOWN_RIFF_BYTES = 0x7FFF_F000  # this and more is what writers leave that could not go back to fill in the length
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_HEADER_BYTES = 1 << 16  # of the header are searched for the properties
 _EBML_ID, _SEGMENT_ID = b"\x1aE\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -43,6 +47,10 @@ def find_cut(file: BinaryIO) -> str | None:
         promised = _promise_of_boxes(file, num_bytes, 0, _iso_box)
     elif head[:4] == _EBML_ID:
         promised = _promise_of_ebml(head)
+    elif head[:16] == _ASF_HEADER:
+        promised = _promise_of_asf(file)
+    elif head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        promised = _promise_of_avi(head)
     else:
         return None
     if promised is None or not num_bytes < promised < _UNKNOWN_BYTES:
@@ -71,6 +79,23 @@ def _promise_of_rf64(head: bytes) -> int | None:
 
 def _promise_of_w64(head: bytes) -> int | None:
     return struct.unpack_from("<Q", head, 16)[0] - _SLACK_BYTES if len(head) >= 24 else None
+
+
+def _promise_of_avi(head: bytes) -> int | None:
+    riff_bytes: int = struct.unpack_from("<I", head, 4)[0]
+    return riff_bytes + 8 if 0 < riff_bytes < _UNKNOWN_RIFF_BYTES else None
+
+
+def _promise_of_asf(file: BinaryIO) -> int | None:
+    """Return the length in the file properties object of a wma file; None where it was broadcast."""
+    file.seek(0)
+    header = file.read(_ASF_HEADER_BYTES)
+    found = header.find(_ASF_PROPERTIES)
+    if found < 0 or len(header) < found + 104:
+        return None
+    num_bytes: int = struct.unpack_from("<Q", header, found + 40)[0]
+    is_broadcast = struct.unpack_from("<I", header, found + 88)[0] & 1
+    return None if is_broadcast else num_bytes
 
 
 def _promise_of_boxes(

@@ -1,7 +1,7 @@
 """One shard: an uncompressed tar of utterances that plain WebDataset reads and any utterance can be read from.
 
 Each utterance is two adjacent members, ``<key>.npy`` (int16 little-endian, 1-D, npy format 1.0, 16 kHz) or
-``<key>.flac``, then ``<key>.json`` (text, seconds and all that is known of it). The same utterances always give the
+``<key>.flac``, then ``<key>.json`` (text, seconds and the columns of the manifest). The same utterances always give the
 same bytes: times are 0, owners are 0, the order is the order of writing.
 
 Source: POSIX.1-1988 (USTAR) for the headers.

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
+from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import INDEX_SCHEMA

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from whisper_shard.audio.decoders import DECODERS, Decoder
+from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.audio.files import read_recording
+from whisper_shard.audio.recording import Decoder
 from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_steps
 from whisper_shard.config.prepare import PrepareConfig

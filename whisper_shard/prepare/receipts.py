@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from whisper_shard.audio.decoders import LIBSNDFILE_VERSION
+from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import IndexRow, index_table

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from whisper_shard.audio.decoders import Recording, load_decoders
+from whisper_shard.audio.ffmpeg import load_ffmpeg
 from whisper_shard.audio.members import ENCODERS
+from whisper_shard.audio.recording import Recording
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
@@ -158,7 +159,7 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
     """Yield the rows of a task, prepared one after the other, with a heartbeat before and after each."""
     _warm_up(task.config.trim_db)
     if task.is_retry:
-        load_decoders()
+        load_ffmpeg()
     pipeline, heartbeat = build_pipeline(task.config), open_heartbeat(task.heartbeats)
     heartbeat.begin_task(task.number)
     for row, rejection in as_rows(task.read_rows(), folder=task.corpus):

@@ -5,7 +5,7 @@ from functools import cache
 import librosa
 import numpy as np
 
-from whisper_shard.audio.decoders import Recording
+from whisper_shard.audio.recording import Recording
 from whisper_shard.audio.resample import resample
 from whisper_shard.errors import AudioError
 from whisper_shard.utterance import Waveform

@@ -1,0 +1,96 @@
+"""What decoders have in common: their interface, what they return, and the checks that all of them make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_shard.audio.truncation import find_cut
+from whisper_shard.errors import AudioError
+from whisper_shard.utterance import Waveform
+
+SAMPLE_RATES = (1_000, 768_000)
+"""Lowest and highest sampling rate, in Hz, of a recording that is accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The audio of one file."""
+
+    waveform: Waveform
+    """All channels averaged, at the file's own rate; usually in [-1, 1]."""
+    sample_rate: int
+    """Of the waveform, in Hz."""
+
+
+class Decoder(Protocol):
+    """One way to turn a file into a waveform."""
+
+    def claims(self, head: bytes, suffix: str, /) -> bool:
+        """Return whether this decoder should try a file that begins with ``head`` and is named ``*.suffix``."""
+        ...
+
+    def decode(self, file: BinaryIO, *, max_seconds: float) -> Recording:
+        """Decode an open file.
+
+        Raises:
+            AudioError: It is damaged, cut off, or longer than ``max_seconds``. Only the reason ``decode_failed`` lets
+                the next decoder try.
+        """
+        ...
+
+
+class UnknownFormatError(AudioError):
+    """The decoder does not know the format; where another one does, that one's words count."""
+
+
+def check_rate(rate: int) -> int:
+    """Return the sampling rate.
+
+    Raises:
+        AudioError: It is outside of SAMPLE_RATES.
+    """
+    if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
+        raise AudioError(f"implausible sampling rate of {rate} Hz", reason="bad_sample_rate")
+    return rate
+
+
+def too_long(seconds: float, max_seconds: float) -> AudioError:
+    """Return the error for a recording of at least so many seconds."""
+    return AudioError(f"at least {seconds:.1f} s before trimming, limit {max_seconds:g} s", reason="recording_too_long")
+
+
+def cut_off(promised: object, present: object, *, who: str = "the header") -> AudioError:
+    """Return the error for a file that ends before ``who`` says."""
+    return AudioError(f"cut off: {who} promises {promised}, {present} are there", reason="truncated")
+
+
+def check_container(file: BinaryIO) -> None:
+    """Compare the file's length with what its container says.
+
+    Raises:
+        AudioError: It is cut off.
+    """
+    if cut := find_cut(file):
+        raise AudioError(cut, reason="truncated")
+
+
+def mix(channels: NDArray[np.float32]) -> Waveform:
+    """Average (channels, samples) to (samples,); two channels by one addition, much faster than a mean."""
+    if len(channels) == 2:
+        mixed: Waveform = (channels[0] + channels[1]) * np.float32(0.5)
+    else:
+        mixed = channels.mean(axis=0, dtype=np.float32)
+    return mixed
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's words without line ends and without the name of Python's file object."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())
+
+
+MakeDecoder = Callable[[], Decoder]
+"""Makes a decoder in the process that uses it."""
