@@ -42,7 +42,7 @@ def bench_dataset(
     Args:
         datasets: What is streamed: one finished dataset, or several that are mixed.
         config: Loader settings, measuring time, step time.
-        progress: Told what is being measured.
+        progress: Called with a few words on what is being measured.
         log_mel: If given, measured as a stage; it lives on a higher floor.
 
     Raises:
@@ -53,13 +53,13 @@ def bench_dataset(
         raise ConfigError(f"{folders}: the dataset is empty, there is nothing to measure")
     if config.seconds <= 0:
         raise ConfigError(f"--seconds is {config.seconds:g}; it must be above 0")
-    tell = progress or _tell_nobody
-    stages = measure_stages(datasets, config, tell, log_mel=log_mel)
+    report_progress = progress or _ignore
+    stages = measure_stages(datasets, config, report_progress, log_mel=log_mel)
     cores = len(os.sched_getaffinity(0))
     most = cores if config.max_workers < 0 else config.max_workers
     rates, padding, per_batch = [], 0.0, 0.0
     for workers in range(most + 1):
-        tell(f"loader with {workers} process{'es' * (workers != 1)}")
+        report_progress(f"loader with {workers} process{'es' * (workers != 1)}")
         rate, padding, per_batch = measure_rate(datasets, config, workers)
         rates.append(rate)
     chosen = recommend(rates)
@@ -179,5 +179,5 @@ def _seconds_of(stage: StageTime) -> float:
     return stage.seconds
 
 
-def _tell_nobody(_text: str) -> None:
-    """Keep progress to oneself."""
+def _ignore(_text: str) -> None:
+    """Do nothing: the default progress."""

@@ -142,8 +142,8 @@ def _one_round(
     clock.add("read", sources.seconds)
     clock.add("verify", time.perf_counter() - started - sources.seconds)
     decoded = clock.time("decode", list, DecodeStage(skip=skip)(raw))
-    disturbed = clock.time("augment", list, augment(decoded)) if augment.augmentations else decoded
-    batches = CollateStage(turns=turns, dtype=timetable.config.sample_format)(disturbed)
+    augmented = clock.time("augment", list, augment(decoded)) if augment.augmentations else decoded
+    batches = CollateStage(turns=turns, dtype=timetable.config.sample_format)(augmented)
     for _ in range(records[-1]["step"] + 1):
         batch: Batch = clock.time("collate", next, batches)
         if log_mel is not None:

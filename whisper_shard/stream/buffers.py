@@ -140,7 +140,9 @@ class SharedBuffers:
         """Return the first free slot, whose memory is most likely to be in the cache, made large enough."""
         slot = next((slot for slot, buffer in enumerate(self._buffers) if not buffer[0]), len(self._buffers))
         if slot == _SLOTS:
-            raise EnvironmentFault(f"{_SLOTS} batches of one loader process are held at once; let go of used batches")
+            raise EnvironmentFault(
+                f"{_SLOTS} batches of one loader process are held at the same time; delete batches after use"
+            )
         if slot == len(self._buffers) or len(self._buffers[slot]) < num_bytes:
             if slot in self._unsent:
                 os.close(self._unsent.pop(slot))
@@ -156,7 +158,7 @@ class Receiver:
         self._buffers: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def receive(self, item: Batch | Parcel) -> Batch:
-        """Return the batch; its buffer goes back to the loader process when the last tensor on it is gone."""
+        """Return the batch; its buffer goes back to the loader process when the last tensor that uses it is deleted."""
         if isinstance(item, Batch):
             return item
         place = item.worker, item.slot

@@ -1,8 +1,8 @@
-"""The delivery ledger: proof, from two counts and two hashes, that an epoch delivered each utterance as planned.
+"""The delivery ledger: two counts and two hashes that show whether an epoch delivered each utterance as planned.
 
 Every utterance has a 64-bit hash of its number; sums of hashes (modulo 2^64) do not depend on order, so what ranks
 and workers delivered, before and after a resume, is added up and must equal the sum over the plan. A lost utterance and
-a doubled one cannot make up for each other, as equal counts alone would let them.
+a repeated one do not cancel each other, as they would if only counts were compared.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MODULUS = 2**64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What all ranks together should get."""
+    """What an epoch should deliver to all ranks together."""
 
     utterances: int
     """How many."""
@@ -42,7 +42,7 @@ class Ledger:
     """Sum of their hashes."""
 
     def add(self, batch: Batch) -> None:
-        """Enter a batch."""
+        """Add a batch."""
         self.delivered += len(batch.ids)
         self.delivered_digest = (self.delivered_digest + sum_hashes(batch.ids)) % MODULUS
         if batch.faults:
@@ -51,7 +51,7 @@ class Ledger:
             self.skipped_digest = (self.skipped_digest + sum_hashes(skipped)) % MODULUS
 
     def is_complete(self, planned: Planned) -> bool:
-        """Tell whether each planned utterance was delivered exactly once, or skipped and named."""
+        """Return whether each planned utterance was delivered exactly once, or skipped and named."""
         found = self.delivered + self.skipped, (self.delivered_digest + self.skipped_digest) % MODULUS
         return found == (planned.utterances, planned.digest)
 

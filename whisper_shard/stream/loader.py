@@ -3,7 +3,7 @@
     plan        Timetable       -> records that say which utterance stands in which row of which step
     read        Source          -> + "__key__", "__url__", "raw": its bytes, checked
     decode                      -> + "waveform", "text", "language", "task", "prompt", "json"
-    augment                     -> "waveform" disturbed, keyed by (seed, epoch, key)
+    augment                     -> "waveform" augmented, keyed by (seed, epoch, key)
     <your stages>               any callable from an iterator of records to an iterator of records
     collate                     -> Batch
 
@@ -106,7 +106,7 @@ class Loader:
         return self._counts
 
     def state_after(self, batch: Batch) -> PlanState:
-        """Return the state from which a new loader goes on after ``batch``."""
+        """Return the state from which a new loader continues after ``batch``."""
         return self.start.at(batch.epoch, batch.step + 1)
 
     def planned(self, epoch: int, *, first_step: int = 0) -> Planned:
@@ -230,7 +230,7 @@ def open_loader(
     Args:
         datasets: One dataset, or several to be mixed.
         config: How.
-        state: Where to go on; from the beginning if None. Ranks and workers may have changed since.
+        state: Where to continue; from the beginning if None. Ranks and workers may have changed since.
         epochs: Stop before this epoch (counted from the very beginning); None: never.
         rank: This rank, from 0.
         world: Number of ranks.
@@ -275,14 +275,14 @@ def open_evaluation(
     bad_record: Literal["raise", "skip"] = "raise",
     open_source: Callable[[Dataset], Source] = LocalSource,
 ) -> Loader:
-    """Stream every utterance of a dataset exactly once, shortest first, undisturbed.
+    """Stream every utterance of a dataset exactly once, shortest first, without augmentation.
 
     Args:
         dataset: What to evaluate on.
         batch_size: Utterances a batch on each rank; the last batch is filled up with rows of weight 0.
         rank: This rank, from 0.
         world: Number of ranks.
-        limit: If not 0: only so many utterances, always the same ones.
+        limit: Number of utterances, always the same ones; 0: all.
         workers: Loader processes.
         bad_record: See `StreamConfig`.
         open_source: Makes the source of the dataset, in the process that uses it.
@@ -357,7 +357,7 @@ def _pull(web_loader: wds.WebLoader) -> Running:
 
 
 def _is_death(error: Exception) -> bool:
-    """Tell the death of a loader process from an error inside it, which torch raises again as "Caught X in ..."."""
+    """Return whether a loader process died; an error inside one is raised by torch again as "Caught X in ..."."""
     text = str(error)
     if isinstance(error, RuntimeError):
         return text.startswith("DataLoader worker (pid")

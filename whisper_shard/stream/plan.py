@@ -282,7 +282,7 @@ class SortedPlan:
         Args:
             num_samples: Length of each utterance.
             batch_size: Utterances a batch, over all ranks.
-            limit: If not 0: only so many, the first of a shuffle that is always the same.
+            limit: Number of utterances, the first of a shuffle that is always the same; 0: all.
         """
         chosen = draw_permutation(len(num_samples), "evaluation")[: limit or None]
         self._ids = chosen[np.lexsort((chosen, num_samples[chosen]))].astype(np.int32)

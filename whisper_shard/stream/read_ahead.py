@@ -47,7 +47,7 @@ class RunBuffer:
         self._words = np.empty(0, np.int64)
 
     def open(self) -> None:
-        """Take memory, which is new: a read from before that is still under way cannot disturb it."""
+        """Allocate memory, always anew: a read of an earlier iteration that is still under way cannot write into it."""
         self.close()
         memory_file, self._memory = new_shared(max(self.num_bytes, _ALIGNMENT))
         table_file, table = new_shared(8 * (3 * _ENTRIES + 2 * _WORKERS + 1))
@@ -212,7 +212,7 @@ class ReadAhead:
             source.close()
 
     def _work(self) -> None:
-        """Read one run after the other; of several threads each takes the next run that nobody has taken."""
+        """Read one run after the other; each of several threads takes the next run that none has taken."""
         while True:
             with self._turn:
                 run = self._next_run()
@@ -289,7 +289,7 @@ class StepReader:
         self._runs: dict[tuple[int, int], list[Run]] = {}
 
     def advance(self, step: int) -> None:
-        """Go on to a step, counted over all epochs.
+        """Continue with a step, counted over all epochs.
 
         Raises:
             DatasetError: The index is damaged.

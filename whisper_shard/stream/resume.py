@@ -43,7 +43,7 @@ class PlanState:
         return replace(self, epoch=epoch, step=step)
 
     def check(self, other: "PlanState") -> None:
-        """Refuse to go on with ``other``'s place in this stream if any step could hold other utterances.
+        """Check that a saved state belongs to this stream, so that every step holds the same utterances.
 
         Raises:
             StateError: A fingerprint differs; both values are named.

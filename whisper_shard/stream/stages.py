@@ -14,7 +14,7 @@ from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.reader import RawUtterance, RecordReader, decode_audio, decode_json
 from whisper_shard.dataset.sources.local import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
-from whisper_shard.stream.augment.transforms import Augmentation, disturb
+from whisper_shard.stream.augment.transforms import Augmentation, augment
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
 from whisper_shard.stream.read_ahead import RunBuffer, StepReader, StepSource
@@ -28,7 +28,7 @@ Stage = Callable[[Iterable[Record]], Iterator[Record]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turns:
-    """The steps of a run, dealt to the loader processes in turn."""
+    """The steps of a run, distributed over the loader processes in turn."""
 
     timetable: Timetable
     """What stands on a step."""
@@ -46,7 +46,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanStage:
-    """First stage: say which utterances are wanted."""
+    """First stage: yield a record for each utterance of each step."""
 
     turns: Turns
     """Steps of this process."""
@@ -119,7 +119,7 @@ class ReadStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeStage:
-    """Third stage: bytes become a waveform (int16, where it lies) and what is known of it."""
+    """Third stage: bytes become a waveform (int16, not copied), a text and metadata."""
 
     skip: bool
     """Let damaged utterances pass as faults of weight 0."""
@@ -148,7 +148,7 @@ class DecodeStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentStage:
-    """Fourth stage, in training only: disturb waveforms."""
+    """Fourth stage, in training only: augment waveforms."""
 
     augmentations: tuple[Augmentation, ...]
     """In order."""
@@ -158,13 +158,13 @@ class AugmentStage:
     """An epoch may deliver an utterance twice, and each time shall sound different."""
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Disturb each waveform under its own key."""
+        """Augment each waveform, with random numbers keyed by seed, epoch and utterance."""
         for record in records:
             if record["weight"]:
                 repeat = record["step"] if self.by_step else 0
                 key = (self.seed, record["epoch"], repeat, record["dataset"], record["__key__"])
                 max_samples = 0 if record["packed"] else MAX_SAMPLES
-                record["waveform"] = disturb(record["waveform"], self.augmentations, max_samples=max_samples, key=key)
+                record["waveform"] = augment(record["waveform"], self.augmentations, max_samples=max_samples, key=key)
             yield record
 
 

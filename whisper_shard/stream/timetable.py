@@ -81,7 +81,7 @@ class Timetable:
             config: How.
             rank: This rank, from 0.
             world: Number of ranks.
-            evaluation_limit: If given, the order is that of evaluation: shortest first, once, so many utterances
+            evaluation_limit: If given, the order is that of evaluation: shortest first, once, this many utterances
                 (0: all).
 
         Raises:

@@ -12,7 +12,7 @@ from whisper_shard.config.stream import GUIDE_AUGMENT
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.stream.augment import sounds as bank_module
 from whisper_shard.stream.augment.sounds import FolderBank, open_bank
-from whisper_shard.stream.augment.transforms import AUGMENTATIONS, build_augmentations, disturb
+from whisper_shard.stream.augment.transforms import AUGMENTATIONS, build_augmentations
 from whisper_shard.utterance import MAX_SAMPLES
 
 WAVEFORM = to_int16(make_waveform(1.0))
@@ -40,7 +40,7 @@ def parameters_of(kind, sounds):
 def test_same_key_same_sound_other_key_another(kind, sounds):
     augmentations = build_augmentations((parameters_of(kind, sounds),))
     before = WAVEFORM.copy()
-    results = [disturb(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=(1, 0, key)) for key in "aabcd"]
+    results = [augment(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=(1, 0, key)) for key in "aabcd"]
     assert np.array_equal(results[0], results[1])
     assert any(not np.array_equal(results[0], other) for other in results[2:])
     assert results[0].dtype == np.float32 and np.abs(results[0]).max() <= 1.0
@@ -52,30 +52,30 @@ def test_same_key_same_sound_other_key_another(kind, sounds):
 def test_the_global_generators_are_left_alone():
     augmentations = build_augmentations(({"kind": "AddGaussianNoise", "p": 1.0},))
     states = random.getstate(), np.random.get_state()[1].tolist()
-    disturb(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=("k",))
+    augment(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=("k",))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
 
 
 def test_p_is_the_share_of_utterances():
     augmentations = build_augmentations(GUIDE_AUGMENT)
     short = WAVEFORM[:16]
-    touched = sum(disturb(short, augmentations, max_samples=16, key=(0, i)) is not short for i in range(2000))
+    touched = sum(augment(short, augmentations, max_samples=16, key=(0, i)) is not short for i in range(2000))
     assert 0.32 < touched / 2000 < 0.40  # 1 - 0.8 * 0.8
 
 
 def test_amounts_are_what_was_asked(sounds):
     quiet = np.zeros(160_000, np.float32)
     noise = build_augmentations(({"kind": "noise", "min_amplitude": 0.002, "max_amplitude": 0.002, "p": 1.0},))
-    assert np.std(disturb(quiet, noise, max_samples=MAX_SAMPLES, key=(0,))) == pytest.approx(0.002, rel=0.02)
+    assert np.std(augment(quiet, noise, max_samples=MAX_SAMPLES, key=(0,))) == pytest.approx(0.002, rel=0.02)
     gain = build_augmentations(({"kind": "gain", "min_gain_db": -6.0, "max_gain_db": -6.0, "p": 1.0},))
-    assert disturb(WAVEFORM, gain, max_samples=MAX_SAMPLES, key=(0,))[50] == pytest.approx(
+    assert augment(WAVEFORM, gain, max_samples=MAX_SAMPLES, key=(0,))[50] == pytest.approx(
         WAVEFORM[50] / 32768 / 1.9953, rel=1e-3
     )
     speed = build_augmentations(({"kind": "speed", "min_factor": 0.8, "max_factor": 0.8, "p": 1.0},))
-    assert len(disturb(WAVEFORM, speed, max_samples=MAX_SAMPLES, key=(0,))) == 20_000
+    assert len(augment(WAVEFORM, speed, max_samples=MAX_SAMPLES, key=(0,))) == 20_000
     step = {"kind": "background_noise", "bank": str(sounds), "min_snr_db": 10.0, "max_snr_db": 10.0, "p": 1.0}
     clean = make_waveform(1.0) * np.float32(0.5)
-    added = disturb(clean, build_augmentations((step,)), max_samples=MAX_SAMPLES, key=(0,)) - clean
+    added = augment(clean, build_augmentations((step,)), max_samples=MAX_SAMPLES, key=(0,)) - clean
     assert 20 * np.log10(np.std(clean) / np.std(added)) == pytest.approx(10, abs=0.1)
 
 
@@ -85,7 +85,7 @@ def test_a_clap_in_the_room_stays_where_it_was(tmp_path):
     augmentations = build_augmentations(({"kind": "impulse_response", "bank": str(tmp_path), "p": 1.0},))
     clap = np.zeros(8000, np.float32)
     clap[3000] = 0.5
-    heard = disturb(clap, augmentations, max_samples=MAX_SAMPLES, key=(0,))
+    heard = augment(clap, augmentations, max_samples=MAX_SAMPLES, key=(0,))
     assert int(np.abs(heard).argmax()) == 3000
     assert abs(heard[:2990]).max() < 1e-4 and abs(heard[3100:4000]).max() > 0.01
 
@@ -96,8 +96,8 @@ def test_nothing_grows_past_the_window(kind):
     augmentations = build_augmentations((step,))
     full = np.zeros(MAX_SAMPLES, np.int16)
     for key in range(3):
-        assert len(disturb(full, augmentations, max_samples=MAX_SAMPLES, key=(key,))) <= MAX_SAMPLES
-        assert len(disturb(full[:500], augmentations, max_samples=0, key=(key,))) <= 500
+        assert len(augment(full, augmentations, max_samples=MAX_SAMPLES, key=(key,))) <= MAX_SAMPLES
+        assert len(augment(full[:500], augmentations, max_samples=0, key=(key,))) <= 500
 
 
 def test_one_of_several_transforms():
@@ -107,7 +107,7 @@ def test_one_of_several_transforms():
     ]
     augmentations = build_augmentations(({"kind": "OneOf", "transforms": inner},))
     heard = {
-        round(float(disturb(WAVEFORM, augmentations, max_samples=9**9, key=(i,))[60] / WAVEFORM[60] * 32768), 2)
+        round(float(augment(WAVEFORM, augmentations, max_samples=9**9, key=(i,))[60] / WAVEFORM[60] * 32768), 2)
         for i in range(20)
     }
     assert heard == {-1.0, 0.35}
@@ -115,7 +115,7 @@ def test_one_of_several_transforms():
 
 def test_a_class_of_ones_own():
     augmentations = build_augmentations(({"kind": "tests.stream.augment.test_transforms:Reversed", "p": 1.0},))
-    assert disturb(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=(0,))[0] == np.float32(WAVEFORM[-1] / 32768)
+    assert augment(WAVEFORM, augmentations, max_samples=MAX_SAMPLES, key=(0,))[0] == np.float32(WAVEFORM[-1] / 32768)
 
 
 class Reversed:

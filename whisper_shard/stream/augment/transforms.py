@@ -1,6 +1,6 @@
-"""Augmentations disturb training audio, and do it again in the same way when asked for the same (seed, epoch, key).
+"""Augmentations of training audio, reproducible from (seed, epoch, key).
 
-Every class of audiomentations is available under its own name; the classes below are faster ways to the common ones.
+Every class of audiomentations is available under its own name; the classes below do the common ones faster.
 Whether an augmentation applies, and how, depends on the seed, the epoch and the utterance's key, never on the worker
 or the order of reading.
 
@@ -30,7 +30,7 @@ _NOISE_SAMPLES = 1 << 21  # 8 MB of Gaussian noise, shared by all utterances
 
 
 class Augmentation(Protocol):
-    """One way to disturb a waveform."""
+    """Changes a waveform at random."""
 
     @property
     def p(self) -> float:
@@ -38,7 +38,7 @@ class Augmentation(Protocol):
         ...
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the disturbed waveform; the given one stays as it is."""
+        """Return the augmented waveform; the given one is not changed."""
         ...
 
 
@@ -54,7 +54,7 @@ class Noise:
     """Share of the utterances it is applied to, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse amplitudes that cannot be drawn."""
+        """Check the range of amplitudes."""
         _check_order("noise", "amplitude", self.min_amplitude, self.max_amplitude, least=0.0)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
@@ -69,17 +69,17 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Make louder or softer."""
+    """Change the level."""
 
     min_gain_db: float = -2.0
-    """Softest."""
+    """Lowest gain."""
     max_gain_db: float = 2.0
-    """Loudest."""
+    """Highest gain."""
     p: float = 0.5
     """Share of the utterances it is applied to, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse gains that cannot be drawn."""
+        """Check the range of gains."""
         _check_order("gain", "gain_db", self.min_gain_db, self.max_gain_db, least=-200.0)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
@@ -101,7 +101,7 @@ class BackgroundNoise:
     """Share of the utterances it is applied to, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse ratios that cannot be drawn; open the bank, so that a wrong path is known at once."""
+        """Check the range of ratios; open the bank, so that a wrong path is reported at once."""
         _check_order("background_noise", "snr_db", self.min_snr_db, self.max_snr_db, least=-200.0)
         open_bank(self.bank)
 
@@ -120,7 +120,7 @@ class BackgroundNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImpulseResponse:
-    """Put the speaker into a room: convolve with a room's answer to a clap. Length, start and level stay."""
+    """Convolve with the impulse response of a room. Length, start and level stay."""
 
     bank: str
     """A dataset, or a folder of audio files, of impulse responses."""
@@ -128,11 +128,11 @@ class ImpulseResponse:
     """Share of the utterances it is applied to, 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Open the bank, so that a wrong path is known at once."""
+        """Open the bank, so that a wrong path is reported at once."""
         open_bank(self.bank)
 
     def __call__(self, waveform: Waveform, rng: np.random.Generator) -> Waveform:
-        """Return the waveform as heard in the room."""
+        """Return the waveform with the reverberation of the room."""
         bank = open_bank(self.bank)
         response = to_float32(bank.sound(int(rng.integers(len(bank)))))
         if not len(waveform) or not response.any():
@@ -232,7 +232,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
 
 
 def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
-    """Make the augmentations that TOML asks for.
+    """Make the augmentations of a configuration.
 
     Raises:
         ConfigError: Unknown kinds, wrong parameters, or a transform that cuts off speech.
@@ -246,30 +246,30 @@ def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
     return built
 
 
-def disturb(
+def augment(
     waveform: NDArray[Any], augmentations: Sequence[Augmentation], *, max_samples: int, key: tuple[int | str, ...]
 ) -> NDArray[Any]:
-    """Apply the augmentations whose turn it is; the result is clipped to [-1, 1].
+    """Apply each augmentation with its probability; clip the result to [-1, 1].
 
     Args:
-        waveform: int16 or float32; returned as it is if no augmentation's turn has come.
+        waveform: int16 or float32; returned as it is if no augmentation is applied.
         augmentations: In order.
         max_samples: An augmentation that would make the waveform longer than this (and than it was) is left out.
         key: Names this utterance in this epoch; the same key gives the same result.
     """
     out = waveform
     for position, augmentation in enumerate(augmentations):
-        # The hash itself is the chance: a generator would take ten times as long, for every utterance.
+        # The hash itself is the random number: a generator would take ten times as long, for every utterance.
         if hash_key("chance", position, *key) < augmentation.p * 2.0**128:
             rng = np.random.Generator(np.random.Philox(key=hash_key("augment", position, *key)))
             out = to_float32(out)
-            disturbed = augmentation(out, rng)
-            out = disturbed if len(disturbed) <= max(max_samples, len(out)) else out
+            augmented = augmentation(out, rng)
+            out = augmented if len(augmented) <= max(max_samples, len(out)) else out
     return out if out is waveform else np.clip(out, -1.0, 1.0, out=out)
 
 
 def _make_audiomentation(name: str, **parameters: Any) -> Audiomentation:
-    """Make a transform that always applies itself; its own ``p`` is kept apart, as its turn is drawn by `disturb`."""
+    """Make a transform that always applies itself; its own ``p`` is kept apart, since `augment` draws it."""
     p = parameters.pop("p", 1.0 if name in _COMPOSITIONS else 0.5)
     return Audiomentation(transform=_make_transform(name, parameters | {"p": 1.0}), p=p)
 
