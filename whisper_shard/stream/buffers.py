@@ -140,9 +140,7 @@ class SharedBuffers:
         """Return the first free slot, whose memory is most likely to be in the cache, made large enough."""
         slot = next((slot for slot, buffer in enumerate(self._buffers) if not buffer[0]), len(self._buffers))
         if slot == _SLOTS:
-            raise EnvironmentFault(
-                f"{_SLOTS} batches of one loader process are held at the same time; delete batches after use"
-            )
+            raise EnvironmentFault(f"{_SLOTS} batches of one loader process are held at once; delete batches after use")
         if slot == len(self._buffers) or len(self._buffers[slot]) < num_bytes:
             if slot in self._unsent:
                 os.close(self._unsent.pop(slot))

@@ -12,7 +12,7 @@ from whisper_shard.config.stream import GUIDE_AUGMENT
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.stream.augment import sounds as bank_module
 from whisper_shard.stream.augment.sounds import FolderBank, open_bank
-from whisper_shard.stream.augment.transforms import AUGMENTATIONS, build_augmentations
+from whisper_shard.stream.augment.transforms import AUGMENTATIONS, augment, build_augmentations
 from whisper_shard.utterance import MAX_SAMPLES
 
 WAVEFORM = to_int16(make_waveform(1.0))
