@@ -21,7 +21,7 @@ HOMES = {
     "audiomentations": {"stream/augment/transforms.py"},
     "torchaudio": {"model/log_mel.py", "model/spec_augment.py"},
     "evaluate": {"score/hf_metric.py"},
-    "jiwer": {"score/alignment.py"},
+    "jiwer": {"score/alignment.py", "score/hf_metric.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
     "jinja2": {"report/page.py"},
