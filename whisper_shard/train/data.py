@@ -16,12 +16,14 @@ from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.stream.loader import open_evaluation
 
-_BYTES_PER_CHAR = 4  # UTF-8 has at most so many
+NUM_SILENCE_CANDIDATES = 64
+"""The silence source is the shortest of this many utterances: short, but not the oddest of the corpus."""
+_BYTES_PER_CHAR = 4  # at most, in UTF-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpora:
-    """What a run learns from and what it is judged by."""
+    """The datasets that a run trains and evaluates on."""
 
     train: Dataset
     """Not empty."""
@@ -41,7 +43,7 @@ def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
 
     Args:
         dataset: A dataset, or a folder with ``train`` and ``eval`` in it.
-        config: Its ``eval`` may name the evaluation data, and its ``mix`` further training data.
+        config: ``eval`` may name the evaluation data, and ``mix`` further training data.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or the training data is empty.
@@ -66,16 +68,16 @@ def _open_train(folder: Path) -> Dataset:
 
 
 def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
-    """Refuse evaluation data that the model will have learned by heart.
+    """Check that no evaluation utterance is also in the training set.
 
     Raises:
         TrainingError: Utterances have the same key, or the same audio (length and checksum), in both.
     """
-    data_is_same = train.index_sha256 == evaluation.index_sha256
-    shared = np.ones(evaluation.num_utterances, bool) if data_is_same else find_common(train, evaluation)
+    is_same_data = train.index_sha256 == evaluation.index_sha256
+    shared = np.ones(evaluation.num_utterances, bool) if is_same_data else find_common(train, evaluation)
     if shared.any():
         first = IndexReader(evaluation).key(int(np.flatnonzero(shared)[0]))
-        what = "is the training data itself" if data_is_same else "has the same key or audio as training data"
+        what = "is the training data itself" if is_same_data else "has the same key or audio as training data"
         raise TrainingError(
             f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
             f"{train.folder} too, the first is {first} ({what}); WER would be meaningless: remove the "
@@ -84,16 +86,16 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
 
 
 def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -> None:
-    """Refuse what no label can be made of; only texts long enough to be in doubt are tokenized.
+    """Check that the model has tokens and room for every text; only texts of doubtful length are tokenized.
 
     Args:
         data: Utterances with texts, languages and tasks.
-        labeler: Knows the model's tokens.
-        timestamps: Whether texts may get a time in front and behind.
+        labeler: Turns texts into tokens of the model.
+        timestamps: Whether a text may get a time token before and after it.
 
     Raises:
-        TrainingError: Names a language or task unknown to the model with its first utterance, or says how many
-            utterances have too many tokens, and names the first three.
+        TrainingError: The model does not know a language or task (names its first utterance), or texts have too many
+            tokens (names the first three utterances).
     """
     _check_tags(data, labeler)
     if data.columns("num_chars")["num_chars"].max(initial=0) * _BYTES_PER_CHAR <= labeler.safe_bytes:
@@ -113,10 +115,10 @@ def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -
 
 
 def _check_tags(data: Dataset, labeler: Labeler) -> None:
-    """Try each language and task once.
+    """Check that the model knows every language and task.
 
     Raises:
-        TrainingError: The model does not know one; names its first utterance.
+        TrainingError: It does not know one; names its first utterance.
     """
     for (name, value), row in find_first(data, "language", "task").items():
         tags = {"language": None, "task": None, name: value}
@@ -130,9 +132,9 @@ def _check_tags(data: Dataset, labeler: Labeler) -> None:
             ) from error
 
 
-def _find_eval(train_folder: Path, asked: str) -> Path:
-    if asked:
-        folder = Path(asked)
+def _find_eval(train_folder: Path, given: str) -> Path:
+    if given:
+        folder = Path(given)
         return folder / "eval" if _has_dataset(folder / "eval") and not _has_dataset(folder) else folder
     candidates = (train_folder / "eval", train_folder.absolute().parent / "eval")
     for folder in candidates:
@@ -147,22 +149,20 @@ def _has_dataset(folder: Path) -> bool:
     return (folder / DATASET_NAME).is_file()
 
 
-NUM_SILENCE_CANDIDATES = 64
-"""The silence source is the shortest of so many utterances: short, but not the corpus's oddest."""
-
-
 def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
-    """Return a short utterance of a dataset, (1, S) float32; the same one whenever it is asked for.
+    """Return a short utterance, whose silence is borrowed: a (1, S) float32 waveform, the same at every call.
 
     Args:
         dataset: Not empty.
-        bad_record: ``skip`` passes over damaged utterances.
+        bad_record: ``skip`` ignores damaged utterances.
 
     Raises:
-        DatasetError: An utterance is damaged; with ``skip``, all that were looked at.
+        DatasetError: An utterance is damaged; with ``skip``, all candidates are.
     """
     with closing(open_evaluation(dataset, batch_size=1, limit=NUM_SILENCE_CANDIDATES, bad_record=bad_record)) as loader:
         for batch in loader:
             if batch.weights[0] > 0:
                 return batch.waveforms[:, : int(batch.num_samples[0])].clone()
-    raise DatasetError(f"{dataset.folder}: all utterances looked at are damaged; run `whisper-shard verify` on it")
+    raise DatasetError(
+        f"{dataset.folder}: all candidates for the silence source are damaged; run `whisper-shard verify` on it"
+    )

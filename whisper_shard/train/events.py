@@ -1,6 +1,6 @@
-"""What a training run tells the outside while it goes: small frozen facts, handed to a callback.
+"""Events of a training run, handed to a progress callback as they happen.
 
-The loop never prints. A console, a test or a notebook passes ``progress`` and does with each event what it likes.
+The loop never prints. A console, a test or a notebook passes ``progress`` and decides what to do with each event.
 """
 
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The run is set up and about to begin or go on."""
+    """The run is set up, and training is about to begin or to resume."""
 
     total_steps: int
     """Optimizer steps of the whole run."""
     steps_per_epoch: int
     """Optimizer steps of one pass over the data."""
     train_utterances: int
-    """Utterances to learn from."""
+    """Utterances in the training data."""
     eval_utterances: int
-    """Utterances to evaluate on."""
+    """Utterances in the evaluation data."""
     num_parameters: int
     """Parameters that are trained."""
     device: str
@@ -32,7 +32,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlreadyOver:
-    """The run had come to its end before; nothing is computed."""
+    """The run was finished by an earlier call; nothing is computed."""
 
     run: Path
     """The run folder."""
@@ -40,17 +40,17 @@ class AlreadyOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """An earlier run goes on."""
+    """An interrupted run is resumed."""
 
     step: int
-    """Steps already made."""
+    """Steps made before."""
     folder: Path
-    """The checkpoint it goes on from."""
+    """The checkpoint it resumes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
-    """Some steps were made; all numbers are of the steps since the event before."""
+    """Some steps were made; all numbers are of the steps since the previous such event."""
 
     step: int
     """Steps made so far."""
@@ -67,23 +67,23 @@ class Stepped:
     utterances_per_second: float
     """Speed of training, over all ranks."""
     audio_seconds_per_second: float
-    """Speech trained on per second, padding not counted, over all ranks."""
+    """Seconds of audio trained on per second, padding not counted, over all ranks."""
     padded_seconds_per_second: float
-    """Windows trained on per second, over all ranks."""
+    """Seconds of windows trained on per second, over all ranks."""
     data_wait_share: float
     """Share of the time spent waiting for batches, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluating:
-    """An evaluation is under way."""
+    """An evaluation is in progress."""
 
     num_done: int
     """Utterances scored so far, on all ranks."""
     num_utterances: int
     """Utterances to score."""
     window: str
-    """full: in 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
+    """full: 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Evaluated:
     step: int
     """Steps made so far."""
     window: str
-    """full: in 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
+    """full: 30 s windows; short: as long as the audio; borrowed: short, with borrowed silence behind."""
     wer: float
     """Word error rate over the whole set, 0 to 1 and above."""
     cer: float
@@ -101,70 +101,70 @@ class Evaluated:
     loss: float
     """Mean loss of a token."""
     cap_hits: int
-    """Hypotheses that were cut off at the longest length."""
+    """Hypotheses that were cut off at the token limit."""
     is_best: bool
     """Whether no earlier evaluation of this run had a lower WER."""
     seconds: float
     """Time it took."""
     is_final: bool = False
-    """Whether these are the weights that the run kept; the report says the same."""
+    """Whether this is the score of the weights that the run ends with, which the report repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A checkpoint is on the disk."""
+    """A checkpoint was written."""
 
     step: int
     """Steps made so far."""
     folder: Path
-    """Where it lies."""
+    """The checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """What has been learned from in one epoch: the ledger of deliveries."""
+    """An epoch is complete: the totals of its delivery ledger."""
 
     epoch: int
     """From 0."""
     utterances: int
-    """Utterances learned from."""
+    """Utterances trained on."""
     audio_seconds: float
-    """Their length."""
+    """Their total length."""
     skipped: int
     """Damaged utterances that were skipped; each is named in the log."""
     planned: int
-    """Utterances that the epoch should deliver."""
+    """Utterances that the plan of the epoch holds."""
     digest: str
-    """Sum of the hashes of the delivered: equal for equal sets of utterances, in any order, on any number of ranks."""
+    """Sum of the hashes of the utterances: equal for equal sets, in any order, on any number of ranks."""
     is_complete: bool
     """Whether each planned utterance was delivered exactly once, or skipped and named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A step that changed nothing, since its loss or gradient was not finite."""
+    """A step changed nothing, because its loss or gradient was not finite."""
 
     step: int
     """Number of the step, from 1."""
     keys: tuple[str, ...]
-    """Utterances in the passes that were not finite; the whole batch where only the sum overflowed."""
+    """Utterances of the passes whose loss was not finite; the whole batch if only the gradient was not."""
     reason: str
-    """loss, gradient, or fp16 overflow (which is normal now and then)."""
+    """loss, gradient, or fp16 overflow (normal now and then)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
-    """Something a user should know that does not stop the run."""
+    """Something the user should know; the run goes on."""
 
     message: str
     """One line."""
 
 
 Event = AlreadyOver | Started | Resumed | Stepped | Evaluating | Evaluated | Saved | Delivered | Skipped | Warned
-"""All there are."""
+"""Any event of a run."""
 Progress = Callable[[Event], None]
-"""Receives each event as it happens, on rank 0 only."""
+"""Called with each event as it happens, on rank 0 only."""
 
 
 def ignore_event(_event: Event) -> None:
-    """Do nothing: the default progress."""
+    """Do nothing: the default callback."""

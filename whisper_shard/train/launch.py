@@ -1,7 +1,7 @@
-"""Several ranks of one machine started together: torchrun, with exit codes that say what to do next.
+"""Starts several ranks on one machine by torchrun, with exit codes that say what to do next.
 
-torchrun itself ends with 1 and a traceback whatever its ranks have ended with. Here a job that was asked to stop ends
-with the codes of one process: 75, run me again; 130, interrupted.
+torchrun itself exits with 1 and a traceback, whatever the exit codes of its ranks. Here a job that was asked to stop
+exits like a single process: 75, run the same command again; 130, interrupted.
 """
 
 import signal
@@ -16,7 +16,7 @@ from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED
 
 
 def main(argv: Sequence[str]) -> int:
-    """Start ``whisper-shard train`` on several ranks, wait for their end and return an exit code.
+    """Run ``whisper-shard train`` on several ranks and return the exit code of the job.
 
     Args:
         argv: Number of ranks, then the arguments of ``whisper-shard train``.
@@ -33,16 +33,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def job_exit_code(codes: Collection[int]) -> int:
-    """Return the exit code of a job from those of its ranks, negative for signals.
+    """Return the exit code of a job.
 
-    A rank that has saved and left makes torchrun end the others, which may already have stopped listening to SIGTERM.
-    What only one rank can say, such as that input is wrong, counts before what the others say of losing contact.
+    Args:
+        codes: Exit codes of its ranks; a rank ended by a signal has the negative number of the signal.
     """
-    left = set(codes) - {-signal.SIGTERM}
+    # As soon as one rank has exited, torchrun sends SIGTERM to the others. Some have saved as well, but have restored
+    # the default handler and are ended by the signal: that is no failure.
+    relevant = set(codes) - {-signal.SIGTERM}
     for code in (EXIT_AGAIN, EXIT_INTERRUPTED):
-        if left == {code}:
+        if relevant == {code}:
             return code
-    return max((code for code in left if 0 < code not in (EXIT_AGAIN, EXIT_INTERRUPTED)), default=1)
+    # The rank that failed first has the specific code (3: environment); the others report lost contact, with 1.
+    return max((code for code in relevant if 0 < code not in (EXIT_AGAIN, EXIT_INTERRUPTED)), default=1)
 
 
 if __name__ == "__main__":

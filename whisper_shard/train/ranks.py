@@ -1,8 +1,8 @@
 """Several processes train one model: each takes its part of every batch, and their gradients are summed.
 
-torchrun starts the processes and tells each its rank; `join_ranks` makes them a group. One process alone is the same
-code with sums over one. Gradients are summed once an optimizer step, after the last micro-batch: ranks may then cut
-their parts into different numbers of passes, and one that runs out of memory can begin its step again alone.
+torchrun starts the processes and gives each its rank; `join_ranks` connects them. A single process runs the same code,
+with sums over one rank. Gradients are summed once an optimizer step, after the last micro-batch: so ranks may cut their
+parts into different numbers of passes, and one that runs out of memory can start its step over alone.
 
 Source: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), https://docs.pytorch.org/docs/stable/elastic/run.html.
 """
@@ -24,15 +24,15 @@ from whisper_shard.errors import ConfigError, TrainingError
 BUCKET_ELEMENTS = 16 * 2**20
 """Gradients are summed in flat pieces of about this many numbers (64 MB)."""
 TIMEOUT = timedelta(minutes=30)
-"""A rank that is silent for this long has failed. Evaluation on one rank alone never takes longer than its part."""
+"""A rank that does not answer for this long has failed: the longest wait is for another rank to finish its part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process's place among those that train together."""
+    """This process among those that train together."""
 
     rank: int = 0
-    """From 0; rank 0 writes, reports and decides."""
+    """From 0; rank 0 writes files and reports progress."""
     world: int = 1
     """Number of processes."""
     control: Any = None
@@ -45,7 +45,7 @@ class Ranks:
 
 
 def join_ranks(device: torch.device) -> Ranks:
-    """Join the processes that torchrun started; alone, return a group of one.
+    """Connect the processes that torchrun started; a single process is a group of one.
 
     Raises:
         ConfigError: torchrun's environment is incomplete.
@@ -65,17 +65,17 @@ def join_ranks(device: torch.device) -> Ranks:
 
 
 def leave_ranks(ranks: Ranks) -> None:
-    """Part from the other processes; alone, do nothing."""
+    """Close the connection to the other processes; a single process has none."""
     if ranks.world > 1 and dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def explain_lost_rank(ranks: Ranks) -> Iterator[None]:
-    """Turn a broken connection between ranks into one line.
+    """Turn the errors of a broken connection between ranks into one line.
 
     Raises:
-        TrainingError: Another rank is gone or silent.
+        TrainingError: Another rank is gone or does not answer.
     """
     try:
         yield
@@ -124,7 +124,7 @@ def gather_rows(rows: NDArray[np.int64], ranks: Ranks) -> list[NDArray[np.int64]
 
     Args:
         rows: Shape (B, columns); the same columns on every rank.
-        ranks: Who takes part.
+        ranks: The processes that train together.
 
     Raises:
         TrainingError: Another rank is gone.
@@ -142,7 +142,7 @@ def gather_rows(rows: NDArray[np.int64], ranks: Ranks) -> list[NDArray[np.int64]
 
 
 def gather_texts(texts: Sequence[str], ranks: Ranks) -> list[str]:
-    """Return the texts of all ranks, those of rank 0 first; for rare things such as reports of faults.
+    """Return the texts of all ranks, those of rank 0 first; for rare cases such as reports of faulty utterances.
 
     Raises:
         TrainingError: Another rank is gone.
@@ -153,7 +153,7 @@ def gather_texts(texts: Sequence[str], ranks: Ranks) -> list[str]:
 
 
 def barrier(ranks: Ranks) -> None:
-    """Return when every rank has come here.
+    """Wait until every rank has called this.
 
     Raises:
         TrainingError: Another rank is gone.

@@ -1,14 +1,14 @@
-"""The learning rate over a run: a straight rise, then half a cosine down.
+"""The learning rate over a run: linear warm-up, then half a cosine down.
 
-Pure: a step number goes in, a factor comes out; the loop multiplies it with the peak learning rate. Nothing to save,
-nothing to restore.
+A pure function of the number of updates, by which the loop multiplies the peak learning rate: there is no scheduler
+object to save and restore.
 """
 
 import math
 
 
 def count_warmup_steps(warmup: float, total_steps: int) -> int:
-    """Return the number of steps of the rise.
+    """Return the number of warm-up steps.
 
     Args:
         warmup: Share of all steps, 0 to 1.
@@ -22,9 +22,9 @@ def cosine_factor(update: int, *, warmup_steps: int, total_steps: int, min_facto
 
     Args:
         update: Updates made before this one, from 0; skipped steps are not counted.
-        warmup_steps: The factor rises from 0 to 1 over so many updates.
-        total_steps: At this update the factor has come down to ``min_factor``.
-        min_factor: End of the descent, 0 to 1.
+        warmup_steps: Updates over which the factor rises from 0 to 1.
+        total_steps: Update at which the factor reaches ``min_factor``.
+        min_factor: Factor at the end, 0 to 1.
 
     Source: transformers.get_cosine_schedule_with_warmup, which is the case ``min_factor = 0``; SGDR, arXiv:1608.03983.
     """

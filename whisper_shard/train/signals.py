@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C stop a run after the current step, with everything saved."""
+"""SIGTERM and Ctrl-C stop a run after the current step, with everything saved.
+
+A handler only notes the signal. The loop looks at it between steps and between the batches of an evaluation, where the
+state can be saved and all ranks can agree to stop.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -10,25 +14,25 @@ from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 
 
 class StopRequest:
-    """Remembers that SIGTERM or Ctrl-C has asked the run to stop; it does so after the step in hand."""
+    """A signal handler that notes the signal; the run stops after the current step."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # number of the signal; 0: none yet
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """Take note; a second Ctrl-C stops at once."""
+        """Note the signal; a second Ctrl-C interrupts at once."""
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
 
 
 def stop_error(number: int, run: Path, when: str) -> StopRequested:
-    """Return the error that ends a run by a signal.
+    """Return the error that stops a run after a signal.
 
     Args:
-        number: Of the signal.
+        number: Signal number.
         run: The run folder.
-        when: Where the run stood.
+        when: Where the run stood, such as ``after step 7 of 100``.
     """
     return StopRequested(
         f"{run}: stopped by {signal.Signals(number).name} {when}, all is saved; the same command again goes on from "
@@ -39,13 +43,13 @@ def stop_error(number: int, run: Path, when: str) -> StopRequested:
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into requests for the time of a run; threads other than the main one cannot listen."""
+    """Turn SIGTERM and SIGINT into stop requests within the context; does nothing outside of the main thread."""
     request = StopRequest()
     before = {}
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, request)
-    except ValueError:
+    except ValueError:  # Python lets only the main thread set handlers
         before = {}
     try:
         yield request

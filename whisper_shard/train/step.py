@@ -53,7 +53,7 @@ class StepResult:
         return loss, norm, bool(skipped)
 
     def is_overflow(self) -> bool:
-        """Tell whether a gradient that is not finite may be due to scaling for float16 alone, which is normal.
+        """Return whether a gradient that is not finite may be due to scaling for float16 alone, which is normal.
 
         The scale falls at each overflow. Below 1 it makes gradients smaller than they are, so then they are at fault.
         """

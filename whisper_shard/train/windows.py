@@ -1,11 +1,11 @@
-"""How long a window each utterance is given, and which utterances pass through the model together.
+"""Which window each utterance gets, and which utterances pass through the model together.
 
-Whisper listens to 30 s at a time, and most of its work is done on that window, silence or not. Here a batch becomes
-micro-batches with windows of their own: as long as their longest utterance and a little silence, and for a share of
-the utterances, where one is asked for, the full 30 s. What keeps the model good in 30 s is in `silence`.
+Whisper's encoder takes 30 s at a time, and costs the same for speech and for silence. Here a batch is cut into
+micro-batches with their own windows: as long as their longest utterance plus a little silence, or the full 30 s for a
+configured share of the utterances. What keeps the model good in 30 s windows is in `model.borrowed_silence`.
 
-The window of an utterance depends on the global batch, the seed and the step, and on nothing else: neither the number
-of ranks nor the size of a micro-batch changes what the model hears.
+The window of an utterance depends on the global batch, the seed and the step only: neither the number of ranks nor the
+size of a micro-batch changes the input of the model.
 """
 
 import math
@@ -20,12 +20,12 @@ from whisper_shard.keyed_random import draw_permutation, draw_uniform
 from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
 WINDOW_GRAIN = 1600
-"""Windows are multiples of so many samples (0.1 s): whole encoder positions, and few distinct shapes."""
+"""Windows are multiples of this many samples (0.1 s): whole encoder positions, and few different shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Utterances that pass through the model together, in a window of the same length."""
+    """Utterances that pass through the model together, all in windows of the same length."""
 
     rows: tuple[int, ...]
     """Rows of the batch, at least one."""
@@ -40,20 +40,20 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassLimit:
-    """How much fits into one pass through the model."""
+    """Size limit of one pass through the model."""
 
     utterances: int
-    """Most utterances a pass."""
+    """Maximum number of utterances."""
     seconds: float = math.inf
-    """Most padded seconds a pass; one utterance always goes."""
+    """Maximum of padded seconds; a single utterance is always allowed."""
 
     def rows(self, window_samples: int) -> int:
-        """Return how many utterances of this window go into one pass, at least 1."""
+        """Return how many utterances in this window fit into one pass, at least 1."""
         fitting = min(self.seconds * SAMPLE_RATE / window_samples, float(self.utterances))
         return max(1, int(fitting))
 
     def halved(self, *, rows: int, window_samples: int) -> "PassLimit":
-        """Return the limit after a pass of this size did not fit."""
+        """Return the limit to use after a pass of this size did not fit into memory."""
         seconds = rows * window_samples / SAMPLE_RATE
         return PassLimit(utterances=self.utterances, seconds=min(self.seconds, seconds) / 2)
 
@@ -71,10 +71,10 @@ def assign_windows(
 
     Args:
         num_samples: Shape (N,), lengths of the utterances of all ranks in an order that no rank count changes.
-        config: The knobs of windows, and the seed.
+        config: Settings of windows, and the seed.
         epoch: From 0.
         step: Optimizer steps before this one, counted over all epochs.
-        total_steps: Optimizer steps of the run; decides when the last, full phase begins.
+        total_steps: Optimizer steps of the run; ``full_final`` is a share of them.
         longest_window: Samples in the model's own window.
     """
     windows = np.full(len(num_samples), longest_window, np.int64)
@@ -91,13 +91,13 @@ def assign_windows(
 def choose_full(count: int, *, share: float, seed: int, epoch: int, step: int) -> NDArray[np.bool_]:
     """Choose the utterances of a step that get the full window.
 
-    The number is ``count * share`` rounded up or down so that what one step rounds away the next one gets: over n
-    steps of the same size it is off by less than one utterance.
+    The number is ``count * share``, rounded so that errors do not add up: over any number of steps of the same size
+    the total is off by less than one utterance.
 
     Args:
         count: Utterances in the step, over all ranks.
         share: 0 to 1.
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: From 0.
         step: Counted over all epochs.
     """
@@ -111,13 +111,14 @@ def choose_full(count: int, *, share: float, seed: int, epoch: int, step: int) -
 
 
 def cut_micro_batches(window_samples: NDArray[np.int64], *, limit: PassLimit) -> list[MicroBatch]:
-    """Put the rows of one rank that share a window into passes of nearly equal size, long windows first.
+    """Group the rows of one rank by window into passes of nearly equal size, long windows first.
 
     Args:
         window_samples: Shape (B,), window of each row; rows with 0 are left out.
-        limit: What one pass can hold.
+        limit: Size limit of a pass.
     """
     batches = []
+    # Long windows first: if memory runs out, it does so in the first pass, before much work is lost.
     for window in sorted({int(w) for w in window_samples if w > 0}, reverse=True):
         rows = np.flatnonzero(window_samples == window)
         num_passes = math.ceil(len(rows) / limit.rows(window))
@@ -131,7 +132,7 @@ def cut_micro_batches(window_samples: NDArray[np.int64], *, limit: PassLimit) ->
 def _group_by_length(
     num_samples: NDArray[np.int64], *, config: TrainConfig, margins: NDArray[np.float64]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Yield (positions, window): longest first, and a new window as soon as too much of the old one is padding."""
+    """Yield (positions, window), longest first; a new window begins where too much of the current one is padding."""
     order = np.argsort(-num_samples, kind="stable")
     low, high = (SAMPLE_RATE * seconds for seconds in config.margin_seconds)
     lengths = np.maximum(num_samples[order], config.min_window_seconds * SAMPLE_RATE - low)

@@ -1,8 +1,8 @@
-"""A checkpoint: all that resumes, in a folder that is either whole or absent.
+"""A checkpoint: everything a run resumes from, in a folder that is either complete or absent.
 
-``step-00000123/`` holds tensors in safetensors files and everything else in ``state.json``, which is written last,
-names the sha256 of every other file and carries a checksum of itself. The folder is filled under a temporary name,
-synced and renamed. Nothing is pickled, so loading a checkpoint runs no code.
+``step-00000123/`` holds tensors in safetensors files and everything else in ``state.json``, which is written last and
+contains the sha256 of every other file and a checksum of itself. The folder is written under a temporary name, synced
+and renamed. Nothing is pickled, so loading a checkpoint runs no code.
 
 Source: safetensors, https://github.com/huggingface/safetensors (a JSON header and raw bytes).
 """
@@ -33,40 +33,40 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint holds, read and verified."""
+    """The content of a checkpoint, verified."""
 
     step: int
     """Optimizer steps made when it was saved."""
     tensors: Mapping[str, Tensors]
-    """Groups of tensors: ``model``, ``optimizer``, ``random``, and ``average`` where there is one."""
+    """Groups of tensors: ``model``, ``optimizer``, ``random``, and ``average`` if there is one."""
     state: Mapping[str, Any]
     """Everything that is not a tensor."""
     folder: Path
-    """Where it lies."""
+    """Its folder."""
 
 
 def save_checkpoint(
     folder: Path, *, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: Iterable[int] = ()
 ) -> Path:
-    """Write a checkpoint, then remove all others but the one before it and those of ``keep``.
+    """Write a checkpoint, then remove all others except the one before it and those of ``keep``.
 
-    Newer ones go as well: they can only be damaged ones that a resumed run has left behind.
+    Newer ones are removed as well: they can only be damaged ones that a resumed run has passed over.
 
     Args:
-        folder: Folder of all checkpoints of a run; made if it is not there.
+        folder: Folder of all checkpoints of a run; created if missing.
         step: Its number; an existing checkpoint of this step is replaced.
         tensors: Groups of tensors; each becomes one file.
-        state: Everything else, as JSON can hold it.
+        state: Everything else, as JSON values.
         keep: Steps whose checkpoints must stay.
 
     Raises:
         EnvironmentFault: The disk is full or cannot be written.
     """
-    final = folder / f"step-{step:08d}"
+    final = checkpoint_path(folder, step)
     temporary = folder / f"{final.name}.tmp.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        _remove_leftovers(folder)
         temporary.mkdir()
         files = {f"{name}.safetensors": _write_tensors(temporary, name, group) for name, group in tensors.items()}
         _write_state(temporary / STATE_NAME, {"version": FORMAT_VERSION, "step": step, "files": files, **state})
@@ -88,7 +88,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint and check every byte of it.
+    """Read one checkpoint and verify every byte of it.
 
     Raises:
         StateError: A file is missing or was changed, or the checkpoint has another format version.
@@ -110,18 +110,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def list_checkpoints(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in ``folder``, in rising order."""
+    """Return the steps of the checkpoints in ``folder``, in ascending order."""
     if not folder.is_dir():
         return []
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _FOLDER.fullmatch(entry.name)))
 
 
 def load_latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
-    """Read the newest checkpoint that is whole; None if there is no checkpoint at all.
+    """Read the newest intact checkpoint; None if there is no checkpoint at all.
 
     Args:
         folder: Folder of all checkpoints of a run.
-        warn: Told of every damaged one that is passed over.
+        warn: Called with a message for each damaged one that is passed over.
 
     Raises:
         StateError: There are checkpoints, and all are damaged.
@@ -140,7 +140,7 @@ def load_latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | No
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
+    """Return the folder of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 
@@ -158,7 +158,7 @@ def read_tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def _write_tensors(folder: Path, name: str, tensors: Tensors) -> str:
-    """Write one file of tensors to the disk and return its sha256."""
+    """Write one file of tensors, sync it and return its sha256."""
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
     with path.open("rb") as file:
@@ -190,9 +190,9 @@ def _checksum(state: Mapping[str, Any]) -> str:
 
 
 def _prune(folder: Path, *, step: int, keep: set[int]) -> None:
-    """Remove all checkpoints but ``step``, the one before it and those to keep.
+    """Remove all checkpoints except ``step``, the one before it and those to keep.
 
-    A folder loses its name first, so that a kill in between leaves no half checkpoint.
+    A folder is renamed before it is removed, so that a kill in between leaves nothing that looks like a checkpoint.
     """
     steps = list_checkpoints(folder)
     last_two = [s for s in steps if s <= step][-2:]
@@ -200,10 +200,10 @@ def _prune(folder: Path, *, step: int, keep: set[int]) -> None:
         if old not in last_two and (old not in keep or old > step):
             path = checkpoint_path(folder, old)
             path.rename(path.with_name(f"{path.name}.tmp.{os.getpid()}"))
-    _sweep(folder)
+    _remove_leftovers(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed run, or the line above, left behind."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove folders with temporary names: of a killed run, or just renamed by `_prune`."""
     for entry in folder.glob("step-*.tmp.*"):
         shutil.rmtree(entry, ignore_errors=True)

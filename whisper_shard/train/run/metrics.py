@@ -1,8 +1,8 @@
-"""The record of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
+"""The metrics of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
 
-A line has ``kind`` (train, eval, progress, epoch, skip, resume, warning, final) and ``step``. All but the fields of
-TIMING are functions of data, settings and seed: a run that was killed and resumed ends with the lines of one that was
-not. A number that is not finite is null: JSON has none.
+A line has ``kind`` (train, eval, progress, epoch, skip, resume, warning, final) and ``step``. All fields but those in
+TIMING are functions of data, settings and seed: a run that was killed and resumed has the same lines as one that was
+not. Numbers that are not finite become null, since JSON has none.
 """
 
 import json
@@ -19,7 +19,7 @@ TIMING = frozenset(
     {"seconds", "utterances_per_second", "audio_seconds_per_second", "padded_seconds_per_second", "data_wait_share"}
 )
 """Fields that differ from run to run."""
-_OF_THE_END = frozenset({"warning", "final"})  # kinds written after the last checkpoint, with its step
+_FINAL_KINDS = frozenset({"warning", "final"})  # written after the last checkpoint, with its step
 
 
 class MetricsLog:
@@ -27,7 +27,7 @@ class MetricsLog:
 
     Args:
         run: The run folder.
-        step: Steps made when the run begins or goes on; later lines of an interrupted run are cut off.
+        step: Steps made when the run begins or resumes; lines of later steps, which will be made again, are removed.
         is_first: Whether this rank writes; the others do nothing.
         tensorboard: Whether to write for TensorBoard as well.
 
@@ -83,7 +83,7 @@ class MetricsLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return all whole lines of a run's metrics.jsonl, without those that a kill or a power loss has damaged."""
+    """Return all complete lines of a run's metrics.jsonl, without those that a kill or a power loss has damaged."""
     path = run / METRICS_NAME
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
     return [value for line in lines if line.endswith("\n") and (value := _parse(line)) is not None]
@@ -98,20 +98,20 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def cut_lines_after(path: Path, step: int) -> None:
-    """Remove the lines of later steps and of the end, and a last line that was not written to its end.
+    """Remove the lines of later steps, the final ones, and a last line that is incomplete.
 
-    A run that is opened again comes to its end again, and writes the lines of the end once more.
+    A run whose end was interrupted comes to its end again, and then writes the final lines again.
     """
     lines = read_metrics(path.parent)
     with atomic_file(path) as file:
         for line in lines:
-            if line["step"] <= step and line["kind"] not in _OF_THE_END:
+            if line["step"] <= step and line["kind"] not in _FINAL_KINDS:
                 file.write(json.dumps(line).encode() + b"\n")
 
 
 @contextmanager
 def _explain_faults(path: Path) -> Iterator[None]:
-    """Say in one line what the machine refused.
+    """Turn an OSError into one line that says what to do.
 
     Raises:
         EnvironmentFault: The disk is full or cannot be written.
