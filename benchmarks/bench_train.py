@@ -43,7 +43,8 @@ from benchmarks.flops import count_training_flops
 from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.config.train import ComputeConfig, TrainConfig, WindowConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.model.device import DTYPES, set_threads
 from whisper_shard.model.labels import Labeler
@@ -88,10 +89,13 @@ def time_ours(
     """Train some steps with our loop's optimizer step, bf16; steps before them are not timed."""
     device = torch.device(args.device)
     loaded = load_whisper(args.model)
+    sample_format = "int16" if device.type == "cuda" else "float32"
     config = TrainConfig(
-        model=args.model, window=window, batch_size=batch, workers=args.workers, precision="bf16",
-        sample_format="int16" if device.type == "cuda" else "float32",
-    )  # fmt: skip
+        model=args.model,
+        window=WindowConfig(window=window),
+        stream=StreamConfig(batch_size=batch, workers=args.workers, sample_format=sample_format),
+        compute=ComputeConfig(precision="bf16"),
+    )
     machine = Machine(device=device, dtype=DTYPES["bf16"], ranks=Ranks())
     trainable = build_trainable(loaded, config, machine)
     builder = GlobalBatchBuilder(
@@ -101,11 +105,11 @@ def time_ours(
         total_steps=1000,
         longest_window=trainable.longest_window,
     )
-    silence_source = find_silence_source(data) if config.hears_silence else None
+    silence_source = find_silence_source(data) if config.window.borrows_silence else None
     train_step = TrainStep(trainable, builder, config, machine, silence_source)
-    loader = open_loader(data, config, pin_memory=device.type == "cuda")
+    loader = open_loader(data, config.stream, pin_memory=device.type == "cuda")
     batches = iter(loader)
-    small = next(iter(open_loader(data, replace(config, batch_size=4, workers=0))))
+    small = next(iter(open_loader(data, replace(config.stream, batch_size=4, workers=0))))
     with our_settings(device):
         train_step(small, step=0, lr=0.0, requests=Requests()).read()
         for step in range(warm_steps):

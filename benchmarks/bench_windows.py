@@ -30,6 +30,7 @@ from benchmarks.bench_train import guide_features, make_trainer
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
 from whisper_shard.config.score import ScoreConfig
+from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.model.borrowed_silence import enable_shared_attention
@@ -149,11 +150,12 @@ def train_here(
     data: Path, folder: Path, *, steps: int, knobs: dict[str, Any], args: argparse.Namespace
 ) -> tuple[Path, dict[str, float]]:
     """Train with our loop; return the model's folder, and what was learned from at what cost."""
-    config = TrainConfig(
-        model=args.model, language="en", precision="bf16", batch_size=BATCH, lr=LR, warmup=WARMUP, workers=0,
-        max_steps=steps, eval_every=steps, eval_limit=EVAL_LIMIT, max_new_tokens=96, log_every=1, patience=0,
-        tensorboard=False, save_minutes=1e6, threads=args.threads, **knobs,
-    )  # fmt: skip
+    settings = {
+        "model": args.model, "language": "en", "precision": "bf16", "batch_size": BATCH, "lr": LR, "warmup": WARMUP,
+        "workers": 0, "max_steps": steps, "eval_every": steps, "eval_limit": EVAL_LIMIT, "max_new_tokens": 96,
+        "log_every": 1, "patience": 0, "tensorboard": False, "save_minutes": 1e6, "threads": args.threads,
+    }  # fmt: skip
+    config = replace_settings(TrainConfig(), {**settings, **knobs})
     clock = StepClock()
     report = train_model(data, folder, config, clock)
     if report.best_step != steps:

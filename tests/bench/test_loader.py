@@ -15,6 +15,7 @@ from whisper_shard.bench.loader import (
     recommend,
 )
 from whisper_shard.bench.report import LoaderRate, StageTime
+from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.tools import BenchConfig
 from whisper_shard.errors import ConfigError
 
@@ -23,7 +24,7 @@ from whisper_shard.errors import ConfigError
 def report(tmp_path_factory):
     dataset = make_dataset(tmp_path_factory.mktemp("data") / "set", [0.2 + i / 40 for i in range(40)])
     told = []
-    config = BenchConfig(seconds=0.1, max_workers=1, batch_size=8, step_ms=500.0)
+    config = BenchConfig(seconds=0.1, max_workers=1, step_ms=500.0, stream=StreamConfig(batch_size=8))
     report = bench_dataset([dataset], config, told.append, log_mel=mean_of)
     assert "stages, round 1" in told and told[-1] == "loader with 1 process"
     return report
@@ -53,7 +54,9 @@ def test_measures_every_stage_and_setting(report):
 def test_counts_the_bytes_that_are_stored_whatever_becomes_of_them(tmp_path):
     dataset = make_dataset(tmp_path / "set", [0.5] * 16)
     faster = {"kind": "speed", "min_factor": 2.0, "max_factor": 2.0, "p": 1.0}
-    rate, _, _ = measure_rate([dataset], BenchConfig(seconds=0.05, batch_size=8, augment=(faster,)), 0)
+    rate, _, _ = measure_rate(
+        [dataset], BenchConfig(seconds=0.05, stream=StreamConfig(batch_size=8, augment=(faster,))), 0
+    )
     stored = sum(column.sum() for column in dataset.columns("audio_bytes", "json_bytes").values()) / 16
     assert rate.mb_per_second * 1e6 / rate.utterances_per_second == pytest.approx(stored, rel=0.01)
 

@@ -1,17 +1,17 @@
 import pytest
 
-from whisper_shard.config.plugins import build_steps
+from whisper_shard.config.plugins import build_plugins
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.filters import FILTERS, SpeakingRate
 
 
 def test_steps_become_objects_with_their_parameters():
-    (step,) = build_steps(({"kind": "speaking_rate", "max_chars_per_second": 20.0},), FILTERS, where="filters")
+    (step,) = build_plugins(({"kind": "speaking_rate", "max_chars_per_second": 20.0},), FILTERS, where="filters")
     assert step == SpeakingRate(max_chars_per_second=20.0)
 
 
 def test_step_from_outside_is_imported():
-    (step,) = build_steps(({"kind": "whisper_shard.prepare.filters:SpeakingRate"},), FILTERS, where="filters")
+    (step,) = build_plugins(({"kind": "whisper_shard.prepare.filters:SpeakingRate"},), FILTERS, where="filters")
     assert step == SpeakingRate()
 
 
@@ -28,4 +28,4 @@ def test_step_from_outside_is_imported():
 )
 def test_wrong_steps_are_named(step, message):
     with pytest.raises(ConfigError, match=message):
-        build_steps((step,), FILTERS, where="filters")
+        build_plugins((step,), FILTERS, where="filters")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.making import make_waveform
+from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.model.adapters import add_lora, compile_layers, freeze_encoder, freeze_layers, plain_state_dict
@@ -86,7 +87,9 @@ def test_first_updates_follow_from_the_seed_alone(tiny_folder):
     for before, seed in ((1, 42), (2, 42), (1, 43)):
         torch.manual_seed(before)
         network = build_network(
-            load_whisper(str(tiny_folder)), TrainConfig(lora_rank=2, seed=seed), torch.device("cpu")
+            load_whisper(str(tiny_folder)),
+            replace_settings(TrainConfig(), {"lora_rank": 2, "seed": seed}),
+            torch.device("cpu"),
         )
         states.append(next(p.detach() for name, p in network.named_parameters() if "lora_A" in name))
     assert torch.equal(states[0], states[1])

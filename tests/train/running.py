@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from tests.making import WORDS, make_dataset
+from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import WhisperShardError
@@ -46,12 +47,12 @@ def make_task(folder: Path, *, train: int = 12, evaluation: int = 4) -> Path:
 
 def tiny_config(task: Path, **changes: object) -> TrainConfig:
     """Settings that train the tiny model of a task on one thread, saving every second step."""
-    knobs = {
+    settings = {
         "model": str(task / "tiny"), "batch_size": 6, "epochs": 3, "workers": 0, "lr": 3e-3, "log_every": 1,
         "eval_batch": 3, "max_new_tokens": 6, "threads": 1, "tensorboard": False, "patience": 0, "save_every": 2,
         "dropout": 0.1,
     }  # fmt: skip
-    return TrainConfig(**{**knobs, **changes})
+    return replace_settings(TrainConfig(), {**settings, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,16 +135,16 @@ class HostBuilder(GlobalBatchBuilder):
 
 def take_steps(mode, loaded, config, data, dtype) -> Watch:
     """Two real steps: the first makes the optimizer's state."""
-    batches = [batch for _, batch in zip(range(2), open_loader(data, config), strict=False)]
+    batches = [batch for _, batch in zip(range(2), open_loader(data, config.stream), strict=False)]
     machine = Machine(device=CUDA, dtype=dtype, ranks=Ranks())
-    silence_source = find_silence_source(data) if config.hears_silence else None
+    silence_source = find_silence_source(data) if config.window.borrows_silence else None
     watch = Watch()
     network = build_network(loaded, config, torch.device("cpu"))
     with mode:
         without_data(network)
         trainable = Trainable(
-            network=network, optimizer=build_optimizer(network.model, config), scaler=make_scaler(machine),
-            average=MovingAverage.of(network.model, config.ema) if config.ema else None,
+            network=network, optimizer=build_optimizer(network.model, config.optimizer), scaler=make_scaler(machine),
+            average=MovingAverage.of(network.model, config.evaluation.ema) if config.evaluation.ema else None,
         )  # fmt: skip
         builder = HostBuilder(
             labeler=HostLabeler(loaded.tokenizer), config=config, ranks=machine.ranks, total_steps=100,
@@ -202,7 +202,7 @@ def main() -> None:
     config = tiny_config(folder, augment=(), sample_format="int16", **knobs)
     data = open_dataset(folder / "train")
     for work in (take_steps, evaluate):
-        loaded = load_whisper(str(folder / "tiny"), dropout=config.dropout)
+        loaded = load_whisper(str(folder / "tiny"), dropout=config.regularization.dropout)
         watch = work(FakeTensorMode(allow_non_fake_inputs=True), loaded, config, data, dtype)
         assert watch.num_on_gpu > 50, watch.num_on_gpu
         for line in watch.waits:

@@ -54,7 +54,7 @@ class HostLabeler(Labeler):
 def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **knobs):
     config = tiny_config(task, augment=(), **knobs)
     machine = Machine(device=torch.device(device), dtype=dtype, ranks=Ranks())
-    loaded = load_whisper(str(task / "tiny"), dropout=config.dropout)
+    loaded = load_whisper(str(task / "tiny"), dropout=config.regularization.dropout)
     data = open_dataset(task / "train")
     trainable = replace(
         build_trainable(loaded, config, machine),
@@ -65,9 +65,9 @@ def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, netwo
         labeler=HostLabeler(loaded.tokenizer), config=config, ranks=Ranks(), total_steps=100,
         longest_window=trainable.longest_window,
     )  # fmt: skip
-    silence_source = find_silence_source(data) if config.hears_silence else None
+    silence_source = find_silence_source(data) if config.window.borrows_silence else None
     train_step = TrainStep(trainable, builder, config, machine, silence_source)
-    return train_step, next(iter(open_loader(data, config)))
+    return train_step, next(iter(open_loader(data, config.stream)))
 
 
 def weights_of(train_step):
@@ -247,7 +247,7 @@ def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
     losses = []
     for compiled in (False, True):
         train_step, _ = make_train_step(task, compile=compiled, **knobs)
-        batches = zip(range(6), open_loader(open_dataset(task / "train"), train_step.config), strict=False)
+        batches = zip(range(6), open_loader(open_dataset(task / "train"), train_step.config.stream), strict=False)
         losses.append([train_step(b, step=step, lr=1e-3, requests=Requests()).read()[:2] for step, b in batches])
     for eager, made in zip(*losses, strict=True):
         assert made == pytest.approx(eager, rel=1e-4)
@@ -288,7 +288,9 @@ def test_torch_itself_finds_nothing_that_waits_in_a_step(task):
 def test_a_gpu_says_what_a_cpu_says(task, window):
     loaded = load_whisper(str(task / "tiny"))
     data = open_dataset(task / "train")
-    batches = [batch for _, batch in zip(range(2), open_loader(data, tiny_config(task, augment=())), strict=False)]
+    batches = [
+        batch for _, batch in zip(range(2), open_loader(data, tiny_config(task, augment=()).stream), strict=False)
+    ]
     found = []
     for device in ("cpu", "cuda"):
         loaded.model.to(device)

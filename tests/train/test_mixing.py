@@ -1,11 +1,10 @@
 """Several datasets in one run: each in its share, told apart from a run on other ones."""
 
-import dataclasses
-
 import pytest
 
 from tests.making import make_dataset
 from tests.train.running import of_kind, tiny_config
+from whisper_shard.config.settings import replace_settings
 from whisper_shard.errors import DatasetError, StateError, TrainingError
 from whisper_shard.train.events import Delivered, Started
 from whisper_shard.train.loop import train_model
@@ -24,7 +23,7 @@ def test_a_mixture_is_delivered_by_weight_and_belongs_to_its_run(task, tmp_path)
         ({"weights": (1.0, 1.0)}, r"began with weights = \[1.0, 2.0\], now it is \[1.0, 1.0\]"),
     ):
         with pytest.raises(StateError, match=message):
-            train_model(task, tmp_path / "run", dataclasses.replace(config, **changes))
+            train_model(task, tmp_path / "run", replace_settings(config, changes))
 
 
 def test_each_part_of_a_mixture_is_checked(task, tmp_path):

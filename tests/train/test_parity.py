@@ -27,7 +27,7 @@ def losses_of_the_trainer(batches, config, folder):
         for batch in batches
         for waveform, length, text in zip(batch.waveforms, batch.num_samples, batch.texts, strict=True)
     ]
-    losses = []
+    losses, optimizer = [], config.optimizer
 
     def collate(rows):
         labels = labeler.label_batch([row["text"] for row in rows])
@@ -49,10 +49,10 @@ def losses_of_the_trainer(batches, config, folder):
             return loss
 
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=config.batch_size, max_steps=STEPS, use_cpu=True,
-        learning_rate=config.lr, warmup_steps=round(config.warmup * STEPS), lr_scheduler_type="cosine",
-        weight_decay=0.0, max_grad_norm=config.max_grad_norm, remove_unused_columns=False, report_to=[],
-        save_strategy="no", disable_tqdm=True, seed=config.seed,
+        output_dir=str(folder), per_device_train_batch_size=config.stream.batch_size, max_steps=STEPS, use_cpu=True,
+        learning_rate=optimizer.lr, warmup_steps=round(optimizer.warmup * STEPS), lr_scheduler_type="cosine",
+        weight_decay=0.0, max_grad_norm=optimizer.max_grad_norm, remove_unused_columns=False, report_to=[],
+        save_strategy="no", disable_tqdm=True, seed=config.stream.seed,
     )  # fmt: skip
     InOrder(model=loaded.model, args=arguments, train_dataset=rows, data_collator=collate).train()
     return losses
@@ -66,7 +66,7 @@ def test_full_windows_follow_the_trainer(task, tmp_path):
     events = []
     train_model(task, tmp_path / "run", config, events.append)
     ours = [event.loss for event in of_kind(events, Stepped)]
-    batches = list(itertools.islice(open_loader(open_dataset(task / "train"), config), STEPS))
+    batches = list(itertools.islice(open_loader(open_dataset(task / "train"), config.stream), STEPS))
     theirs = losses_of_the_trainer(batches, config, tmp_path / "trainer")
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert ours[-1] < ours[0] - 0.05, "they learn"

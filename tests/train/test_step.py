@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.making import WORDS, make_dataset
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.settings import replace_settings
+from whisper_shard.config.stream import StreamConfig
+from whisper_shard.config.train import OptimizerConfig, TrainConfig
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import TrainingError
 from whisper_shard.model.forward import SpeechLoss
@@ -40,11 +42,11 @@ def dataset(tmp_path_factory):
 
 
 def make_train_step(tiny, network=None, **knobs):
-    config = TrainConfig(**{"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **knobs})
+    config = replace_settings(TrainConfig(), {"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **knobs})
     machine = Machine(device=CPU, dtype=torch.float32, ranks=Ranks())
     trainable = build_trainable(tiny, config, machine)
     if network is not None:
-        trainable = replace(trainable, network=network, optimizer=build_optimizer(network.model, config))
+        trainable = replace(trainable, network=network, optimizer=build_optimizer(network.model, config.optimizer))
     builder = GlobalBatchBuilder(
         labeler=Labeler(tiny.tokenizer), config=config, ranks=Ranks(), total_steps=100,
         longest_window=trainable.longest_window,
@@ -53,7 +55,7 @@ def make_train_step(tiny, network=None, **knobs):
 
 
 def one_batch(dataset, **knobs):
-    config = TrainConfig(**{"batch_size": 16, "workers": 0, "augment": (), **knobs})
+    config = StreamConfig(**{"batch_size": 16, "workers": 0, "augment": (), **knobs})
     return next(iter(open_loader(dataset, config)))
 
 
@@ -231,7 +233,7 @@ def test_labels_have_times_as_often_as_asked(tiny, dataset):
 
 
 def test_norms_biases_and_positions_are_not_decayed(tiny):
-    optimizer = build_optimizer(tiny.model, TrainConfig(weight_decay=0.1))
+    optimizer = build_optimizer(tiny.model, OptimizerConfig(weight_decay=0.1))
     names = {id(p): name for name, p in tiny.model.named_parameters()}
     decayed, exempt = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.train import WindowConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.train.windows import (
     MicroBatch,
@@ -19,7 +19,7 @@ from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
 def windows_of(seconds, *, step=0, total_steps=100, **knobs):
     lengths = np.array([round(s * SAMPLE_RATE) for s in seconds], np.int64)
-    return assign_windows(lengths, config=TrainConfig(**knobs), epoch=0, step=step, total_steps=total_steps)
+    return assign_windows(lengths, config=WindowConfig(**knobs), seed=42, epoch=0, step=step, total_steps=total_steps)
 
 
 @given(
@@ -34,7 +34,7 @@ def test_every_window_holds_its_utterance(seconds, share, step, padding):
     assert (windows >= np.round(np.array(seconds) * SAMPLE_RATE)).all()
     assert windows.max() <= MAX_SAMPLES
     assert (windows % 320 == 0).all(), "a whole number of encoder positions"
-    assert (windows >= TrainConfig().min_window_seconds * SAMPLE_RATE).all()
+    assert (windows >= WindowConfig().min_window_seconds * SAMPLE_RATE).all()
 
 
 @pytest.mark.parametrize(("count", "share"), [(64, 0.125), (64, 0.1), (7, 0.3), (1, 0.01), (5, 0.0), (5, 1.0)])
@@ -116,4 +116,4 @@ def test_window_in_seconds():
 
 def test_margins_in_the_wrong_order_are_refused():
     with pytest.raises(ConfigError, match=r"--margin-seconds \(2.0, 1.0\): need 0 <= shortest <= longest <= 30"):
-        TrainConfig(margin_seconds=(2.0, 1.0))
+        WindowConfig(margin_seconds=(2.0, 1.0))

@@ -83,7 +83,7 @@ def bench_dataset(
 
 def measure_rate(datasets: Sequence[Dataset], config: BenchConfig, workers: int) -> tuple[LoaderRate, float, float]:
     """Pull batches as fast as they come; return the rate, the share of padding and the utterances a batch."""
-    loader = open_loader(datasets, replace(config, workers=workers))
+    loader = open_loader(datasets, replace(config.stream, workers=workers))
     columns = [dataset.columns("audio_bytes", "json_bytes") for dataset in datasets]
     stored_bytes = np.concatenate([one["audio_bytes"].astype(np.int64) + one["json_bytes"] for one in columns])
     waits: list[float] = []

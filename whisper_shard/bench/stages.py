@@ -33,11 +33,11 @@ def measure_stages(
     datasets: Sequence[Dataset], config: BenchConfig, progress: Progress, *, log_mel: LogMel | None
 ) -> tuple[StageTime, ...]:
     """Measure each stage apart; the median of several rounds over the same records."""
-    timetable = Timetable(datasets, config)
+    timetable = Timetable(datasets, config.stream)
     records = _some_records(timetable)
-    augmentations = build_augmentations(config.augment)
+    augmentations = build_augmentations(config.stream.augment)
     clock = _Clock()
-    augment = AugmentStage(augmentations=augmentations, seed=config.seed, by_step=False)
+    augment = AugmentStage(augmentations=augmentations, seed=config.stream.seed, by_step=False)
     deadline = time.perf_counter() + config.seconds
     rounds = 0
     while rounds < 2 or time.perf_counter() < deadline:

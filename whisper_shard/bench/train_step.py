@@ -1,12 +1,11 @@
 """How long the device needs for a training step, and for its log-mel: what a loader must keep up with."""
 
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from statistics import median
 
 import torch
 
-from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.tools import BenchConfig
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
@@ -55,10 +54,9 @@ def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: in
     Raises:
         ModelError: The model cannot be used.
     """
-    shared = {field.name: getattr(config, field.name) for field in fields(StreamConfig)}
-    training = replace(TrainConfig(**shared), model=config.model, workers=0)
+    training = TrainConfig(model=config.model, stream=replace(config.stream, workers=0))
     loaded = load_whisper(config.model)
-    with open_machine(training) as machine:
+    with open_machine(training.compute) as machine:
         trainable = build_trainable(loaded, training, machine)
         builder = GlobalBatchBuilder(
             labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
@@ -68,10 +66,10 @@ def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: in
             longest_window=trainable.longest_window,
         )
         silence_source = None
-        if training.hears_silence:
-            silence_source = find_silence_source(dataset, bad_record=training.bad_record)
+        if training.window.borrows_silence:
+            silence_source = find_silence_source(dataset, bad_record=training.stream.bad_record)
         train_step = TrainStep(trainable, builder, training, machine, silence_source)
-        loader = open_loader(dataset, training)
+        loader = open_loader(dataset, training.stream)
         times = []
         for step, batch in zip(range(WARM_UP_STEPS + num_steps), loader, strict=False):
             start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""TOML first, flags after: one parser, one set of types, one set of errors for both.
+"""Parses the command line and the TOML file of ``--config`` into a configuration.
 
-A TOML file has one table per command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its leaves
-become flags placed before the ones of the command line.
+A TOML file has one table per command (``[prepare]``, ``[train]`` ...), so one file can hold a whole recipe. Its values
+become flags in front of those of the command line: one parser, one set of types, one set of errors for both.
 """
 
 import contextlib
@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
-from whisper_shard.config.toml import is_steps, steps_of
+from whisper_shard.config.plugins import list_plugin_settings
+from whisper_shard.config.settings import list_settings, replace_settings
 from whisper_shard.errors import ConfigError, suggest
 
 TABLES = ("prepare", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
 """Tables that a TOML file can have: the commands."""
-_IN_OUR_WORDS = (
+_REWORDED = (
     (r"Missing from .*?: ", "needs "),
     (r"([A-Z]+) (\S.*?) \(required\)", r"\1 (\2)"),
     (r"Missing value for argument '(\S+)'\. Expected 1 .*", r"\1 needs a value"),
@@ -31,14 +32,14 @@ _IN_OUR_WORDS = (
     (r"invalid choice (.*?) for argument '(\S+)'\. Expected one of \((.*?)\) ?\.", r"\2 is \1; it must be one of \3"),
     (r"Unrecognized options: (.*)", r"unexpected \1: it is not a flag, and no argument is missing"),
 )
-"""What the parser says, and what we say: the argument, its value, what it must be."""
+"""Patterns of tyro's messages, and the messages shown instead: the argument, its value, what it must be."""
 Config = TypeVar("Config")
 
 
 def load_config(
     kind: type[Config], *, command: str, argv: Sequence[str], positionals: Mapping[str, str]
 ) -> tuple[Config, dict[str, str]]:
-    """Parse a command line, with the table ``[command]`` of ``--config FILE.toml`` standing before its flags.
+    """Parse a command line; its flags override the table ``[command]`` of ``--config FILE.toml``.
 
     Args:
         kind: The command's configuration class.
@@ -58,9 +59,12 @@ def load_config(
 
     file, rest = _take_config_flag(list(argv))
     table = _read_table(file, command, kind) if file else {}
-    flags = list(_toml_flags(kind, {name: value for name, value in table.items() if not is_steps(kind, name)}))
-    steps = {name: tuple(table.get(name, default)) for name, default in steps_of(kind).items()}
-    _refuse_unknown_flags(kind, rest, command)
+    defaults = list_plugin_settings(kind)
+    plugins = {name: tuple(table.get(name, default)) for name, default in defaults.items()}
+    flags = _toml_flags(kind, {name: value for name, value in table.items() if name not in plugins})
+    _check_flag_names(kind, rest, command)
+    # Without plugins, which are put in after parsing: tyro would show those of the default as flags.
+    empty = replace_settings(kind(), dict.fromkeys(plugins, ()))
     arguments = dataclasses.make_dataclass(
         "arguments",
         [
@@ -68,27 +72,26 @@ def load_config(
                 (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())])
                 for name, text in positionals.items()
             ),
-            (
-                "options",
-                Annotated[kind, tyro.conf.arg(name="")],
-                dataclasses.field(default=kind(**dict.fromkeys(steps, ()))),
-            ),
+            ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=empty)),
         ],
         kw_only=True,
     )
     arguments.__doc__ = kind.__doc__
-    description = f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{_describe_file(command, list(steps))}"
     with _one_line_errors(command):
+        # OmitArgPrefixes: a setting in a group is --lr, not --optimizer.lr.
         parsed: Any = tyro.cli(
-            arguments, prog=f"whisper-shard {command}", description=description, args=[*flags, *rest]
+            arguments,
+            prog=f"whisper-shard {command}",
+            description=f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{_describe_file(command, list(plugins))}",
+            args=[*flags, *rest],
+            config=(tyro.conf.OmitArgPrefixes,),
         )
-    # Steps are put in only now: tyro would show those of the default as flags, which they are not.
-    return dataclasses.replace(parsed.options, **steps), {name: getattr(parsed, name) for name in positionals}
+    return replace_settings(parsed.options, plugins), {name: getattr(parsed, name) for name in positionals}
 
 
-def _describe_file(command: str, steps: Sequence[str]) -> str:
+def _describe_file(command: str, plugins: Sequence[str]) -> str:
     text = f"Every flag can also be set in a TOML file: --config FILE.toml, table [{command}]."
-    return text + f" Only there: {', '.join(f'[[{command}.{name}]]' for name in steps)}." if steps else text
+    return text + f" Only there: {', '.join(f'[[{command}.{name}]]' for name in plugins)}." if plugins else text
 
 
 def _take_config_flag(argv: list[str]) -> tuple[Path | None, list[str]]:
@@ -117,15 +120,16 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
         if name not in TABLES:
             raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)}; there are {', '.join(TABLES)}")
     table = content.get(command, {})
-    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    known = {name: field.default for name, field in list_settings(kind).items()}
+    plugins = list_plugin_settings(kind)
     for name, value in table.items():
         if name not in known:
-            raise ConfigError(f"{file}: [{command}] has no knob {name!r}{suggest(name, list(known))}")
+            raise ConfigError(f"{file}: [{command}] has no setting {name!r}{suggest(name, list(known))}")
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise ConfigError(f"{file}: [{command}] {name} is {value!r}; it must be true or false")
         if isinstance(value, list) and not isinstance(known[name], tuple):
             raise ConfigError(f"{file}: [{command}] {name} is {value}; it must be one value, not a list")
-        if is_steps(kind, name) and not (isinstance(value, list) and all(isinstance(step, dict) for step in value)):
+        if name in plugins and not (isinstance(value, list) and all(isinstance(plugin, dict) for plugin in value)):
             raise ConfigError(f"{file}: [{command}] {name} must be a list of tables: [[{command}.{name}]]")
         if isinstance(value, dict):
             raise ConfigError(f"{file}: [{command}] {name} must be a plain value, not a table")
@@ -133,10 +137,15 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
 
 
 def _toml_flags(kind: type, table: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the knobs of a table as flags: lists first, and behind them one that ends their words."""
+    """Yield the settings of a table as flags.
+
+    The values could become tyro's default instead, but tyro neither converts nor checks defaults: types would need
+    checks of their own here, and mistakes in a file would read differently from those on the command line.
+    """
+    # Lists come first, and a flag with a single value behind them: else a list would take positionals for its own.
     lists = {name: value for name, value in table.items() if isinstance(value, list)}
-    knobs = dataclasses.fields(kind)
-    end = {} if not lists else next({k.name: k.default} for k in knobs if isinstance(k.default, int | float | str))
+    scalars = {name: f.default for name, f in list_settings(kind).items() if isinstance(f.default, int | float | str)}
+    end = dict(list(scalars.items())[:1]) if lists else {}
     for name, value in {**lists, **end, **table}.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
@@ -147,13 +156,18 @@ def _toml_flags(kind: type, table: Mapping[str, Any]) -> Iterator[str]:
             yield f"{flag}={value}"
 
 
-def _refuse_unknown_flags(kind: type, argv: Sequence[str], command: str) -> None:
+def _check_flag_names(kind: type, argv: Sequence[str], command: str) -> None:
+    """Check that each argument that looks like a flag is one.
+
+    Raises:
+        ConfigError: It is not; names the nearest flag.
+    """
     known = ["--help", "--config"]
-    for field in dataclasses.fields(kind):
-        if is_steps(kind, field.name):
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        known += [flag, "--no-" + flag[2:]] if field.type in (bool, "bool") else [flag]
+    plugins = list_plugin_settings(kind)
+    for name, field in list_settings(kind).items():
+        if name not in plugins:
+            flag = "--" + name.replace("_", "-")
+            known += [flag, "--no-" + flag[2:]] if field.type in (bool, "bool") else [flag]
     for argument in argv:
         flag = argument.split("=")[0].replace("_", "-")
         if argument.startswith("--") and flag not in known:
@@ -162,7 +176,7 @@ def _refuse_unknown_flags(kind: type, argv: Sequence[str], command: str) -> None
 
 @contextlib.contextmanager
 def _one_line_errors(command: str) -> Iterator[None]:
-    """Turn the parser's boxes about bad values into a ConfigError; let help and usage pass."""
+    """Turn the boxes that tyro draws around bad values into a ConfigError; leave help alone."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -172,6 +186,6 @@ def _one_line_errors(command: str) -> Iterator[None]:
         text = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("\u2500")), len(lines))])
         if stop.code != 2:
             raise
-        for pattern, words in _IN_OUR_WORDS:
+        for pattern, words in _REWORDED:
             text = re.sub(pattern, words, text)
         raise ConfigError(f"whisper-shard {command}: {text}; see whisper-shard {command} --help") from None

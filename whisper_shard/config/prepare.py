@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisper_shard.config.checks import check_range
-from whisper_shard.config.plugins import Steps
+from whisper_shard.config.plugins import PluginTables
 from whisper_shard.errors import ConfigError
 
 
@@ -41,9 +41,9 @@ class PrepareConfig:
     """Reject utterances with fewer characters of normalized text than this."""
     max_recording_seconds: float = 600.0
     """Reject recordings longer than this many seconds before trimming, without decoding them to the end."""
-    filters: Steps = ()
+    filters: PluginTables = ()
     """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
-    decoders: Steps = ()
+    decoders: PluginTables = ()
     """Further decoders, tried before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
 
     # -- the output
@@ -67,7 +67,7 @@ class PrepareConfig:
     """Print the plan, test the first 50 recordings, write nothing."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate."""
         check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
         check_range("--peak", self.peak, 0.0, 1.0)
         check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)

@@ -25,14 +25,14 @@ class ScoreConfig:
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     limit: int = 0
-    """Score so many utterances only, by a fixed shuffle; 0: all."""
+    """Score N utterances only, by a fixed shuffle; 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate."""
         check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--limit", self.limit, 0, MANY)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisper_shard.config.checks import MANY, check_order, check_range
-from whisper_shard.config.plugins import Steps
+from whisper_shard.config.plugins import PluginTables
 
-GUIDE_AUGMENT: Steps = (
+GUIDE_AUGMENT: PluginTables = (
     {"kind": "AddGaussianNoise", "min_amplitude": 0.0005, "max_amplitude": 0.003, "p": 0.2},
     {"kind": "Gain", "min_gain_db": -2.0, "max_gain_db": 2.0, "p": 0.2},
 )
@@ -15,7 +15,7 @@ GUIDE_AUGMENT: Steps = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
-    """How a dataset becomes batches; shared by train and bench."""
+    """How a dataset becomes batches."""
 
     batch_size: int = 64
     """Utterances per optimizer step, over all ranks."""
@@ -43,13 +43,13 @@ class StreamConfig:
     """With bad_record skip: stop with an error after more than this many."""
     seed: int = 42
     """Seed of order, augmentation and initial weights."""
-    augment: Steps = GUIDE_AUGMENT
+    augment: PluginTables = GUIDE_AUGMENT
     """Augmentations of the training audio, TOML only; []: none."""
     sample_format: Literal["float32", "int16"] = "float32"
     """Samples of a batch: float32 in [-1, 1]; or int16, half the bytes between processes and to the GPU."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Validate."""
         check_range("--batch-size", self.batch_size, 1, 1_000_000)
         check_range("--batch-seconds", self.batch_seconds, 0.0, 1e7)
         check_range("--length-buckets", self.length_buckets, 1, 256)

@@ -1,17 +1,19 @@
 """Settings of the commands `bench`, `verify`, `inspect`, `demo` and `doctor`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from whisper_shard.config.checks import check_range
 from whisper_shard.config.stream import StreamConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchConfig(StreamConfig):
+class BenchConfig:
     """Measure loader throughput, stage by stage.
 
     workers is not used here: loaders with 0, 1, 2, ... max_workers processes are tried.
     """
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
 
     out: str = ""
     """Folder for bench.json and bench.html; empty: the dataset's own."""
@@ -29,8 +31,7 @@ class BenchConfig(StreamConfig):
     """Model folder whose training step is measured, instead of giving step_ms."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        StreamConfig.__post_init__(self)  # by its name: super() does not work in a class with slots=True
+        """Validate."""
         check_range("--max-workers", self.max_workers, -1, 1024)
         check_range("--step-ms", self.step_ms, 0.0, 1e7)
         check_range("--dollars-per-1000-gets", self.dollars_per_1000_gets, 0.0, 1e6)

@@ -1,7 +1,7 @@
-"""Settings of the command `train`."""
+"""Settings of the command `train`, in groups that are sections of ``--help``; names of flags and TOML keys are flat."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_order, check_range
@@ -10,45 +10,9 @@ from whisper_shard.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig(StreamConfig):
-    """Fine-tune Whisper on a dataset."""
+class WindowConfig:
+    """Which encoder windows the utterances of a step get."""
 
-    model: str = "openai/whisper-small"
-    """Model to start from: a folder, or a name on the model hub."""
-    eval: str = ""
-    """Evaluation dataset; empty: DATASET/eval, else eval beside DATASET."""
-    language: str = ""
-    """Language token where the data has no column `language` (a BCP-47 tag such as en); empty: en."""
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """Task token where the data has no column `task`."""
-
-    # -- optimization
-    epochs: int = 5
-    """Passes over the training set."""
-    max_steps: int = 0
-    """Optimizer steps, instead of epochs; 0: use epochs."""
-    lr: float = 1e-5
-    """Peak learning rate."""
-    warmup: float = 0.05
-    """Share of all steps for linear learning-rate warm-up, 0 to 1."""
-    min_lr_factor: float = 0.0
-    """Share of lr at which the cosine schedule ends, 0 to 1."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW; norms, biases and position embeddings are exempt."""
-    max_grad_norm: float = 1.0
-    """Clip gradients to this norm; 0: do not clip."""
-    label_smoothing: float = 0.0
-    """Share of each label's probability that is spread over all tokens, 0 to 0.3."""
-    micro_batch: Literal["auto"] | int = "auto"
-    """Utterances per forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved if memory runs out."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
-    gradient_checkpointing: bool = False
-    """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
-    compile: bool = False
-    """Compile the layers with torch.compile."""
-
-    # -- windows
     window: Literal["auto", "full", "packed"] = "auto"
     """full: pad utterances to 30 s; auto: to the longest of similar ones; packed: pack several into 30 s (pack_by)."""
     beyond: Literal["silence", "nothing"] = "silence"
@@ -64,92 +28,107 @@ class TrainConfig(StreamConfig):
     max_padding: float = 0.25
     """With window auto: largest share of an utterance's window that may be padding, 0 to 1."""
 
-    # -- regularization
-    timestamps: float = 0.0
-    """Share of utterances whose labels have timestamps, 0 to 1; the others get <|notimestamps|>."""
+    def __post_init__(self) -> None:
+        """Validate."""
+        check_range("--full-share", self.full_share, 0.0, 1.0)
+        check_range("--full-final", self.full_final, 0.0, 1.0)
+        check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
+        check_order("--margin-seconds", self.margin_seconds)
+        check_range("--max-padding", self.max_padding, 0.0, 1.0)
+
+    @property
+    def borrows_silence(self) -> bool:
+        """Whether short windows attend to borrowed silence."""
+        return self.window == "auto" and self.beyond == "silence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """Length of training, learning rate and optimizer."""
+
+    epochs: int = 5
+    """Passes over the training set."""
+    max_steps: int = 0
+    """Optimizer steps, instead of epochs; 0: use epochs."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of all steps for linear learning-rate warm-up, 0 to 1."""
+    min_lr_factor: float = 0.0
+    """Share of lr at which the cosine schedule ends, 0 to 1."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, 0 to 1; norms, biases and position embeddings are exempt."""
+    max_grad_norm: float = 1.0
+    """Clip gradients to this norm; 0: do not clip."""
+    max_nonfinite: int = 5
+    """Stop with an error after this many steps whose loss or gradient is not finite."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        check_range("--epochs", self.epochs, 1, MANY)
+        check_range("--max-steps", self.max_steps, 0, MANY)
+        if not 0.0 < self.lr < math.inf:
+            raise ConfigError(f"--lr is {self.lr:g}; it must be above 0, and finite")
+        check_range("--warmup", self.warmup, 0.0, 1.0)
+        check_range("--min-lr-factor", self.min_lr_factor, 0.0, 1.0)
+        check_range("--weight-decay", self.weight_decay, 0.0, 1.0)
+        check_range("--max-grad-norm", self.max_grad_norm, 0.0, MANY)
+        check_range("--max-nonfinite", self.max_nonfinite, 1, MANY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegularizationConfig:
+    """What keeps the model from overfitting: random masks, smoothed labels, frozen layers, adapters."""
+
     spec_augment: bool = False
     """SpecAugment: mask bands of time and frequency, within the utterance."""
+    dropout: float = 0.0
+    """Dropout probability in encoder and decoder layers, 0 to 0.9."""
+    stochastic_depth: float = 0.0
+    """Probability that an utterance skips an encoder layer, 0 to 0.9."""
+    label_smoothing: float = 0.0
+    """Share of each label's probability that is spread over all tokens, 0 to 0.3."""
     freeze_encoder: bool = False
     """Train the decoder only."""
     freeze_layers: int = 0
-    """Freeze the first so many layers of the encoder."""
+    """Freeze this many layers of the encoder, from the first."""
     lora_rank: int = 0
     """Train only LoRA adapters of this rank (needs the extra `lora`); 0: train the weights themselves."""
-    dropout: float = 0.0
-    """Dropout probability in encoder and decoder layers."""
-    stochastic_depth: float = 0.0
-    """Probability that an utterance skips an encoder layer."""
 
-    # -- evaluation and stopping
+    def __post_init__(self) -> None:
+        """Validate."""
+        check_range("--dropout", self.dropout, 0.0, 0.9)
+        check_range("--stochastic-depth", self.stochastic_depth, 0.0, 0.9)
+        check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
+        check_range("--freeze-layers", self.freeze_layers, 0, MANY)
+        check_range("--lora-rank", self.lora_rank, 0, MANY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """When and how the model is evaluated, when training stops early, and which weights are kept."""
+
     eval_every: int = 0
-    """Evaluate every so many steps; 0: at the end of each epoch."""
+    """Evaluate every N steps; 0: at the end of each epoch."""
     progress_every: int = 0
-    """Also estimate the WER every so many steps, in short windows with borrowed silence; decides nothing; 0: never."""
+    """Also estimate the WER every N steps, in short windows with borrowed silence; decides nothing; 0: never."""
     eval_limit: int = 0
-    """Evaluate on so many utterances only, by a fixed shuffle; 0: all."""
+    """Evaluate on N utterances only, by a fixed shuffle; 0: all."""
     eval_batch: int = 32
     """Utterances per forward pass in evaluation."""
     max_new_tokens: int = 128
-    """Longest hypothesis in tokens; the number of hypotheses cut off there is reported."""
+    """Longest hypothesis in tokens, 1 to 447; the number of hypotheses cut off there is reported."""
     patience: int = 3
-    """Stop early after so many evaluations without a better WER; 0: never."""
+    """Stop early after N evaluations without a better WER; 0: never."""
     average: int = 0
-    """At the end, also score the mean of the last so many evaluated weights, and keep it if better; 0: none."""
+    """At the end, also score the mean of the last N evaluated weights, and keep it if better; 0: none."""
     ema: float = 0.0
     """At the end, also score a moving average of the weights with this decay per step, such as 0.999; 0: none."""
     interpolate: bool = False
     """At the end, also score interpolations with the base model, and keep the best."""
 
-    # -- saving
-    save_every: int = 0
-    """Save a checkpoint every so many steps; 0: at each evaluation."""
-    save_minutes: float = 15.0
-    """Save a checkpoint at least every so many minutes; 0: at every step."""
-    resume: bool = True
-    """Resume from the last checkpoint in RUN, if there is one."""
-    log_every: int = 10
-    """Write training metrics every so many steps."""
-    tensorboard: bool = True
-    """Also write the metrics to RUN/tensorboard."""
-    max_nonfinite: int = 5
-    """Stop with an error after so many steps whose loss or gradient is not finite."""
-    threads: int = 0
-    """CPU threads for torch; 0: all cores."""
-
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        StreamConfig.__post_init__(self)
-        self._check_counts()
-        if not 0.0 < self.lr < math.inf:
-            raise ConfigError(f"--lr is {self.lr:g}; it must be above 0, and finite")
-        check_range("--save-minutes", self.save_minutes, 0.0, MANY)
-        check_range("--max-grad-norm", self.max_grad_norm, 0.0, MANY)
-        check_range("--weight-decay", self.weight_decay, 0.0, 1.0)
-        check_range("--min-lr-factor", self.min_lr_factor, 0.0, 1.0)
-        check_range("--warmup", self.warmup, 0.0, 1.0)
-        check_range("--full-share", self.full_share, 0.0, 1.0)
-        check_range("--full-final", self.full_final, 0.0, 1.0)
-        check_range("--label-smoothing", self.label_smoothing, 0.0, 0.3)
-        check_range("--timestamps", self.timestamps, 0.0, 1.0)
-        check_range("--ema", self.ema, 0.0, 0.99999)
-        check_range("--dropout", self.dropout, 0.0, 0.9)
-        check_range("--stochastic-depth", self.stochastic_depth, 0.0, 0.9)
-        check_range("--max-padding", self.max_padding, 0.0, 1.0)
-        check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
-        check_order("--margin-seconds", self.margin_seconds)
-
-    @property
-    def hears_silence(self) -> bool:
-        """Whether short windows hear borrowed silence."""
-        return self.window == "auto" and self.beyond == "silence"
-
-    def _check_counts(self) -> None:
-        check_range("--epochs", self.epochs, 1, MANY)
-        check_range("--max-steps", self.max_steps, 0, MANY)
-        if self.micro_batch != "auto":
-            check_range("--micro-batch", self.micro_batch, 1, MANY)
-        check_range("--freeze-layers", self.freeze_layers, 0, MANY)
-        check_range("--lora-rank", self.lora_rank, 0, MANY)
+        """Validate."""
         check_range("--eval-every", self.eval_every, 0, MANY)
         check_range("--progress-every", self.progress_every, 0, MANY)
         check_range("--eval-limit", self.eval_limit, 0, MANY)
@@ -157,7 +136,76 @@ class TrainConfig(StreamConfig):
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--patience", self.patience, 0, MANY)
         check_range("--average", self.average, 0, MANY)
+        check_range("--ema", self.ema, 0.0, 0.99999)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavingConfig:
+    """Checkpoints and metrics."""
+
+    save_every: int = 0
+    """Save a checkpoint every N steps; 0: at each evaluation."""
+    save_minutes: float = 15.0
+    """Save a checkpoint at least every N minutes; 0: at every step."""
+    resume: bool = True
+    """Resume from the last checkpoint in RUN, if there is one."""
+    log_every: int = 10
+    """Write training metrics every N steps."""
+    tensorboard: bool = True
+    """Also write the metrics to RUN/tensorboard."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
         check_range("--save-every", self.save_every, 0, MANY)
+        check_range("--save-minutes", self.save_minutes, 0.0, MANY)
         check_range("--log-every", self.log_every, 1, 1_000_000)
-        check_range("--max-nonfinite", self.max_nonfinite, 1, MANY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeConfig:
+    """Speed and memory."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
+    micro_batch: Literal["auto"] | int = "auto"
+    """Utterances per forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved if memory runs out."""
+    gradient_checkpointing: bool = False
+    """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
+    compile: bool = False
+    """Compile the layers with torch.compile."""
+    threads: int = 0
+    """CPU threads for torch; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        if self.micro_batch != "auto":
+            check_range("--micro-batch", self.micro_batch, 1, MANY)
         check_range("--threads", self.threads, 0, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Fine-tune Whisper on a dataset."""
+
+    model: str = "openai/whisper-small"
+    """Model to start from: a folder, or a name on the model hub."""
+    eval: str = ""
+    """Evaluation dataset; empty: DATASET/eval, else eval beside DATASET."""
+    language: str = ""
+    """Language token where the data has no column `language` (a BCP-47 tag such as en); empty: en."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Task token where the data has no column `task`."""
+    timestamps: float = 0.0
+    """Share of utterances whose labels have timestamps, 0 to 1; the others get <|notimestamps|>."""
+
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        check_range("--timestamps", self.timestamps, 0.0, 1.0)

@@ -10,7 +10,7 @@ To add a filter, write a class here and name it in FILTERS, or name it in a TOML
 from dataclasses import dataclass
 from typing import Protocol
 
-from whisper_shard.config.plugins import build_steps
+from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
@@ -109,4 +109,4 @@ def build_filters(config: PrepareConfig) -> tuple[Filter, ...]:
         ConfigError: An unknown kind or a parameter it does not take.
     """
     duration = Duration(min_seconds=config.min_seconds, max_seconds=config.max_seconds)
-    return (duration, *build_steps(config.filters, FILTERS, where="filters"))
+    return (duration, *build_plugins(config.filters, FILTERS, where="filters"))

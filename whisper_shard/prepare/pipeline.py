@@ -9,7 +9,7 @@ from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.audio.files import read_recording
 from whisper_shard.audio.recording import Decoder
 from whisper_shard.config.checks import MANY
-from whisper_shard.config.plugins import build_steps
+from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError
 from whisper_shard.prepare.filters import Filter, TextLength, build_filters
@@ -48,7 +48,7 @@ def build_pipeline(config: PrepareConfig) -> Pipeline:
     Raises:
         ConfigError: An unknown kind of filter or decoder, or a parameter it does not take.
     """
-    own = build_steps(config.decoders, DECODERS, where="decoders")
+    own = build_plugins(config.decoders, DECODERS, where="decoders")
     return Pipeline(
         clean=TEXT_STYLES[config.text_style],
         text_length=TextLength(min_chars=config.min_text_chars, max_chars=MANY),

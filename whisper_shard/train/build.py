@@ -3,12 +3,12 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import nn
 
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.settings import replace_settings
+from whisper_shard.config.train import OptimizerConfig, TrainConfig
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.model.averaging import MovingAverage
@@ -25,12 +25,12 @@ def build_trainable(loaded: LoadedWhisper, config: TrainConfig, machine: Machine
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
     """
-    network = build_network(loaded, config, machine.device)
+    network, decay = build_network(loaded, config, machine.device), config.evaluation.ema
     return Trainable(
         network=network,
-        optimizer=build_optimizer(network.model, config),
+        optimizer=build_optimizer(network.model, config.optimizer),
         scaler=make_scaler(machine),
-        average=MovingAverage.of(network.model, config.ema) if config.ema else None,
+        average=MovingAverage.of(network.model, decay) if decay else None,
     )
 
 
@@ -40,31 +40,31 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
     """
-    model = loaded.model.to(device)
-    if config.freeze_encoder:
+    model, regularization = loaded.model.to(device), config.regularization
+    if regularization.freeze_encoder:
         freeze_encoder(model)
-    freeze_layers(model, config.freeze_layers)
-    if config.lora_rank:
-        torch.manual_seed(hash_key(config.seed, "lora") % 2**63)
-        add_lora(model, config.lora_rank)
+    freeze_layers(model, regularization.freeze_layers)
+    if regularization.lora_rank:
+        torch.manual_seed(hash_key(config.stream.seed, "lora") % 2**63)
+        add_lora(model, regularization.lora_rank)
         model.to(device)
-    if config.gradient_checkpointing:
+    if config.compute.gradient_checkpointing:
         checkpoint_encoder(model)
-    if config.compile:
+    if config.compute.compile:
         compile_layers(model)
-    if config.hears_silence:
+    if config.window.borrows_silence:
         enable_shared_attention(model)
     network = SpeechLoss(
         model,
-        label_smoothing=config.label_smoothing,
-        stochastic_depth=config.stochastic_depth,
-        spec_augment={} if config.spec_augment else None,
+        label_smoothing=regularization.label_smoothing,
+        stochastic_depth=regularization.stochastic_depth,
+        spec_augment={} if regularization.spec_augment else None,
     )
     network.to(device).train()
     return network
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Return a fused AdamW that decays neither norms nor biases nor position embeddings.
 
     Decaying a bias or the gain of a norm shifts what the layer puts out and simplifies nothing. Late positions, which
@@ -90,8 +90,8 @@ def make_scaler(machine: Machine) -> torch.amp.GradScaler:
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
     """Return the configuration with implied settings filled in: packed windows need a packing stream."""
-    if config.window == "packed" and not config.pack_by:
-        return replace(config, pack_by="speaker")
+    if config.window.window == "packed" and not config.stream.pack_by:
+        return replace_settings(config, {"pack_by": "speaker"})
     return config
 
 

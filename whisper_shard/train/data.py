@@ -49,7 +49,7 @@ def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
         DatasetError: A dataset is missing or damaged, or the training data is empty.
         TrainingError: The evaluation data is empty or shares utterances with the training data.
     """
-    train, *mix = (_open_train(folder) for folder in (dataset, *map(Path, config.mix)))
+    train, *mix = (_open_train(folder) for folder in (dataset, *map(Path, config.stream.mix)))
     evaluation = open_dataset(_find_eval(train.folder, config.eval))
     if evaluation.num_utterances == 0:
         raise TrainingError(

@@ -70,7 +70,7 @@ def finalize_run(
     chosen = _choose_weights(context, end, validator)
     full = chosen.evaluation or validator.evaluate("full")
     short = validator.evaluate("short")
-    for message in _find_warnings(full, short, end.state, context.config.max_new_tokens):
+    for message in _find_warnings(full, short, end.state, context.config.evaluation.max_new_tokens):
         reporter.warn(message)
     for evaluation in (full, short):
         reporter.log_evaluation(evaluation, is_best=True, kind="final")
@@ -119,7 +119,7 @@ def _choose_weights(context: RunContext, end: TrainingEnd, validator: Validator)
 
 def _make_candidates(context: RunContext, end: TrainingEnd, best: State) -> Iterator[tuple[str, State]]:
     """Yield means of the last evaluated weights and of all steps, and mixtures with the base model."""
-    config, state = context.config, end.state
+    config, state = context.config.evaluation, end.state
     steps = [step for step in state.evaluated_steps if step > 0]
     if config.average > 1 and len(steps) > 1:
         folders = [checkpoint_path(context.folder.snapshots, step) for step in steps]
@@ -134,7 +134,7 @@ def _make_candidates(context: RunContext, end: TrainingEnd, best: State) -> Iter
 
 def _base_weights(context: RunContext, best: State) -> State:
     """Return the weights before training; with LoRA, those whose adapters add nothing."""
-    if context.config.lora_rank:
+    if context.config.regularization.lora_rank:
         return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in best.items()}
     base = model_weights(load_whisper(context.config.model).model)
     return {name: tensor.to(context.machine.device) for name, tensor in base.items()}

@@ -121,7 +121,8 @@ class GlobalBatchBuilder:
         windows = np.zeros(len(rows), np.int64)
         windows[order] = assign_windows(
             rows[order, 0],
-            config=self.config,
+            config=self.config.window,
+            seed=self.config.stream.seed,
             epoch=epoch,
             step=step,
             total_steps=self.total_steps,
@@ -156,9 +157,8 @@ class GlobalBatchBuilder:
         )
 
     def _has_timestamps(self, epoch: int, key: str) -> bool:
-        if not self.config.timestamps:
-            return False
-        return float(draw_uniform(1, self.config.seed, "timestamps", epoch, key)[0]) < self.config.timestamps
+        share, seed = self.config.timestamps, self.config.stream.seed
+        return share > 0 and float(draw_uniform(1, seed, "timestamps", epoch, key)[0]) < share
 
 
 def _describe_rows(batch: Batch, labels: Sequence[LabelRow], is_used: NDArray[np.bool_]) -> NDArray[np.int64]:

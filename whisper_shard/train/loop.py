@@ -60,7 +60,7 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
     began = time.perf_counter()
     config = resolve_config(config)
     folder = RunFolder(path=run)
-    with open_machine(config) as machine, catch_stop_signals() as request:
+    with open_machine(config.compute) as machine, catch_stop_signals() as request:
         context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
         with sole_trainer(folder, machine.ranks):
@@ -78,7 +78,7 @@ def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progres
 
 def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
     """Load the model, and check that its tokens can express all texts, languages and tasks of the data."""
-    loaded = load_whisper(config.model, dropout=config.dropout)
+    loaded = load_whisper(config.model, dropout=config.regularization.dropout)
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
     for data in corpora.training:
         check_labels(data, labeler, timestamps=config.timestamps > 0)
@@ -103,11 +103,11 @@ class Trainer:
         self.corpora = corpora
         trainable = build_trainable(loaded, config, machine)
         self._steps_per_epoch = self._open_loader(None).steps_per_epoch
-        self.total_steps = config.max_steps or config.epochs * self._steps_per_epoch
-        self._warmup_steps = count_warmup_steps(config.warmup, self.total_steps)
+        self.total_steps = config.optimizer.max_steps or config.optimizer.epochs * self._steps_per_epoch
+        self._warmup_steps = count_warmup_steps(config.optimizer.warmup, self.total_steps)
         silence_source = None
-        if config.hears_silence:
-            silence_source = find_silence_source(corpora.train, bad_record=config.bad_record)
+        if config.window.borrows_silence:
+            silence_source = find_silence_source(corpora.train, bad_record=config.stream.bad_record)
         builder = GlobalBatchBuilder(
             labeler=labeler,
             config=config,
@@ -129,7 +129,7 @@ class Trainer:
             context.folder.path,
             step=self.state.step if self._restored else -1,
             is_first=machine.ranks.is_first,
-            tensorboard=config.tensorboard,
+            tensorboard=config.saving.tensorboard,
         )
         self.reporter = ProgressReporter(
             context, self.state, self.log, total_steps=self.total_steps, steps_per_epoch=self._steps_per_epoch
@@ -192,11 +192,12 @@ class Trainer:
         # A step whose result is not read yet counts as an update: whether it was skipped is known only to the device.
         # It rarely was, and then the learning rate of a single step is that of its successor.
         position = self.state.updates + (self._pending is not None)
-        self._lr = self.config.lr * cosine_factor(
+        optimizer = self.config.optimizer
+        self._lr = optimizer.lr * cosine_factor(
             position,
             warmup_steps=self._warmup_steps,
             total_steps=self.total_steps,
-            min_factor=self.config.min_lr_factor,
+            min_factor=optimizer.min_lr_factor,
         )
         result = self.train_step(batch, step=self.state.step, lr=self._lr, requests=self._requests())
         self._read_pending()
@@ -213,8 +214,8 @@ class Trainer:
 
     def _after_step(self, batch: Batch, loader: Loader) -> bool:
         """Log, close the epoch, evaluate and save where it is time; return whether this step was saved."""
-        step, config = self.state.step, self.config
-        if step >= self.total_steps or step % config.log_every == 0:
+        step = self.state.step
+        if step >= self.total_steps or step % self.config.saving.log_every == 0:
             self._read_pending()
             self.reporter.log_interval(self._lr)
         if step % self._steps_per_epoch == 0:
@@ -227,19 +228,20 @@ class Trainer:
         Raises:
             StopRequested: A signal came during the evaluation; the step is saved, and a resumed run evaluates again.
         """
-        step, config = self.state.step, self.config
-        ends_epoch = step % self._steps_per_epoch == 0
-        is_evaluation = step >= self.total_steps or (step % config.eval_every == 0 if config.eval_every else ends_epoch)
+        step, save_every = self.state.step, self.config.saving.save_every
+        eval_every = self.config.evaluation.eval_every or self._steps_per_epoch
+        progress_every = self.config.evaluation.progress_every
+        is_evaluation = step >= self.total_steps or step % eval_every == 0
         try:
             is_best = is_evaluation and self._evaluate()
-            if config.progress_every and step % config.progress_every == 0 and not is_evaluation:
+            if progress_every and step % progress_every == 0 and not is_evaluation:
                 self._estimate_wer()
         except StopRequested:
             self.state.evaluation_pending = True
             self._save(loader, batch)
             raise
         self.state.evaluation_pending = False
-        is_due = step % config.save_every == 0 if config.save_every else is_evaluation
+        is_due = step % save_every == 0 if save_every else is_evaluation
         if is_due or is_best or self._is_finished() or self._agreed.save:
             self._save(loader, batch)
             return True
@@ -259,8 +261,8 @@ class Trainer:
         is_best = self.state.record_evaluation(evaluation.wer, evaluation.loss)
         self.reporter.log_evaluation(evaluation, is_best=is_best)
         self.last_evaluation = evaluation
-        if self.config.average > 1:
-            self.checkpointer.save_snapshot(self.state, self.config.average)
+        if (count := self.config.evaluation.average) > 1:
+            self.checkpointer.save_snapshot(self.state, count)
         return is_best
 
     def _check_first_evaluation(self, evaluation: Evaluation) -> None:
@@ -312,18 +314,18 @@ class Trainer:
             self.reporter.add_result(result)
 
     def _is_finished(self) -> bool:
-        is_worse = 0 < self.config.patience <= self.state.worse_evaluations
+        is_worse = 0 < self.config.evaluation.patience <= self.state.worse_evaluations
         return is_worse or self.state.step >= self.total_steps
 
     def _requests(self) -> Requests:
-        is_time = time.monotonic() - self._last_save > 60.0 * self.config.save_minutes
+        is_time = time.monotonic() - self._last_save > 60.0 * self.config.saving.save_minutes
         return Requests(stop=self.context.request.signal, save=is_time)
 
     def _open_loader(self, plan: PlanState | None) -> Loader:
         machine = self.context.machine
         return open_loader(
             self.corpora.training,
-            self.config,
+            self.config.stream,
             state=plan,
             rank=machine.ranks.rank,
             world=machine.ranks.world,

@@ -210,7 +210,7 @@ class ProgressReporter:
         keys = gather_texts(result.faulty_keys() or local_keys, self._context.machine.ranks)
         self._log.write("skip", number, reason=reason, keys=keys)
         self.report(Skipped(step=number, keys=tuple(keys), reason=reason))
-        limit = self._context.config.max_nonfinite
+        limit = self._context.config.optimizer.max_nonfinite
         if self.state.nonfinite >= limit:
             value = norm if loss_is_finite else loss
             raise TrainingError(

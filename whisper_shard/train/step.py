@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.train import ComputeConfig, TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.borrowed_silence import SilenceStates
@@ -103,7 +103,7 @@ class TrainStep:
         self.config = config
         self.machine = machine
         self.parameters = trainable.parameters
-        self.limit = first_limit(config, machine.device)
+        self.limit = first_limit(config.compute, machine.device)
         self._silence_source = None if silence_source is None else send(silence_source, machine.device)
 
     def __call__(self, batch: Batch, *, step: int, lr: float, requests: Requests) -> StepResult:
@@ -177,11 +177,12 @@ class TrainStep:
     def _run_pass(self, inputs: _StepInputs, micro_batch: MicroBatch, number: int) -> Tensor:
         # Dropout is drawn by place in the run, not from a generator that goes on from step to step: a resumed run draws
         # the same masks, and so does a step that starts over.
-        torch.manual_seed(hash_key(self.config.seed, "dropout", self.machine.ranks.rank, inputs.step, number) % 2**63)
+        seed, rank = self.config.stream.seed, self.machine.ranks.rank
+        torch.manual_seed(hash_key(seed, "dropout", rank, inputs.step, number) % 2**63)
         global_batch, device, window = inputs.global_batch, self.machine.device, micro_batch.window_samples
         batch, rows = global_batch.local, list(micro_batch.rows)
         labels = self.builder.labeler.collate([global_batch.labels[row] for row in rows])
-        seeds = [hash_key(self.config.seed, "spec augment", batch.epoch, batch.keys[r]) % 2**31 for r in rows]
+        seeds = [hash_key(seed, "spec augment", batch.epoch, batch.keys[r]) % 2**31 for r in rows]
         waveforms = inputs.waveforms[:, :window].index_select(0, send(torch.tensor(rows), device))
         with autocast(device, self.machine.dtype):
             loss_sum, _ = self.trainable.network(
@@ -205,7 +206,8 @@ class TrainStep:
 
     def restore_limit(self, saved: Mapping[str, Any] | None) -> None:
         """Begin with passes that are known to fit, unless their size is configured or the device is of another kind."""
-        if saved is None or self.config.micro_batch != "auto" or saved["device"] != self.machine.device.type:
+        is_configured = self.config.compute.micro_batch != "auto"
+        if saved is None or is_configured or saved["device"] != self.machine.device.type:
             return
         seconds = math.inf if saved["seconds"] is None else float(saved["seconds"])
         self.limit = PassLimit(utterances=int(saved["utterances"]), seconds=seconds)
@@ -242,8 +244,8 @@ class TrainStep:
         scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm(gradients)
         skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
-        if self.config.max_grad_norm > 0:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
+        if (max_norm := self.config.optimizer.max_grad_norm) > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
         # Where found_inf is 1, the fused kernel leaves weights and moments as they are, and the host never has to ask.
         # GradScaler.step sets it too, but looks at gradients only; here a loss that is not finite counts as well. The
         # gradients are unscaled already: there is no grad_scale.
@@ -261,7 +263,7 @@ class TrainStep:
         return norm, skipped
 
 
-def first_limit(config: TrainConfig, device: torch.device) -> PassLimit:
+def first_limit(config: ComputeConfig, device: torch.device) -> PassLimit:
     """Return the size of the first pass: as configured, else everything on a GPU, and 4 GB of activations on a CPU.
 
     Each pass rounds all weights to bfloat16 anew and adds all gradients in float32: a few large passes cost less than

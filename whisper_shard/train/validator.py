@@ -54,16 +54,16 @@ class Validator:
         config, machine = self.context.config, self.context.machine
         loader = open_evaluation(
             self.dataset,
-            batch_size=config.eval_batch,
+            batch_size=config.evaluation.eval_batch,
             rank=machine.ranks.rank,
             world=machine.ranks.world,
-            limit=config.eval_limit,
+            limit=config.evaluation.eval_limit,
             # On a CPU loader processes would only compete with the model for cores.
-            workers=config.workers if machine.device.type == "cuda" else 0,
+            workers=config.stream.workers if machine.device.type == "cuda" else 0,
         )
         settings = EvaluationSettings(
             window=window,
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=config.evaluation.max_new_tokens,
             dtype=machine.dtype,
             silence_source=self.silence_source,
         )
@@ -86,7 +86,7 @@ class Validator:
         Raises:
             StopRequested: A signal has come, on any rank.
         """
-        config, ranks = self.context.config, self.context.machine.ranks
+        config, ranks = self.context.config.evaluation, self.context.machine.ranks
         total = min(self.dataset.num_utterances, config.eval_limit or self.dataset.num_utterances)
         for number, batch in enumerate(batches, start=1):
             self._stop_if_asked()

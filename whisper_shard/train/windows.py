@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.train import WindowConfig
 from whisper_shard.keyed_random import draw_permutation, draw_uniform
 from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
@@ -61,7 +61,8 @@ class PassLimit:
 def assign_windows(
     num_samples: NDArray[np.int64],
     *,
-    config: TrainConfig,
+    config: WindowConfig,
+    seed: int,
     epoch: int,
     step: int,
     total_steps: int,
@@ -71,7 +72,8 @@ def assign_windows(
 
     Args:
         num_samples: Shape (N,), lengths of the utterances of all ranks in an order that no rank count changes.
-        config: Settings of windows, and the seed.
+        config: Settings of windows.
+        seed: Seed of the run.
         epoch: From 0.
         step: Optimizer steps before this one, counted over all epochs.
         total_steps: Optimizer steps of the run; ``full_final`` is a share of them.
@@ -80,9 +82,9 @@ def assign_windows(
     windows = np.full(len(num_samples), longest_window, np.int64)
     if config.window != "auto" or step >= total_steps * (1.0 - config.full_final):
         return windows
-    is_full = choose_full(len(num_samples), share=config.full_share, seed=config.seed, epoch=epoch, step=step)
+    is_full = choose_full(len(num_samples), share=config.full_share, seed=seed, epoch=epoch, step=step)
     short = np.flatnonzero(~is_full)
-    margins = draw_uniform(max(1, len(short)), config.seed, "window margin", epoch, step)
+    margins = draw_uniform(max(1, len(short)), seed, "window margin", epoch, step)
     for group, window in _group_by_length(num_samples[short], config=config, margins=margins):
         windows[short[group]] = min(window, longest_window)
     return windows
@@ -130,7 +132,7 @@ def cut_micro_batches(window_samples: NDArray[np.int64], *, limit: PassLimit) ->
 
 
 def _group_by_length(
-    num_samples: NDArray[np.int64], *, config: TrainConfig, margins: NDArray[np.float64]
+    num_samples: NDArray[np.int64], *, config: WindowConfig, margins: NDArray[np.float64]
 ) -> Iterator[tuple[NDArray[np.int64], int]]:
     """Yield (positions, window), longest first; a new window begins where too much of the current one is padding."""
     order = np.argsort(-num_samples, kind="stable")

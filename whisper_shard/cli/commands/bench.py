@@ -36,7 +36,7 @@ def _measure(config: BenchConfig, dataset: str) -> "BenchReport":
     from whisper_shard.bench.train_step import DeviceLogMel, measure_step_seconds
     from whisper_shard.dataset.index import open_dataset
 
-    data = [open_dataset(path) for path in (dataset, *config.mix)]
+    data = [open_dataset(path) for path in (dataset, *config.stream.mix)]
     with Progress("measuring") as progress:
         numbers = count(1)
 

@@ -29,7 +29,7 @@ def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
         return 0
     for line in describe_run(report):
         say(line)
-    board = f" and {Path(run) / 'tensorboard'}" if config.tensorboard else ""
+    board = f" and {Path(run) / 'tensorboard'}" if config.saving.tensorboard else ""
     say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'}{board}")
     return 0
 

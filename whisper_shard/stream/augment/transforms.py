@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.audio.resample import resample
 from whisper_shard.audio.samples import to_float32
-from whisper_shard.config.plugins import Steps, build_steps
+from whisper_shard.config.plugins import PluginTables, build_plugins
 from whisper_shard.errors import ConfigError, suggest
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.stream.augment.sounds import open_bank
@@ -231,7 +231,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
 }
 
 
-def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
+def build_augmentations(steps: PluginTables) -> tuple[Augmentation, ...]:
     """Make the augmentations of a configuration.
 
     Raises:
@@ -239,7 +239,7 @@ def build_augmentations(steps: Steps) -> tuple[Augmentation, ...]:
     """
     # Its import takes longer than opening the loader: only where one of its classes, or none of ours, is asked for.
     is_ours = all(step.get("kind") in AUGMENTATIONS for step in steps)
-    built = build_steps(steps, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
+    built = build_plugins(steps, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
     for position, (step, augmentation) in enumerate(zip(steps, built, strict=True)):
         if not 0.0 <= augmentation.p <= 1.0:
             raise ConfigError(f"augment[{position}]: p of {step['kind']} is {augmentation.p}; it is a share, 0 to 1")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from whisper_shard.config.train import TrainConfig
+from whisper_shard.config.train import ComputeConfig, TrainConfig
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.train.events import Progress
 from whisper_shard.train.ranks import Ranks, join_ranks, leave_ranks
@@ -46,7 +46,7 @@ class RunContext:
 
 
 @contextmanager
-def open_machine(config: TrainConfig) -> Iterator[Machine]:
+def open_machine(config: ComputeConfig) -> Iterator[Machine]:
     """Choose device, precision and threads, and join the other ranks until the run ends.
 
     Raises:

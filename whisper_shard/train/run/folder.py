@@ -13,12 +13,13 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from whisper_shard.config.settings import flatten_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.errors import StateError
@@ -154,7 +155,7 @@ def claim_run(
     """
     ours = describe_run(config, training, evaluation)
     if list_checkpoints(folder.checkpoints) or folder.report.is_file():
-        if not config.resume:
+        if not config.saving.resume:
             raise StateError(f"{folder.path}: already holds a run; choose a new folder, or omit --no-resume")
         check_same_run(folder, ours)
     elif write:
@@ -164,7 +165,7 @@ def claim_run(
 def describe_run(config: TrainConfig, training: Sequence[Dataset], evaluation: Dataset) -> dict[str, Any]:
     """Return settings and data, which decide the result of a run, and library versions, as plain JSON values."""
     description = {
-        "settings": {f.name: getattr(config, f.name) for f in fields(config)},
+        "settings": flatten_settings(config),
         "data": {
             "train": "+".join(data.index_sha256 for data in training),
             "eval": evaluation.index_sha256,
