@@ -22,6 +22,7 @@ HOMES = {
     "torchaudio": {"model/log_mel.py", "model/spec_augment.py"},
     "evaluate": {"score/hf_metric.py"},
     "jiwer": {"score/alignment.py", "score/hf_metric.py"},
+    "tomli_w": {"config/toml.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
     "jinja2": {"report/page.py"},

@@ -102,7 +102,9 @@ def test_refusals(tmp_path):
 def test_an_epoch_is_planned_without_reading_it(tmp_path, monkeypatch):
     seconds = [s for _ in range(4) for s in np.sort(np.random.default_rng(0).uniform(0.3, 0.8, 50))]
     dataset = make_dataset(tmp_path / "set", seconds, per_shard=50)
-    config = BenchConfig(batch_size=8, length_buckets=2, dollars_per_1000_gets=1.0, dollars_per_gb=100.0)
+    config = BenchConfig(
+        stream=StreamConfig(batch_size=8, length_buckets=2), dollars_per_1000_gets=1.0, dollars_per_gb=100.0
+    )
     whole = plan_reads([dataset], config)
     stored = sum(shard.num_bytes - 1024 for shard in dataset.shards)
     used = sum(int(column.sum()) for column in dataset.columns("audio_bytes", "json_bytes").values())

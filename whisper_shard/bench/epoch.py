@@ -21,13 +21,13 @@ def plan_reads(datasets: Sequence[Dataset], config: BenchConfig) -> EpochReads:
         datasets: What is streamed; not empty.
         config: Loader settings and prices.
     """
-    timetable = Timetable(datasets, config)
+    timetable = Timetable(datasets, config.stream)
     start = Step(epoch=0, step=0)
     runs = [run for opened in islice(RunSequence(timetable, start, 1), _MOST_STEPS) for run in opened]
     # Steps of a block that begins within the stretch may lie behind it: the stretch is measured by its runs.
     fetched = sum(run.num_bytes for run in runs)
     used = total = 0.0
-    for dataset, weight in zip(datasets, config.weights or (1.0,) * len(datasets), strict=True):
+    for dataset, weight in zip(datasets, config.stream.weights or (1.0,) * len(datasets), strict=True):
         columns = dataset.columns("audio_bytes", "json_bytes")
         used += weight * int(np.sum(columns["audio_bytes"], dtype=np.int64) + np.sum(columns["json_bytes"]))
         total += weight * sum(shard.num_bytes - 1024 for shard in dataset.shards)
