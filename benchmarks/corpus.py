@@ -23,12 +23,16 @@ def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:
     return np.clip(np.exp(rng.normal(np.log(6.5), 0.6, num_utterances)), 1.0, 29.9)
 
 
-def make_corpus(folder: Path, num_utterances: int, *, per_shard: int = 250, seed: int = 0) -> Dataset:
-    """Write a dataset of modulated noise; texts have about 14 characters a second."""
+def make_corpus(
+    folder: Path, num_utterances: int, *, per_shard: int = 250, seed: int = 0, mean_seconds: float = 7.6
+) -> Dataset:
+    """Write a dataset of noise, its shards sorted by length as by `prepare`; texts have about 14 characters a second."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(40 * SAMPLE_RATE).astype(np.float32) * 0.1
     (folder / "shards").mkdir(parents=True)
-    seconds = draw_seconds(num_utterances, seed=seed)
+    seconds = draw_seconds(num_utterances, seed=seed) * (mean_seconds / 7.6)
+    for start in range(0, num_utterances, per_shard):
+        seconds[start : start + per_shard].sort()
     shards, tables = [], []
     for shard, start in enumerate(range(0, num_utterances, per_shard)):
         name = f"shards/{shard:06d}.tar"
