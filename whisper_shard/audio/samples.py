@@ -30,18 +30,26 @@ def to_int16(waveform: NDArray[np.float32], *, overwrite: bool = False, is_withi
 
 
 def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
-    """Return int16 samples as float32 in [-1, 1]; a float32 waveform is returned as it is."""
-    if waveform.dtype == np.float32:
-        return waveform
+    """Return int16 samples as float32 in [-1, 1]; a float32 waveform is returned as it is, float64 is rounded.
+
+    Raises:
+        TypeError: Samples of another type, whose scale is unknown.
+    """
+    if waveform.dtype.kind == "f":
+        return waveform.astype(np.float32, copy=False)
+    if waveform.dtype != np.int16:
+        raise TypeError(f"a waveform holds {waveform.dtype}; it must hold float32 in [-1, 1], or int16")
     scaled: NDArray[np.float32] = np.multiply(waveform, _TO_FLOAT, dtype=np.float32)
     return scaled
 
 
 def copy_waveform(waveform: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write int16 or float32 samples into a row of either kind, in one pass where no rounding is needed."""
+    """Write a waveform into a row of int16 or float32, in one pass where no rounding is needed; raises as `to_float32`."""
     if waveform.dtype == out.dtype:
         np.copyto(out, waveform)
     elif out.dtype == np.int16:
-        np.copyto(out, to_int16(waveform))
+        np.copyto(out, to_int16(to_float32(waveform)))
+    elif waveform.dtype != np.int16:
+        np.copyto(out, to_float32(waveform))
     else:
         np.multiply(waveform, _TO_FLOAT, out=out, dtype=np.float32)
