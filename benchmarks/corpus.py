@@ -26,7 +26,7 @@ def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:
 def make_corpus(
     folder: Path, num_utterances: int, *, per_shard: int = 250, seed: int = 0, mean_seconds: float = 7.6
 ) -> Dataset:
-    """Write a dataset of noise, its shards sorted by length as by `prepare`; texts have about 14 characters a second."""
+    """Write a dataset of noise, its shards sorted by length as `prepare` does; texts have 14 characters a second."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(40 * SAMPLE_RATE).astype(np.float32) * 0.1
     (folder / "shards").mkdir(parents=True)

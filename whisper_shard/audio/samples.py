@@ -44,7 +44,7 @@ def to_float32(waveform: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def copy_waveform(waveform: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write a waveform into a row of int16 or float32, in one pass where no rounding is needed; raises as `to_float32`."""
+    """Write a waveform into a row of int16 or float32, in one pass where nothing is rounded; see `to_float32`."""
     if waveform.dtype == out.dtype:
         np.copyto(out, waveform)
     elif out.dtype == np.int16:
