@@ -26,13 +26,13 @@ class PrepareConfig:
 
     # -- the waveform
     trim_db: float = 30.0
-    """Trim both ends where they are this many dB below the loudest frame; 0: do not trim."""
+    """Trim both ends where they are more than this many dB below the loudest frame; 0: do not trim."""
     peak: float = 1.0
     """Largest absolute sample after peak normalization, 0 to 1; 0: keep the level."""
 
     # -- the text and the filters
     text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
-    """lowercase: letters and digits only, as the guide; written: clean spaces and Unicode; verbatim: no change."""
+    """lowercase: letters and digits only, as in the guide; written: clean spaces and Unicode; verbatim: no change."""
     min_seconds: float = 1.0
     """Reject utterances of this many seconds or less, after trimming."""
     max_seconds: float = 30.0
@@ -50,7 +50,7 @@ class PrepareConfig:
     codec: Literal["npy", "flac"] = "npy"
     """npy: int16 arrays, fastest to read; flac: half the bytes, lossless, slower to read."""
     shard_mb: int = 256
-    """Target size of a shard in MB (10^6 bytes)."""
+    """Target size of a shard in MB (10^6 bytes); each worker holds one shard in memory."""
 
     # -- the run
     jobs: int = 0
@@ -58,13 +58,13 @@ class PrepareConfig:
     decode_timeout_seconds: float = 120.0
     """Reject a recording whose decoding takes longer than this many seconds."""
     worker_memory_mb: int = 4096
-    """Reject a recording whose decoding needs more memory than this many MB."""
+    """Reject a recording whose decoding needs more memory than this many MB (beside the shard that a worker holds)."""
     max_reject_fraction: float = 0.5
     """End with an error if more than this share of all rows is rejected, 0 to 1."""
     rebuild: bool = False
-    """If OUT was made with another configuration or manifest, prepare it again instead of refusing it."""
+    """If OUT was made with other settings or another manifest, remove it and prepare everything again."""
     dry_run: bool = False
-    """Print the plan, test the first 50 recordings, write nothing."""
+    """Print the plan, prepare the first 50 recordings to see whether they are kept, and write nothing."""
 
     def __post_init__(self) -> None:
         """Validate."""

@@ -112,6 +112,7 @@ def _describe(split: SplitPlan, config: PrepareConfig, totals: SplitTotals) -> d
     return {
         "split": split.name,
         "codec": config.codec,
+        "order": "length",
         "plan": split.fingerprint,
         "config": deciding_settings(config),
         "source": {"num_rows": totals.num_rows, "num_rejects": totals.num_rejects, "seconds": totals.seconds_in},

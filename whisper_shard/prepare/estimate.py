@@ -64,7 +64,7 @@ def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50)
             for name, path in manifests_of(corpus, config).items()
         }
         train = spools["train"]
-        with open_workers(output, config.worker_memory_mb) as workers:
+        with open_workers(output, config) as workers:
             sampled = _without_notes(prepare_sample(sample_rows(train), train.corpus, workers, config))
             first = _without_notes(prepare_sample(first_rows(train, num_first), train.corpus, workers, config))
     num_rows = {name: spool.num_rows for name, spool in spools.items()}

@@ -21,7 +21,7 @@ from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import Spool, read_shard_rows, sort_into_shards
 from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder
 
-OUTPUT_VERSION = 3
+OUTPUT_VERSION = 4
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
 so that no dataset is a mixture."""
 RUN_SETTINGS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")

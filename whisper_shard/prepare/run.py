@@ -70,7 +70,7 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
         if config.rebuild:
             remove_output(output)
         remove_temp_files(output)
-        with open_workers(output, config.worker_memory_mb) as workers:
+        with open_workers(output, config) as workers:
             plan = yield from _open_or_make_plan(workers, output, manifests, config)
             with writer.file(output.settings) as file:
                 file.write(dump_config(replace(config, rebuild=False), "prepare").encode())

@@ -1,7 +1,11 @@
-"""One shard is one task: a worker decodes, writes and commits it alone; no audio crosses a process border."""
+"""One shard is one task: a worker decodes, sorts, writes and commits it alone; no audio crosses a process border.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+The utterances of a shard are stored by length, so that those which a training step reads together, being of about the
+same length, lie together. A worker therefore holds a whole shard in memory, already encoded, before it writes it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from whisper_shard.audio.recording import Recording
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
+from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.manifests.rows import as_rows
@@ -198,23 +203,38 @@ def _prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
 
 
 def _write_shard(task: ShardTask) -> ShardResult:
-    shard = task.shard
-    outcomes = list[RowOutcome]()
+    outcomes, encoded = list[RowOutcome](), list[_EncodedUtterance]()
+    for prepared in _prepare_rows(task):
+        outcomes.append(_as_outcome(prepared))
+        if isinstance(prepared.result, Utterance):
+            encoded.append(_encode(prepared.result, task.config))
+    info, index_rows = _write_tar(task.shard, sorted(encoded, key=_by_length), suffix=task.config.codec)
+    # The tar is safely on the disk before its receipt exists. A kill in between costs this shard's work, nothing else.
+    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index_rows=index_rows)
+    write_receipt(task.shard, receipt)
+    return ShardResult(number=task.number, counts=count_receipt(receipt, task.corpus))
+
+
+def _write_tar(
+    shard: ShardPlan, utterances: Sequence["_EncodedUtterance"], *, suffix: str
+) -> tuple[ShardInfo, list[IndexRow]]:
+    """Write the tar of a shard, or remove an old one if there are no utterances."""
+    if not utterances:
+        shard.tar.unlink(missing_ok=True)
+        return ShardInfo(name=shard.name, num_bytes=0, sha256="", num_utterances=0), []
     with shard.split.output.writer.file(shard.tar) as file:
         writer = ShardWriter(file, shard=shard.number)
-        for prepared in _prepare_rows(task):
-            outcomes.append(_as_outcome(prepared))
-            if isinstance(prepared.result, Utterance):
-                _store(prepared.result, writer, task.config)
+        for utterance in utterances:
+            writer.add(
+                key=utterance.key,
+                audio=utterance.audio,
+                suffix=suffix,
+                num_samples=utterance.num_samples,
+                record=utterance.record,
+            )
         writer.close()
-    info = ShardInfo(name=shard.name, num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=len(writer.rows))
-    if not writer.rows:
-        shard.tar.unlink()
-        info = replace(info, num_bytes=0)
-    # The tar is safely on the disk before its receipt exists. A kill in between costs this shard's work, nothing else.
-    receipt = make_receipt(shard, info, config=task.config, outcomes=outcomes, index_rows=writer.rows)
-    write_receipt(shard, receipt)
-    return ShardResult(number=task.number, counts=count_receipt(receipt, task.corpus))
+    info = ShardInfo(name=shard.name, num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=len(utterances))
+    return info, writer.rows
 
 
 def _as_outcome(prepared: _PreparedRow) -> RowOutcome:
@@ -230,16 +250,31 @@ def _as_outcome(prepared: _PreparedRow) -> RowOutcome:
     )
 
 
-def _store(utterance: Utterance, writer: ShardWriter, config: PrepareConfig) -> None:
-    """Write an utterance into the shard; its waveform is overwritten."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EncodedUtterance:
+    """An utterance as it is written into a shard."""
+
+    key: str
+    audio: bytes
+    num_samples: int
+    row: int
+    record: Mapping[str, object]
+
+
+def _by_length(utterance: _EncodedUtterance) -> tuple[int, int]:
+    return utterance.num_samples, utterance.row
+
+
+def _encode(utterance: Utterance, config: PrepareConfig) -> _EncodedUtterance:
+    """Encode an utterance; its waveform is overwritten."""
     # Peak normalization returns a new array within [-1, 1], which may serve as scratch space and need not be clipped.
     is_normalized = config.peak > 0
     samples = to_int16(utterance.waveform, overwrite=is_normalized, is_within=is_normalized)
-    writer.add(
+    return _EncodedUtterance(
         key=utterance.key,
         audio=ENCODERS[config.codec](samples),
-        suffix=config.codec,
         num_samples=len(samples),
+        row=utterance.row.row,
         record=_as_record(utterance),
     )
 
@@ -283,6 +318,6 @@ def _probe(prepared: _PreparedRow) -> RowProbe:
 
 def _out_of_memory(config: PrepareConfig) -> EnvironmentFault:
     return EnvironmentFault(
-        f"a worker needs more than {config.worker_memory_mb} MB outside of any decoder; raise --worker-memory-mb "
-        "or lower --shard-mb, then run the same command again"
+        f"a worker needs more than --worker-memory-mb {config.worker_memory_mb} beside its shard of --shard-mb "
+        f"{config.shard_mb}; raise the former or prepare smaller shards, then run the same command again"
     )

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.workers.heartbeat import clear_heartbeats, kill_workers, read_heartbeats
 from whisper_shard.utterance import Rejection
@@ -62,8 +63,12 @@ class Workers:
 
 
 @contextmanager
-def open_workers(output: OutputFolder, memory_mb: int) -> Iterator[Workers]:
+def open_workers(output: OutputFolder, config: PrepareConfig) -> Iterator[Workers]:
     """Make a pool that lasts for several calls of `run_tasks`; processes start with the first."""
+    # A worker holds a shard in memory while it decodes, and the limit must leave a decoder --worker-memory-mb all the
+    # same: else whether a recording is rejected would depend on its place in the shard. Twice, since --shard-mb is the
+    # mean size of shards, not the largest.
+    memory_mb = config.worker_memory_mb + 2 * config.shard_mb
     workers = Workers(heartbeats=output.heartbeats, log=output.worker_log, memory_mb=memory_mb)
     clear_heartbeats(workers.heartbeats)
     # One thread starts all workers and outlives them: Linux sends PR_SET_PDEATHSIG when the thread that started a
