@@ -26,7 +26,8 @@ from benchmarks.machine import describe_machine
 from whisper_shard.config.stream import GUIDE_AUGMENT, StreamConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.stream.loader import open_loader
-from whisper_shard.stream.plan import BatchRule, Plan, Units
+from whisper_shard.stream.plan import Plan
+from whisper_shard.stream.units import BatchRule, Units
 from whisper_shard.utterance import SAMPLE_RATE
 
 BATCH = 32

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.making import make_dataset
 from whisper_shard.errors import ConfigError
 from whisper_shard.stream.packing import pack_units, read_groups, read_units
-from whisper_shard.stream.plan import Units
+from whisper_shard.stream.units import Units
 from whisper_shard.utterance import MAX_SAMPLES
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.keyed_random import draw_permutation, draw_words
-from whisper_shard.stream.plan import PLAN_VERSION, BatchRule, Plan, SortedPlan, Units, check_world
+from whisper_shard.stream.evaluation_order import SortedPlan
+from whisper_shard.stream.plan import PLAN_VERSION, Plan, check_world
+from whisper_shard.stream.units import BatchRule, Units
 from whisper_shard.utterance import MAX_SAMPLES
 
 

@@ -15,7 +15,7 @@ from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.stream.loader import open_evaluation, open_loader
-from whisper_shard.stream.read_ahead import RunBuffer, Space
+from whisper_shard.stream.run_buffer import RunBuffer, Space
 from whisper_shard.stream.runs import Run
 
 CONFIG = StreamConfig(batch_size=12, length_buckets=4, workers=0, augment=({"kind": "noise", "p": 0.5},))

@@ -17,7 +17,7 @@ from whisper_shard.stream.augment.transforms import build_augmentations
 from whisper_shard.stream.batch import Batch, Record
 from whisper_shard.stream.buffers import Parcel, SharedBuffers
 from whisper_shard.stream.loader import Loader, first_state
-from whisper_shard.stream.read_ahead import RunBuffer
+from whisper_shard.stream.run_buffer import RunBuffer
 from whisper_shard.stream.stages import AugmentStage, CollateStage, DecodeStage, ReadStage, Turns
 from whisper_shard.stream.timetable import Step, Timetable
 

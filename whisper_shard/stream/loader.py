@@ -32,8 +32,9 @@ from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Parcel, Receiver
 from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
-from whisper_shard.stream.read_ahead import ReadAhead, RunBuffer
+from whisper_shard.stream.read_ahead import ReadAhead
 from whisper_shard.stream.resume import PlanState
+from whisper_shard.stream.run_buffer import RunBuffer
 from whisper_shard.stream.runs import RunSequence
 from whisper_shard.stream.stages import (
     AugmentStage,

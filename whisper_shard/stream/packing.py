@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.errors import ConfigError
 from whisper_shard.keyed_random import draw_permutation, draw_uniform, draw_words
-from whisper_shard.stream.plan import Units
+from whisper_shard.stream.units import Units
 from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
 

@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.keyed_random import draw_permutation, draw_uniform
+from whisper_shard.stream.buckets import CHUNK, assign_buckets, bucket_borders, choose_num_buckets, count_values
+from whisper_shard.stream.units import BatchRule, Ids, Units, pad_front
 from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, SAMPLE_RATE
 
 PLAN_VERSION = 2
@@ -39,36 +41,7 @@ _LEAST_GROUP_ROWS = 4  # fewer rows of a batch in a group would leave texts of t
 # less memory, since a block is held in memory from its first batch to its last.
 _SHUFFLE_SECONDS = 4 * 3600
 _CACHED_BLOCKS = 256  # blocks whose batches stay in memory: each is asked for once a step and process
-_CHUNK = 1 << 20  # units sorted at a time: bounds the memory beside the epoch's order
 _CHARS_JITTER = 0.2  # relative noise on text lengths, so that batches differ between epochs
-Ids = NDArray[np.int32]
-"""Numbers of units, from 0 over all datasets; -1 is padding."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Units:
-    """All that the plan knows of the corpus: one entry a unit, in order of (dataset, shard, row)."""
-
-    num_samples: NDArray[np.int32]
-    """Length of each unit at 16 kHz."""
-    num_chars: NDArray[np.int32]
-    """Length of each unit's text."""
-    shard_sizes: tuple[NDArray[np.int64], ...]
-    """For each dataset: units in each of its shards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRule:
-    """How units are made into batches."""
-
-    batch_size: int = 64
-    """Units a step, over all ranks."""
-    batch_seconds: float = 0.0
-    """If not 0: most padded seconds a step, over all ranks, instead of batch_size."""
-    length_buckets: int = 32
-    """Kinds of length that batches are made of; 1: lengths are mixed at random."""
-    weights: tuple[float, ...] = ()
-    """Passes over each dataset in an epoch, above 0; empty: one each."""
 
 
 class Plan:
@@ -87,11 +60,11 @@ class Plan:
         self.seed = seed
         weights = rule.weights or (1.0,) * len(units.shard_sizes)
         self._bounds = np.cumsum([0, *(int(sizes.sum()) for sizes in units.shard_sizes)])
-        self._bucket_of_length = _bucket_borders(units.num_samples, _num_buckets(units, rule))
-        self._buckets = _take_by_chunks(self._bucket_of_length, units.num_samples)
+        self._bucket_of_length = bucket_borders(units.num_samples, choose_num_buckets(units, rule))
+        self._buckets = assign_buckets(self._bucket_of_length, units.num_samples)
         num_buckets = int(self._bucket_of_length[-1]) + 1
         self._sizes = np.array(
-            [_count(self._buckets[low:high], num_buckets) for low, high in pairwise(self._bounds)]
+            [count_values(self._buckets[low:high], num_buckets) for low, high in pairwise(self._bounds)]
         ).reshape(-1, num_buckets)
         # Rounded up, so that no unit is left out of every epoch for its bucket's sake.
         self._taken = np.ceil(self._sizes * np.array(weights)[:, None] - 1e-9).astype(np.int64)
@@ -115,7 +88,7 @@ class Plan:
         With a batch size, the last batch of the longest bucket is filled up with -1 (in front).
         """
         ids = self._by_length(self._rows(epoch, step))
-        return ids if self.rule.batch_seconds else _pad_front(ids, self.rule.batch_size)
+        return ids if self.rule.batch_seconds else pad_front(ids, self.rule.batch_size)
 
     def units_from(self, epoch: int, step: int) -> Iterator[Ids]:
         """Yield all units of an epoch from a step on, in pieces of any order; the whole epoch at once from step 0."""
@@ -133,7 +106,7 @@ class Plan:
         """Return one rank's units of a step, shortest first, padded with -1 in front."""
         rows = self._rows(epoch, step)
         mine = rows[len(rows) * rank // world : len(rows) * (rank + 1) // world]
-        return _pad_front(self._by_length(mine), self.batch_rows(epoch, step, world=world))
+        return pad_front(self._by_length(mine), self.batch_rows(epoch, step, world=world))
 
     def read_together(self, epoch: int, step: int) -> list[int]:
         """Return the steps, in order, whose units are read together with those of a step: the steps of its block."""
@@ -273,45 +246,6 @@ class _Epoch:
     """Its inverse: the step that takes each batch."""
 
 
-class SortedPlan:
-    """The order of evaluation: every utterance once, shortest first."""
-
-    def __init__(self, num_samples: NDArray[np.int32], *, batch_size: int, limit: int = 0) -> None:
-        """Sort.
-
-        Args:
-            num_samples: Length of each utterance.
-            batch_size: Utterances a batch, over all ranks.
-            limit: Number of utterances, the first of a shuffle that is always the same; 0: all.
-        """
-        chosen = draw_permutation(len(num_samples), "evaluation")[: limit or None]
-        self._ids = chosen[np.lexsort((chosen, num_samples[chosen]))].astype(np.int32)
-        self._batch_size = batch_size
-
-    @property
-    def steps(self) -> int:
-        """Number of batches."""
-        return -(-len(self._ids) // self._batch_size)
-
-    def units_from(self, epoch: int, step: int) -> Iterator[Ids]:  # noqa: ARG002 - every epoch is alike
-        """Yield all utterances from a batch on."""
-        yield self._ids[step * self._batch_size :]
-
-    def batch_rows(self, epoch: int, step: int, *, world: int) -> int:  # noqa: ARG002 - every epoch and step is alike
-        """Return the rows of a batch on each rank, padding included."""
-        return self._batch_size // world
-
-    def part(self, epoch: int, step: int, *, rank: int, world: int) -> Ids:  # noqa: ARG002 - every epoch is alike
-        """Return one rank's utterances of a batch, shortest first; -1 is padding."""
-        ids = self._ids[step * self._batch_size : (step + 1) * self._batch_size]
-        return _pad_front(ids, self._batch_size)[rank::world]
-
-    def read_together(self, epoch: int, step: int) -> list[int]:  # noqa: ARG002 - every epoch is alike
-        """Return the steps, in order, whose utterances are read together with those of a step."""
-        first = step - step % _BLOCK_BATCHES
-        return list(range(first, min(first + _BLOCK_BATCHES, self.steps)))
-
-
 def check_world(rule: BatchRule, *, rank: int, world: int) -> None:
     """Refuse a number of ranks that cannot share a batch equally.
 
@@ -349,43 +283,6 @@ def _check(units: Units, rule: BatchRule) -> None:
         )
 
 
-def _num_buckets(units: Units, rule: BatchRule) -> int:
-    """At least two batches a bucket: else the same units would meet in every epoch."""
-    total_seconds = float(np.sum(units.num_samples, dtype=np.float64)) / SAMPLE_RATE
-    batches = total_seconds / rule.batch_seconds if rule.batch_seconds else len(units.num_samples) / rule.batch_size
-    return max(1, min(rule.length_buckets, int(batches / 2)))
-
-
-def _bucket_borders(num_samples: NDArray[np.int32], num_buckets: int) -> NDArray[np.uint8]:
-    """Return the bucket of each length in frames, 0 to 30 s.
-
-    Within a narrow bucket of n units and width w about n * w / 2 is padding. For a given number of buckets the sum is
-    least where n * w is the same in all of them, so borders are set at equal steps of the integral of sqrt(density).
-    """
-    density = np.zeros(MAX_SAMPLES // HOP_LENGTH + 1, np.int64)
-    for start in range(0, len(num_samples), _CHUNK):
-        density += np.bincount(num_samples[start : start + _CHUNK] // HOP_LENGTH, minlength=len(density))
-    integral = np.cumsum(np.sqrt(density))
-    share = (integral - np.sqrt(density)) / max(float(integral[-1]), 1.0)
-    buckets = np.minimum((share * num_buckets).astype(np.int64), num_buckets - 1)
-    return np.unique(buckets, return_inverse=True)[1].astype(np.uint8)
-
-
-def _count(values: NDArray[np.uint8], num_values: int) -> NDArray[np.int64]:
-    """Count 0, 1, ... num_values - 1, a chunk at a time: `bincount` makes a copy eight times as large."""
-    counts = np.zeros(num_values, np.int64)
-    for start in range(0, len(values), _CHUNK):
-        counts += np.bincount(values[start : start + _CHUNK], minlength=num_values)
-    return counts
-
-
-def _take_by_chunks(bucket_of_length: NDArray[np.uint8], num_samples: NDArray[np.int32]) -> NDArray[np.uint8]:
-    buckets = np.empty(len(num_samples), np.uint8)
-    for start in range(0, len(num_samples), _CHUNK):
-        buckets[start : start + _CHUNK] = bucket_of_length[num_samples[start : start + _CHUNK] // HOP_LENGTH]
-    return buckets
-
-
 def _stretch(low: int, high: int, size: int) -> Iterator[tuple[int, int, int]]:
     """Cut ``[low, high)`` of an endless repetition of ``size`` places into (repetition, low, high) pieces."""
     while low < high:
@@ -408,8 +305,8 @@ def _merge(orders: Sequence[Ids], taken: NDArray[np.int64]) -> Ids:
 
 
 def _chunks_of_shards(sizes: NDArray[np.int64]) -> Iterator[slice]:
-    """Cut a list of shards into runs of about ``_CHUNK`` units."""
-    marks = np.searchsorted(np.cumsum(sizes), np.arange(_CHUNK, int(sizes.sum()), _CHUNK)) + 1
+    """Cut a list of shards into runs of about ``CHUNK`` units."""
+    marks = np.searchsorted(np.cumsum(sizes), np.arange(CHUNK, int(sizes.sum()), CHUNK)) + 1
     edges = np.unique(np.concatenate([[0], marks, [len(sizes)]])).tolist()
     for low, high in pairwise(edges):
         yield slice(low, high)
@@ -419,7 +316,3 @@ def _ranges(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Ids:
     """Return first, first + 1, ... first + size - 1 for each pair, end to end."""
     ends = np.cumsum(sizes)
     return (np.repeat(firsts - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)).astype(np.int32)
-
-
-def _pad_front(ids: Ids, size: int) -> Ids:
-    return np.concatenate([np.full(size - len(ids), -1, np.int32), ids])

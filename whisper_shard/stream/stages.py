@@ -17,7 +17,8 @@ from whisper_shard.errors import DatasetError, WhisperShardError
 from whisper_shard.stream.augment.transforms import Augmentation, augment
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
-from whisper_shard.stream.read_ahead import RunBuffer, StepReader, StepSource
+from whisper_shard.stream.read_ahead import StepReader, StepSource
+from whisper_shard.stream.run_buffer import RunBuffer
 from whisper_shard.stream.runs import RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
 from whisper_shard.utterance import MAX_SAMPLES

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.stream.batch import Record
+from whisper_shard.stream.evaluation_order import SortedPlan
 from whisper_shard.stream.packing import Windows, pack_units, read_groups, read_units
-from whisper_shard.stream.plan import BatchRule, Ids, Plan, SortedPlan, check_world
+from whisper_shard.stream.plan import Plan, check_world
+from whisper_shard.stream.units import BatchRule, Ids
 
 
 class Order(Protocol):
