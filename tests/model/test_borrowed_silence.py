@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.model.test_whisper import make_batch, make_waveforms
+from tests.model.making import make_batch, make_waveforms
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder
 from whisper_shard.model.borrowed_silence import attention_bias, enable_shared_attention
 from whisper_shard.model.forward import SpeechLoss, decode_teacher_forced, encode, trailing_silence

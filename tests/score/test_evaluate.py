@@ -13,7 +13,7 @@ from whisper_shard.model.forward import SpeechLoss, encode
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import load_whisper
-from whisper_shard.model.window import fit_window, short_window
+from whisper_shard.model.window import fit_window
 from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model, evaluate_part, finish_evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
@@ -156,10 +156,3 @@ def test_batches_of_the_stream_are_evaluated(small, tmp_path):
     found = evaluate_model(small, open_evaluation(dataset, batch_size=2), labeler, EvaluationSettings(max_new_tokens=3))
     assert [row.key for row in found.utterances] == [f"utt{i:05d}" for i in range(5)]
     assert sorted(row.seconds for row in found.utterances) == [1.0, 1.5, 2.0, 2.5, 3.0]
-
-
-@pytest.mark.parametrize(("seconds", "window_seconds"), [(0.3, 2.0), (1.0, 2.0), (4.0, 5.0), (4.001, 5.02)])
-def test_short_windows_leave_a_margin(seconds, window_seconds):
-    samples = short_window(round(seconds * 16000))
-    assert samples == round(window_seconds * 16000)
-    assert samples % 320 == 0

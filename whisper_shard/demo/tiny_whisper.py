@@ -53,7 +53,8 @@ def make_tiny_whisper(
         heads: Attention heads.
         vocabulary: Text tokens at most, including one for each of the 256 bytes.
         n_mels: Mel bins.
-        is_multilingual: Whether language and task tokens are used.
+        is_multilingual: Whether language and task tokens are used. Tools other than transformers decide that by the
+            size of the vocabulary, and take one of fewer than 51,865 tokens for English-only.
         max_seconds: Window of the encoder in seconds; standard tools need 30, tests use less.
         seed: Seed of the weights.
     """

@@ -1,8 +1,15 @@
-"""Save model, tokenizer, feature extractor and generation settings as one Hugging Face folder."""
+"""Save model, tokenizer, feature extractor and generation settings as one Hugging Face folder that every tool reads.
+
+transformers 5 writes fewer files than its version 4 did, and other tools still read those: faster-whisper takes the
+number of mel bins from preprocessor_config.json, whisper.cpp its vocabulary from vocab.json and added_tokens.json, and
+transformers 4 does not load a tokenizer whose ``extra_special_tokens`` are a list. So the folder has both forms.
+"""
 
 import copy
+import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +17,10 @@ from whisper_shard.model.adapters import plain_state_dict
 from whisper_shard.model.labels import whisper_language
 from whisper_shard.model.whisper import LoadedWhisper, hide_progress_bars
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder
+
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""Special tokens with a role of their own."""
+_LOADING_ARGUMENTS = ("is_local", "local_files_only", "extra_special_tokens")
 
 
 def save_model_folder(
@@ -19,19 +30,19 @@ def save_model_folder(
     language: str | None = None,
     task: str | None = None,
 ) -> None:
-    """Write model, tokenizer, feature extractor and generation settings as one Hugging Face folder, all or nothing.
+    """Write a complete Hugging Face folder, all or nothing; a folder of that name is replaced.
 
-    ``transformers.pipeline("automatic-speech-recognition", model=folder)`` and ``load_whisper`` read it. Low-rank
-    updates are merged into the weights. A folder of that name is replaced.
+    Low-rank updates are merged into the weights. Everything in the generation settings of the base model is kept, but
+    for decoder tokens forced by position, which took the place of language and task.
 
     Args:
-        loaded: The model and what belongs to it.
+        loaded: The model with its processor.
         folder: Where to write.
         language: BCP-47 tag that generation takes by default; None: as before.
         task: transcribe or translate by default; None: as before.
 
     Raises:
-        EnvironmentFault: The disk is full or does not let us write.
+        EnvironmentFault: The disk is full or not writable.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
@@ -43,8 +54,8 @@ def save_model_folder(
             loaded.model.save_pretrained(partial, state_dict=plain_state_dict(loaded.model))
         _generation_settings(loaded, language, task).save_pretrained(partial)
         loaded.processor.save_pretrained(partial)
-        for file in partial.iterdir():
-            _sync_file(file)
+        _write_files_of_version_4(loaded.processor, partial)
+        _finish_files(partial)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -55,7 +66,7 @@ def save_model_folder(
 
 
 def _generation_settings(loaded: LoadedWhisper, language: str | None, task: str | None) -> Any:
-    """Return generation settings as today's tools want them: language and task by name, nothing forced by position."""
+    """Return the generation settings with language and task by name."""
     settings = copy.deepcopy(loaded.model.generation_config)
     settings.forced_decoder_ids = None
     if loaded.is_multilingual:
@@ -64,10 +75,40 @@ def _generation_settings(loaded: LoadedWhisper, language: str | None, task: str 
     return settings
 
 
-def _sync_file(path: Path) -> None:
-    """Make a file that others wrote survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _write_files_of_version_4(processor: Any, folder: Path) -> None:
+    """Add the files that transformers 5 no longer writes, and the form of special tokens that both versions read."""
+    tokenizer = processor.tokenizer
+    backend = tokenizer.backend_tokenizer
+    bpe = json.loads(backend.to_str())["model"]
+    added = backend.get_added_tokens_decoder()
+    special = [token.content for token in added.values() if token.special]
+    named = {name: str(getattr(tokenizer, name)) for name in NAMED_TOKENS if getattr(tokenizer, name) is not None}
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    for name in _LOADING_ARGUMENTS:
+        settings.pop(name, None)
+    processor_class = type(processor).__name__
+    files = {
+        "preprocessor_config.json": {**processor.feature_extractor.to_dict(), "processor_class": processor_class},
+        "vocab.json": bpe["vocab"],
+        "added_tokens.json": {token.content: number for number, token in added.items()},
+        "special_tokens_map.json": {**named, "additional_special_tokens": special},
+        "tokenizer_config.json": {**settings, "additional_special_tokens": special},
+    }
+    for name, value in files.items():
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        (folder / name).write_text(f"{text}\n", "utf-8")
+    merges = "".join(f"{left} {right}\n" for left, right in bpe["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", "utf-8")
+
+
+def _finish_files(folder: Path) -> None:
+    """Give all files the usual permissions, and make them survive a power loss."""
+    # safetensors writes for the owner alone; config.json has what the umask of this process leaves.
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for path in folder.iterdir():
+        path.chmod(mode)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
