@@ -2,14 +2,15 @@
 
     python -m benchmarks.bench_eval --model whisper-base/ --digits spoken-digits/test.csv
 
-Both sides evaluate the same recordings with the same model, batch and cap (the guide's 128), in 30 s windows, and their
-texts are compared; ours also in short windows with borrowed silence behind them, as training does for progress. The
-spectrograms of the Trainer are computed before its clock starts (the usual recipe stores them), ours while it runs. The
-Trainer gets language and task, without which `generate` would pass through the encoder once more to find them, and gets
-each of the number formats a user would try. Sides take turns, and the best of the turns counts: by CPU seconds on a
-CPU, where other programs may run beside, by wall time on a GPU (``--device cuda``; the first turn warms up there, so
-take three, and ``--batch 64``). On a GPU the Trainer's bfloat16 is measured without cuDNN's attention as well, which
-builds a plan for every new shape.
+Both evaluate the same recordings in 30 s windows with the same model, batch and limit of tokens (the guide's 128), and
+their hypotheses are compared. whisper-shard is also measured in short windows with borrowed silence, which training
+uses to estimate the WER. The spectrograms of the Trainer are computed before its timer starts (the usual recipe stores
+them), those of whisper-shard while it runs. The Trainer is given language and task, since `generate` would otherwise
+run the encoder once more to detect them, and is measured in each number format that a user would try.
+
+The two are measured alternately, and the best turn counts: by CPU seconds on a CPU, where other programs may run at the
+same time, by wall time on a GPU (``--device cuda``; use three turns, since the first one warms up, and ``--batch 64``).
+On a GPU the Trainer's bfloat16 is also measured without cuDNN's attention, which builds a plan for every new shape.
 """
 
 import argparse
@@ -44,7 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One evaluation by one side."""
+    """One evaluation by whisper-shard or by the Trainer."""
 
     name: str
     on_gpu: bool
@@ -59,13 +60,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Whisper in a Hugging Face folder")
     parser.add_argument("--digits", type=Path, required=True, help="CSV of spoken digits: audios,transcription,speaker")
-    parser.add_argument("--utterances", type=int, default=24, help="of each corpus")
+    parser.add_argument("--utterances", type=int, default=24, help="utterances of each corpus")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--cap", type=int, default=128, help="longest hypothesis in tokens")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--name", default="eval", help="of the file in benchmarks/results")
+    parser.add_argument("--name", default="eval", help="name of the result in benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     keep_freed_memory()
@@ -168,13 +169,13 @@ class Ours:
 
 
 class Theirs:
-    """The usual recipe: features stored, labels by the tokenizer, collator with the doubled start token cut."""
+    """The usual recipe: stored features, labels by the tokenizer, a collator that removes the doubled start token."""
 
     def __init__(
         self, name: str, loaded: LoadedWhisper, corpus: Sequence[Spoken], kind: str, args: argparse.Namespace
     ) -> None:
         self.name, self.corpus, self.texts = name, corpus, []
-        # With bf16_full_eval the Trainer casts the model and leaves casting the features to its user.
+        # With bf16_full_eval the Trainer casts the model, but not the features.
         self.dtype = torch.bfloat16 if kind.startswith("bf16_full_eval") else torch.float32
         self.cudnn_attention = not kind.endswith("flash")
         self.tokenizer = loaded.tokenizer
@@ -271,7 +272,7 @@ def summarize(runs: dict[str, list[Run]], corpus: Sequence[Spoken]) -> dict[str,
 
 
 def each_turn(ours: Sequence[Run], theirs: Sequence[Run]) -> list[float]:
-    """Return the shares of Trainer fp32 that single turns give, to see how far they vary."""
+    """Return the share of Trainer fp32 in each turn, to show how much it varies."""
     return [round(cost(run) / cost(other), 4) for run, other in zip(ours, theirs, strict=True)]
 
 

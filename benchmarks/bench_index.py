@@ -1,9 +1,9 @@
-"""How soon the first batch of ten million utterances is known: opening, plan and resume, disk cache cold and warm.
+"""Time to the first batch of ten million utterances: opening, plan and resuming, with a cold and a warm disk cache.
 
     python -m benchmarks.bench_index [--folder DIR] [--utterances 10000000] [--rounds 3]
 
-A real index is written, with texts that do not compress well, through the package's own writer; shards are not needed
-to plan. Each measurement is a process of its own; times begin when Python and the libraries are loaded. Writes
+The index is written by the package's own writer, with texts that do not compress well; shards are not needed for the
+plan. Each measurement runs in a process of its own; times start after Python and the libraries are loaded. Writes
 benchmarks/results/<date>-index.json and prints a table.
 """
 
@@ -47,7 +47,7 @@ def random_words() -> str:
 
 
 def index_tables(num_utterances: int, words: str, *, name: str = "utt") -> Iterator[pa.Table]:
-    """Yield the index of a corpus shard by shard; texts are cut from ``words``, about 14 characters a second."""
+    """Yield the index of a corpus by shard; texts are pieces of ``words``, about 14 characters per second."""
     rng = np.random.default_rng(list(name.encode()))
     seconds = draw_seconds(num_utterances)
     for shard in range(num_utterances // PER_SHARD):
@@ -91,20 +91,20 @@ def write_index_only(folder: Path, num_utterances: int, words: str, *, name: str
 
 
 def forget_files(folder: Path) -> None:
-    """Drop a folder's files from the disk cache."""
+    """Remove the files of a folder from the disk cache."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_memory() -> dict[str, float]:
-    """Return MB of this process: its own, and mapped files."""
+    """Return the memory of this process in MB: private, and mapped files."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(lines[name].split()[0]) * 1024 / 1e6 for name in ("RssAnon", "RssFile")}
 
 
 def plan_step(folder: Path, state: PlanState | None) -> int:
-    """Open everything and plan one step, the first after ``state``; return the row of its first utterance."""
+    """Open the dataset and plan the first step after ``state``; return the row of its first utterance."""
     loader = open_loader(open_dataset(folder), StreamConfig(augment=()), state=state)
     plan_stage = loader.pipeline.pipeline[0]
     return int(next(iter(plan_stage()))["index_row"])
@@ -164,8 +164,8 @@ def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the index of 1.4 GB is made; default: a temporary folder")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="folder for the index of 1.4 GB; default: a temporary folder")
     parser.add_argument("--utterances", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
 """Other loaders on the same audio: one process, shuffled, float32 batches of 32 padded in the same way.
 
-    make bench-peers      (benchmarks/peers.sh makes an environment for it, as the peers' needs conflict with ours)
+    make bench-peers      (benchmarks/peers.sh makes an environment for it, since requirements conflict)
 
-Every peer gets the same int16 samples in its own format, as its documentation recommends for arrays, and shuffles as it
-does by default, with a buffer of 1,000 where it has one; none but ours checks what it reads. Whole epochs are timed,
-after one that is not: a shuffle buffer is filled at the beginning of an epoch and emptied at its end, so that a part of
-one would show either too much work or too little. Writes benchmarks/results/<date>-peers.json and prints a table.
+Every loader gets the same int16 samples in its own format, as its documentation recommends for arrays, and shuffles by
+default, with a buffer of 1,000 where it has one. Only whisper-shard checks the data. Whole epochs are timed, after one
+that is not: a shuffle buffer is filled at the beginning of an epoch and emptied at its end, so a part of an epoch would
+contain too much or too little work. Writes benchmarks/results/<date>-peers.json and prints a table.
 """
 
 import argparse
@@ -89,14 +89,14 @@ class LhotseItems:
 
     def __iter__(self) -> Iterator[Item]:
         for cut in self._cuts:
-            # Lhotse decodes to float32 in [-1, 1]; the common collation wants the int16 scale.
+            # Lhotse decodes to float32 in [-1, 1]; the common collation expects the int16 scale.
             yield {"audio": cut.load_audio()[0] * 32768, "text": cut.supervisions[0].text}
 
 
 def write_huggingface(dataset: Dataset, folder: Path) -> None:
     import datasets
 
-    # Bytes, not List(int16): a shuffled stream would turn a list into one Python number a sample, ten times slower.
+    # Bytes, not List(int16): a shuffled stream would turn each sample of a list into a Python number, ten times slower.
     features = datasets.Features({name: datasets.Value(kind) for name, kind in HUGGINGFACE_COLUMNS.items()})
     stored = datasets.Dataset.from_generator(
         generate_bytes, features=features, gen_kwargs={"dataset": dataset}, cache_dir=str(folder / "cache")
@@ -115,7 +115,7 @@ class HuggingFaceItems:
     def __init__(self, folder: Path) -> None:
         import datasets
 
-        # At the end of each epoch it sleeps for 5 s (apache/arrow#45214): nothing in a long one, most of a short one.
+        # At the end of each epoch it sleeps for 5 s (apache/arrow#45214): most of the time of a short epoch.
         datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
         files = sorted(str(path) for path in folder.glob("*.parquet"))
         stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
@@ -145,7 +145,7 @@ def open_mosaicml(folder: Path) -> Iterable[Item]:
 
 
 def stand_in_for_torchvision() -> None:
-    """Let MosaicML Streaming be imported: it wants three names of torchvision, which needs a CUDA build of torch."""
+    """Make MosaicML Streaming importable: it needs three names of torchvision, which needs a CUDA build of torch."""
     package = types.ModuleType("torchvision")
     package.__spec__ = importlib.machinery.ModuleSpec("torchvision", None)
     package.datasets = types.ModuleType("torchvision.datasets")  # type: ignore[attr-defined]
@@ -213,7 +213,7 @@ PEERS: dict[str, tuple[str, Callable[[Dataset, Path], None], Callable[[Path], It
 
 
 def measure_rate(batches: Iterable[int]) -> float:
-    """Utterances a second over whole epochs, after one that opens files and fills memory."""
+    """Return utterances per second over whole epochs, after one that opens files and fills memory."""
     sum(batches)
     started = time.perf_counter()
     return sum(sum(batches) for _ in range(EPOCHS)) / (time.perf_counter() - started)
@@ -259,8 +259,8 @@ def run(folder: Path, num_utterances: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the corpora are made; default: a temporary folder")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="folder for the corpora; default: a temporary folder")
     parser.add_argument("--utterances", type=int, default=2500)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,22 +1,22 @@
-"""Prepare against its floor, against two jobs, against the guide's recipe, and in memory.
+"""Speed and memory of prepare, against its lower bound, against two jobs and against the guide's recipe.
 
     python -m benchmarks.bench_prepare                                          speed: about ten minutes
     python -m benchmarks.bench_prepare --parts rows --manifest-rows 10000000    memory of the main process
 
-Each part is a run of its own, with its own machine and arguments in the result; no ratio mixes two parts. A part that
-is measured again on the same day replaces its earlier figures.
+Each part is measured separately, with its own machine and arguments in the result; no ratio combines two parts. A part
+that is measured again on the same day replaces its earlier figures.
 
-The floor is what soundfile's decoding and soxr's HQ resampling cost for the same files, one after the other in one
-process. Both sides have one core and take turns, in changing order; figures are medians over the turns, ratios are
-medians of the ratios within each turn. The speed of prepare is taken between the plan and the last committed shard, so
-process starts (given apart) are not in it, and everything else is: reading, decoding, resampling, trimming, levelling,
-text, filters, hashing, writing, fsync, receipts. The recordings are speech-like sounds made on the spot, repeated in
-the manifest to fill the hours asked for; both sides read them from the page cache.
+The lower bound (`floor`) is the time of soundfile's decoding and soxr's HQ resampling alone, for the same files in one
+process. Both have one core and are measured alternately, in changing order; figures are medians over the turns, ratios
+are medians of the ratios within each turn. The speed of prepare is measured from the plan to the last committed shard:
+it does not include process starts (given separately), but everything else: reading, decoding, resampling, trimming,
+levelling, text, filters, hashing, writing, fsync, receipts. The recordings are synthetic, speech-like sounds, repeated
+in the manifest to reach the requested hours; both read them from the page cache.
 
 The guide's recipe is its steps 2 to 12: a filter and a map of Hugging Face datasets over decoded audio, librosa's trim,
-WhisperFeatureExtractor. Audio is decoded with soundfile and resampled with soxr inside filter and map, which is what
-`cast_column(Audio(...))` does with its own decoder in both steps; that it also stores the audio again is left out, to
-its advantage, and so is the tokenizer where no `--tokenizer` is given.
+WhisperFeatureExtractor. Audio is decoded with soundfile and resampled with soxr inside filter and map, as
+`cast_column(Audio(...))` does with its own decoder in both steps. It also stores the audio again, which is not
+measured, in its favour; neither is the tokenizer where no `--tokenizer` is given.
 """
 
 import argparse
@@ -51,15 +51,15 @@ TEXT = "the text of this utterance has about sixty characters in all"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["formats", "jobs", "guide"])
-    parser.add_argument("--minutes", type=float, default=6.0, help="of different recordings, for each format")
-    parser.add_argument("--hours", type=float, default=2.0, help="of rows in the manifest, for each format")
+    parser.add_argument("--minutes", type=float, default=6.0, help="minutes of different recordings, for each format")
+    parser.add_argument("--hours", type=float, default=2.0, help="hours of audio in the manifest, for each format")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--guide-utterances", type=int, default=46)
     parser.add_argument(
         "--tokenizer", default="", help="Whisper folder whose tokenizer the guide's recipe uses; empty: none"
     )
-    parser.add_argument("--manifest-rows", type=int, default=1_000_000, help="of made-up rows, for the part `rows`")
+    parser.add_argument("--manifest-rows", type=int, default=1_000_000, help="rows of the manifest of the part `rows`")
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-prepare.json"
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure_formats(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Compare prepare with the floor, in turns, for each format."""
+    """Compare prepare with its lower bound, alternately, for each format."""
     results: dict[str, Any] = {}
     for suffix in args.formats:
         paths, corpus = make_corpus(folder, suffix, args)
@@ -106,14 +106,14 @@ def measure_formats(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_jobs(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Compare two jobs with one, in turns."""
+    """Compare two jobs with one, alternately."""
     _, corpus = make_corpus(folder, "mp3", args)
     runs = [[measure_prepare(corpus, folder, jobs=jobs)["wall_seconds"] for jobs in (1, 2)] for _ in range(args.turns)]
     return {"seconds_of_turns": runs, "two_jobs_are_faster_by": median(one / two for one, two in runs)}
 
 
 def measure_guide(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Compare prepare with the guide's recipe on one core, in turns."""
+    """Compare prepare with the guide's recipe on one core, alternately."""
     paths, corpus = make_corpus(folder, "mp3", args)
     some = sorted(set(paths))[: args.guide_utterances]
     turns = [(measure_recipe(some, args.tokenizer), measure_prepare(corpus, folder, jobs=1)) for _ in range(args.turns)]
@@ -127,7 +127,7 @@ def measure_guide(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_corpus(folder: Path, suffix: str, args: argparse.Namespace) -> tuple[list[Path], Path]:
-    """Return the recordings, each as often as it takes to fill the hours, and the manifest that lists them."""
+    """Return the recordings, repeated to reach the hours, and the manifest that lists them."""
     paths = make_recordings(folder / suffix, suffix, args.minutes)
     repeated = paths * max(1, round(args.hours * 60 / args.minutes))
     return repeated, write_manifest(folder / f"{suffix}.csv", repeated)
@@ -149,7 +149,7 @@ def measure_floor(paths: Sequence[Path]) -> dict[str, float]:
 
 
 def measure_prepare(corpus: Path, folder: Path, *, jobs: int) -> dict[str, float]:
-    """Prepare a corpus; on one core, main process included, where there is one job."""
+    """Prepare a corpus; with one job, on one core together with the main process."""
     out = folder / "out"
     with one_core(is_wanted=jobs == 1):
         begun, peak, cpu_begun, cpu = time.perf_counter(), 0.0, 0.0, 0.0
@@ -208,7 +208,7 @@ def is_valid(example: dict[str, Any]) -> bool:
 
 
 class GuideRecipe:
-    """The guide's prepare_train_dataset; without a tokenizer, to its advantage, it makes no labels."""
+    """The guide's prepare_train_dataset; without a tokenizer it makes no labels, in its favour."""
 
     def __init__(self, extractor: Any, tokenizer: Any) -> None:
         from audiomentations import AddGaussianNoise, Compose, Gain
@@ -232,7 +232,7 @@ class GuideRecipe:
 
 
 def measure_rows(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Prepare a manifest of made-up rows, decoding stubbed; one row in ten is kept, to spare the disk."""
+    """Prepare a synthetic manifest with a stub decoder; one row in ten is kept, to save disk space."""
     num_rows = args.manifest_rows
     (folder / "keep").write_bytes(b"KEEP")
     (folder / "drop").write_bytes(b"DROP")
@@ -271,7 +271,7 @@ def measure_rows(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def one_core(*, is_wanted: bool = True) -> Iterator[None]:
-    """Keep this process, and those it starts, on one core."""
+    """Restrict this process, and those it starts, to one core."""
     cores = os.sched_getaffinity(0)
     if is_wanted:
         os.sched_setaffinity(0, {min(cores)})

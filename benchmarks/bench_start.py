@@ -1,13 +1,13 @@
-"""What training checks of ten million utterances before its first step: how long it takes, and how much memory.
+"""Time and memory of the checks that training makes of ten million utterances before its first step.
 
     python -m benchmarks.bench_start --tokenizer MODEL [--folder DIR] [--utterances 10000000] [--rounds 3]
 
-Real indexes are written through the package's own writer; shards are not needed for the checks. Texts come in two
-kinds: Latin letters, one byte each, of which no text has more bytes than the decoder has room for tokens, and Cyrillic,
-two bytes each, of which one in twenty has, though its tokens fit; both are made of 50,000 words that are drawn by
-Zipf's law. The evaluation set has a hundredth as many utterances. Each measurement is a process of its own, the disk
-cache is warm, and times begin when Python and the libraries are loaded. Memory is the process's own at its peak; the
-index is mapped and comes on top. Writes benchmarks/results/<date>-start.json.
+The indexes are written by the package's own writer; shards are not needed for the checks. There are two kinds of texts:
+Latin letters of one byte, where no text has more bytes than the decoder has positions, and Cyrillic letters of two
+bytes, where one text in twenty has more bytes, although its tokens fit. Both consist of 50,000 words drawn by Zipf's
+law. The evaluation set has a hundredth as many utterances. Each measurement runs in a process of its own, the disk
+cache is warm, and times start after Python and the libraries are loaded. Memory is the peak of private memory, without
+the mapped index. Writes benchmarks/results/<date>-start.json.
 """
 
 import argparse
@@ -37,7 +37,7 @@ DRAWN_WORDS = 3_000_000
 
 
 def draw_words(first_letter: str) -> str:
-    """Return words of 26 letters beginning with ``first_letter``, drawn by Zipf's law, with spaces between them."""
+    """Return words of 26 letters starting at ``first_letter``, drawn by Zipf's law, with spaces between them."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 9, NUM_WORDS)
     vocabulary = ["".join(chr(ord(first_letter) + int(letter)) for letter in rng.integers(0, 26, n)) for n in sizes]
@@ -47,13 +47,13 @@ def draw_words(first_letter: str) -> str:
 
 
 def read_memory(name: str) -> float:
-    """Return a line of this process's status in MB."""
+    """Return a value of this process's status in MB."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0]) * 1024 / 1e6
 
 
 def watch_memory(peaks: list[float], is_over: threading.Event) -> None:
-    """Note this process's own memory, mapped files left out, a hundred times a second."""
+    """Record this process's private memory, without mapped files, a hundred times per second."""
     while not is_over.wait(0.01):
         peaks.append(read_memory("RssAnon"))
 
@@ -117,8 +117,8 @@ def run(folder: Path, tokenizer: str, num_utterances: int, rounds: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", required=True, help="folder of a Whisper")
-    parser.add_argument("--folder", type=Path, help="where indexes of 2.5 GB are made; default: a temporary folder")
+    parser.add_argument("--tokenizer", required=True, help="folder of a Whisper model")
+    parser.add_argument("--folder", type=Path, help="folder for the indexes of 2.5 GB; default: a temporary folder")
     parser.add_argument("--utterances", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""How fast batches come, against plain webdataset on the same shards; padding; and the plan at ten million utterances.
+"""Speed of the loader against plain webdataset on the same shards; padding; and the plan of ten million utterances.
 
     python -m benchmarks.bench_stream [--folder DIR] [--rounds 5]
 
-Every setting is measured once a round, in turn, so that all of them see the same machine; ratios are medians over
-rounds of ratios within a round. Writes benchmarks/results/<date>-stream.json and prints a table.
+Every setting is measured once per round, so that changes of the machine affect all of them; ratios are medians over
+rounds of the ratios within a round. Writes benchmarks/results/<date>-stream.json and prints a table.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NUM_UTTERANCES = 2500
 
 
 def pad_samples(samples: list[tuple[np.ndarray, dict[str, Any]]]) -> tuple[torch.Tensor, list[str]]:
-    """The same collation for plain webdataset: float32 in [-1, 1], padded with zeros."""
+    """Collate for plain webdataset: float32 in [-1, 1], padded with zeros."""
     waveforms = torch.zeros(len(samples), max(len(sample[0]) for sample in samples))
     for row, (samples_int16, _) in zip(waveforms, samples, strict=True):
         row[: len(samples_int16)] = torch.from_numpy(samples_int16) * (1 / 32768)
@@ -54,8 +54,8 @@ def plain_webdataset(dataset: Dataset, workers: int, *, epochs: int = EPOCHS) ->
         yield len(texts)
 
 
-def ours(dataset: Dataset, **knobs: Any) -> Iterator[int]:
-    config = StreamConfig(**({"batch_size": BATCH, "workers": 0, "augment": ()} | knobs))
+def ours(dataset: Dataset, **settings: Any) -> Iterator[int]:
+    config = StreamConfig(**({"batch_size": BATCH, "workers": 0, "augment": ()} | settings))
     loader = open_loader(dataset, config, epochs=EPOCHS)
     for batch in loader:
         yield len(batch.ids)
@@ -84,7 +84,7 @@ RATIOS = {
 
 
 def measure_rate(counts: Iterator[int]) -> float:
-    """Utterances a second from the second epoch on: the first one opens files, starts processes and fills memory."""
+    """Return utterances per second after the first epoch, which opens files, starts processes and fills memory."""
     for _ in range(-(-NUM_UTTERANCES // BATCH)):
         next(counts)
     started = time.perf_counter()
@@ -92,7 +92,7 @@ def measure_rate(counts: Iterator[int]) -> float:
 
 
 def measure_padding() -> dict[str, float]:
-    """Share of padding in batches of 64 of 100,000 utterances with log-normal durations, by number of buckets."""
+    """Return the share of padding in batches of 64 of 100,000 log-normal durations, by number of buckets."""
     num_samples = (draw_seconds(100_000) * SAMPLE_RATE).astype(np.int32)
     chars = np.random.default_rng(1).integers(20, 200, 100_000).astype(np.int32)
     units = Units(num_samples=num_samples, num_chars=chars, shard_sizes=(np.full(200, 500),))
@@ -106,7 +106,7 @@ def measure_padding() -> dict[str, float]:
 
 
 def measure_plan(num_utterances: int = 10_000_000) -> dict[str, float]:
-    """Seconds and memory of the plan itself; the columns of the index are in memory already."""
+    """Return time and memory of the plan, with the columns of the index already in memory."""
     num_samples = (draw_seconds(num_utterances) * SAMPLE_RATE).astype(np.int32)
     units = Units(
         num_samples=num_samples, num_chars=num_samples // 1200, shard_sizes=(np.full(num_utterances // 500, 500),)
@@ -170,8 +170,8 @@ def print_tables(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where the corpus of 600 MB is made; default: a temporary folder")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="folder for the corpus of 600 MB; default: a temporary folder")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,26 +2,26 @@
 
     python -m benchmarks.bench_train --model whisper-base/ --digits spoken-digits/
 
-Measures seconds and CPU seconds an utterance for
+Measures seconds and CPU seconds per utterance for
 
 - ``literal``: Seq2SeqTrainer as in the guide: batch 4 x 16, gradient checkpointing, fp16 (which does not run on a CPU:
   fp32 there);
-- ``tuned``: as a competent user would set it: 16 a pass, bf16, no checkpointing;
-- ``full``: our loop with every utterance in a 30 s window;
-- ``auto``: our loop with its default windows.
+- ``tuned``: Seq2SeqTrainer with better settings: 16 utterances per pass, bf16, no checkpointing;
+- ``full``: whisper-shard with every utterance in a 30 s window;
+- ``auto``: whisper-shard with its default windows.
 
-Features of the recipe are computed before its clock starts, as the guide does; ours are computed inside. What it takes
-to evaluate is measured by bench_eval.py, how many steps it takes by bench_windows.py.
+The features of the recipe are computed before its timer starts, as in the guide; those of whisper-shard are computed in
+the step. bench_eval.py measures evaluation, and bench_windows.py the number of steps to the same WER.
 
 On a GPU, for example
 
     python -m benchmarks.bench_train --model whisper-small/ --digits spoken-digits/ --device cuda --batch 64 \
         --steps 10 --workers 8 --peak-tflops 989
 
-both sides put as much of a batch into a pass as fits, take `--workers` loader processes, and are not timed in their
-first steps. ``tuned`` is measured twice, ``tuned flash`` being without cuDNN's attention, which builds a plan for every
-new shape. Memory at its peak is reported, and with ``--peak-tflops`` (dense bf16: 989 for an H100 SXM, 312 for an A100)
-the share of that peak that real audio used (MFU).
+all put as much of a batch into a pass as fits, use `--workers` loader processes, and are not timed in their first
+steps. ``tuned`` is measured twice; ``tuned flash`` is without cuDNN's attention, which builds a plan for every new
+shape. The peak of memory is reported, and with ``--peak-tflops`` (dense bf16: 989 for an H100 SXM, 312 for an A100) the
+share of that peak that was used for real audio (MFU).
 """
 
 import argparse
@@ -64,7 +64,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @contextmanager
 def measured(into: dict[str, float], count: int, device: torch.device) -> Iterator[None]:
-    """Write wall and CPU seconds for each of ``count`` utterances into a dict, on a GPU also the memory at its peak."""
+    """Write wall and CPU seconds per utterance into a dict, on a GPU also the peak of memory."""
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
@@ -86,7 +86,7 @@ def measured(into: dict[str, float], count: int, device: torch.device) -> Iterat
 def time_ours(
     args: argparse.Namespace, data: Dataset, *, window: str, steps: int, batch: int, warm_steps: int
 ) -> dict[str, float]:
-    """Train some steps with our loop's optimizer step, bf16; steps before them are not timed."""
+    """Train some steps with whisper-shard in bf16; the steps before them are not timed."""
     device = torch.device(args.device)
     loaded = load_whisper(args.model)
     sample_format = "int16" if device.type == "cuda" else "float32"
@@ -138,7 +138,7 @@ def time_ours(
 
 
 def judge_speed(args: argparse.Namespace, loaded: Any, found: dict[str, float]) -> dict[str, float]:
-    """Return hours of audio an hour, and the share of the device's peak that real audio used, where that is known."""
+    """Return hours of audio per hour, and the share of the device's peak used for real audio, where it is known."""
     wall = found["wall_seconds_per_utterance"]
     judged = {"audio_hours_per_hour": found["audio_seconds"] / wall}
     if args.peak_tflops:
@@ -161,7 +161,7 @@ def guide_features(loaded: Any, data: Dataset, count: int) -> list[dict[str, Any
 
 
 class Collator:
-    """The guide's collator, with the doubled start token of its labels removed."""
+    """The guide's collator, without the doubled start token of its labels."""
 
     def __init__(self, loaded: Any) -> None:
         self.processor = loaded.processor
@@ -177,7 +177,7 @@ class Collator:
 
 
 def make_trainer(loaded: Any, train: list[Any], folder: str, **arguments: Any) -> Any:
-    """Build the guide's Seq2SeqTrainer with what current transformers asks for."""
+    """Build the guide's Seq2SeqTrainer with the changes that current transformers needs."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     loaded.model.generation_config.language, loaded.model.generation_config.task = "en", "transcribe"
@@ -203,7 +203,7 @@ def time_guide(
     warm_steps: int,
     cudnn_attention: bool = True,
 ) -> dict[str, float]:
-    """Train some optimizer steps with Seq2SeqTrainer; on a GPU with smaller passes if these do not fit."""
+    """Train some optimizer steps with Seq2SeqTrainer; on a GPU with smaller passes if the memory is not enough."""
     device = torch.device(args.device)
     while True:
         try:
@@ -222,7 +222,7 @@ def time_guide(
 def run_guide(
     args: argparse.Namespace, data: Dataset, steps: int, *, batch: int, micro: int, literal: bool, warm_steps: int
 ) -> dict[str, float]:
-    """Train with passes of a given size; a small step, and on a GPU the first ones, are not timed."""
+    """Train with passes of a given size; a first small step, and on a GPU some more, are not timed."""
     device = torch.device(args.device)
     loaded = load_whisper(args.model)
     rows = guide_features(loaded, data, (steps + warm_steps) * batch)
@@ -251,7 +251,7 @@ def run_guide(
 
 
 def make_clock(clock: AbstractContextManager[None], *, begin: int) -> Any:
-    """Return a callback that enters a context after so many steps, 0: before the first; it leaves it after the last."""
+    """Return a callback that enters a context after some steps (0: before the first) and leaves it after the last."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -269,7 +269,7 @@ def make_clock(clock: AbstractContextManager[None], *, begin: int) -> Any:
 
 
 def ratios(train: dict[str, Any], device: str) -> dict[str, float]:
-    """Say how many times less time our ways take than the guide's: CPU time, or on a GPU wall time."""
+    """Return how many times faster whisper-shard is than the guide's recipe: CPU time, or on a GPU wall time."""
     measure = "cpu_seconds_per_utterance" if device == "cpu" else "wall_seconds_per_utterance"
     pairs = [(theirs, ours) for theirs in ("literal", "tuned", "tuned flash") for ours in ("full", "auto")]
     pairs = [pair for pair in pairs if pair[0] in train]
@@ -277,17 +277,17 @@ def ratios(train: dict[str, Any], device: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Make the two corpora, time all ways on both, print a table, write the JSON."""
+    """Make the two corpora, measure all four on both, print a table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of whisper-base")
     parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits, with train.csv")
-    parser.add_argument("--batch", type=int, default=16, help="utterances an optimizer step; the guide's is 64")
-    parser.add_argument("--steps", type=int, default=2, help="optimizer steps timed")
+    parser.add_argument("--batch", type=int, default=16, help="utterances per optimizer step; 64 in the guide")
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps that are timed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes, of both sides")
+    parser.add_argument("--workers", type=int, default=0, help="loader processes")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
-    parser.add_argument("--peak-tflops", type=float, default=0.0, help="peak of the device in bf16, for MFU")
-    parser.add_argument("--name", default="train", help="of the file in benchmarks/results")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="bf16 peak of the device, for MFU; 0: unknown")
+    parser.add_argument("--name", default="train", help="name of the result in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
     keep_freed_memory()
@@ -327,7 +327,7 @@ def main() -> None:
 
 
 def print_table(name: str, found: dict[str, Any]) -> None:
-    """Print what was measured on one corpus."""
+    """Print the results of one corpus."""
     print(f"\n{name}")
     shown = ("audio_hours_per_hour", "mfu", "peak_gpu_gb", "utterances_a_pass", "data_wait_share")
     for way, numbers in found["train"].items():

@@ -1,17 +1,17 @@
-"""Which windows to train in: WER in 30 s windows of finished runs, and what they cost, `full` against shorter windows.
+"""Training windows compared: WER in 30 s windows and cost of finished runs, `full` against shorter windows.
 
     python -m benchmarks.bench_windows --model whisper-base/ --digits spoken-digits/ --work runs/windows \
         --runs read:full:1 read:auto:1
 
-A run is RECIPE:POLICY:SEED. Each trains whisper-base once, through `train_model` or the guide's Seq2SeqTrainer, and
-scores the result on the whole test part; it is kept in ``--work`` and not made again, so a long study can be made in
-pieces. Without ``--runs`` the finished runs are compared with `full` and `literal` of the same recipe, seeds together,
-and the JSON is written; it also says how near borrowed silence brings the published model to 30 s windows: encoder
-states, and hypotheses.
+A run is RECIPE:POLICY:SEED. Each run trains whisper-base with `train_model` or the guide's Seq2SeqTrainer and scores
+the result on the whole test part. Finished runs are kept in ``--work`` and not repeated, so a long study can be made in
+parts. Without ``--runs`` the finished runs are compared with `full` and `literal` of the same recipe, over all seeds,
+and the JSON is written. It also has the distance of the published model in short windows from that in 30 s windows,
+with and without borrowed silence: encoder states and hypotheses.
 
-Cost is CPU seconds of optimizer steps, evaluation not counted. Of the spoken digits a run sees 480 of 2,700 and is
-tested on 300 others, of the same six speakers. Read speech is spoken by a synthesizer in many voices: 480 utterances
-of 3 to 12 s, and 120 to be tested on.
+Cost is CPU seconds of optimizer steps, without evaluation. Of the spoken digits a run is trained on 480 of 2,700 and
+tested on 300 others, of the same six speakers. Read speech is synthesized in many voices: 480 utterances of 3 to 12 s
+for training, and 120 for testing.
 """
 
 import argparse
@@ -52,9 +52,9 @@ from whisper_shard.utterance import MAX_SAMPLES
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, LR, WARMUP = 16, 2e-5, 0.1
-EVAL_LIMIT = 24  # in training: it decides nothing here but that the trained weights are kept
+EVAL_LIMIT = 24  # evaluation in training only decides that the trained weights are kept
 RECIPES = {"read": ("read", 30), "read-brief": ("read", 12), "digits": ("digits", 24), "digits-brief": ("digits", 12)}
-"""Corpus and optimizer steps of `full`, the recipe to be matched."""
+"""Corpus, and number of optimizer steps of `full`."""
 ALONE = {"beyond": "nothing", "min_window_seconds": 2.0, "margin_seconds": (0.2, 1.5)}
 POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
     "literal": (1.0, {}),
@@ -68,24 +68,23 @@ POLICIES: dict[str, tuple[float, dict[str, Any]]] = {
     "sixteenth": (1.0, {**ALONE, "full_share": 1 / 16}),
     "eighth-twice": (2.0, {**ALONE, "full_share": 1 / 8}),
 }
-"""Steps in multiples of those of `full`, and the knobs that differ from the defaults.
+"""Steps in multiples of those of `full`, and the settings that differ from the defaults.
 
-literal is the guide's Seq2SeqTrainer, in fp32 and with gradient checkpointing, 4 x 4 utterances a step. auto hears
-borrowed silence behind its windows; short hears nothing there; the last two hear nothing, and see some utterances at
-30 s."""
+literal is the guide's Seq2SeqTrainer in fp32 with gradient checkpointing and 4 x 4 utterances per step. auto uses
+borrowed silence; short does not; the last two do not either, but pad some utterances to 30 s."""
 RIVALS = ("full", "literal")
 """Policies that all others are compared with."""
 
 
 class StepClock:
-    """Sums the CPU seconds of optimizer steps: whatever ends with another event is not one."""
+    """Sum the CPU seconds of optimizer steps: the time before each event `Stepped`, and before no other event."""
 
     def __init__(self) -> None:
         self.cpu_seconds = 0.0
         self._last = time.process_time()
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event of the training loop."""
+        """Count the time since the last event if a step ended."""
         now = time.process_time()
         if isinstance(event, Stepped):
             self.cpu_seconds += now - self._last
@@ -93,14 +92,14 @@ class StepClock:
 
 
 def main() -> None:
-    """Make the runs asked for, or compare those that are there."""
+    """Make the given runs, or compare the finished ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of whisper-base")
     parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
     parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
-    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...")
+    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare finished runs")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--name", default="windows", help="of the file in benchmarks/results")
+    parser.add_argument("--name", default="windows", help="name of the result in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
     for run in args.runs:
@@ -112,7 +111,7 @@ def main() -> None:
 
 
 def make_corpus(corpus: str, args: argparse.Namespace) -> None:
-    """Write training and test part of a corpus, unless they are there."""
+    """Write the training and test part of a corpus, unless they exist."""
     folder = args.work / "data" / corpus
     if corpus == "read":
         write_speech(folder / "train", speak_sentences(480, shortest=3, longest=12, seed=3))
@@ -123,16 +122,16 @@ def make_corpus(corpus: str, args: argparse.Namespace) -> None:
 
 
 def make_run(recipe: str, policy: str, seed: int, args: argparse.Namespace) -> None:
-    """Train and score once; keep cost and score, not the weights."""
+    """Train and score once; keep the cost and the score, but not the weights."""
     folder = args.work / recipe / f"{policy}-{seed}"
     if (folder / "run.json").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    longer, knobs = POLICIES[policy]
+    longer, settings = POLICIES[policy]
     corpus, steps_of_full = RECIPES[recipe]
     data, steps = args.work / "data" / corpus, round(steps_of_full * longer)
     train = train_literally if policy == "literal" else train_here
-    model, run = train(data, folder / "train", steps=steps, knobs={**knobs, "seed": seed}, args=args)
+    model, run = train(data, folder / "train", steps=steps, settings={**settings, "seed": seed}, args=args)
     score_model(
         str(model),
         data / "eval",
@@ -140,22 +139,22 @@ def make_run(recipe: str, policy: str, seed: int, args: argparse.Namespace) -> N
             out=str(folder), language="en", precision="bf16", max_new_tokens=96, window="full", threads=args.threads
         ),
     )
-    run = {"steps": steps, **run, "knobs": knobs}
+    run = {"steps": steps, **run, "settings": settings}
     (folder / "run.json").write_text(json.dumps(run, indent=1) + "\n")
     shutil.rmtree(folder / "train")
     print(folder, run, summary(folder), flush=True)
 
 
 def train_here(
-    data: Path, folder: Path, *, steps: int, knobs: dict[str, Any], args: argparse.Namespace
+    data: Path, folder: Path, *, steps: int, settings: dict[str, Any], args: argparse.Namespace
 ) -> tuple[Path, dict[str, float]]:
-    """Train with our loop; return the model's folder, and what was learned from at what cost."""
-    settings = {
+    """Train with whisper-shard; return the folder of the model, and its cost."""
+    defaults = {
         "model": args.model, "language": "en", "precision": "bf16", "batch_size": BATCH, "lr": LR, "warmup": WARMUP,
         "workers": 0, "max_steps": steps, "eval_every": steps, "eval_limit": EVAL_LIMIT, "max_new_tokens": 96,
         "log_every": 1, "patience": 0, "tensorboard": False, "save_minutes": 1e6, "threads": args.threads,
     }  # fmt: skip
-    config = replace_settings(TrainConfig(), {**settings, **knobs})
+    config = replace_settings(TrainConfig(), {**defaults, **settings})
     clock = StepClock()
     report = train_model(data, folder, config, clock)
     if report.best_step != steps:
@@ -171,15 +170,15 @@ def train_here(
 
 
 def train_literally(
-    data: Path, folder: Path, *, steps: int, knobs: dict[str, Any], args: argparse.Namespace
+    data: Path, folder: Path, *, steps: int, settings: dict[str, Any], args: argparse.Namespace
 ) -> tuple[Path, dict[str, float]]:
-    """Train with the guide's Seq2SeqTrainer; features are computed before its clock starts, as the guide does."""
+    """Train with the guide's Seq2SeqTrainer; features are computed before its timer starts, as in the guide."""
     loaded = load_whisper(args.model)
     dataset = open_dataset(data / "train")
     rows = guide_features(loaded, dataset, dataset.num_utterances)
     loaded.model.config.use_cache = False
     trainer = make_trainer(
-        loaded, rows, str(folder), max_steps=steps, learning_rate=LR, warmup_steps=WARMUP, seed=knobs["seed"],
+        loaded, rows, str(folder), max_steps=steps, learning_rate=LR, warmup_steps=WARMUP, seed=settings["seed"],
         gradient_checkpointing=True, use_cpu=True, per_device_train_batch_size=4,
         gradient_accumulation_steps=BATCH // 4,
     )  # fmt: skip
@@ -202,7 +201,7 @@ def summary(folder: Path) -> dict[str, float]:
 
 
 def errors_and_words(folder: Path) -> np.ndarray[Any, Any]:
-    """Return, for each test utterance in the order of keys, errors in 30 s windows and reference words: (N, 2)."""
+    """Return errors in 30 s windows and reference words of each test utterance, sorted by key: (N, 2)."""
     rows = json.loads((folder / "score.json").read_text())["windows"]["full"]["utterances"]
     return np.array([(row["errors"], len(row["reference"].split())) for row in sorted(rows, key=lambda r: r["key"])])
 
@@ -259,7 +258,7 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
 
 
 def write_result(args: argparse.Namespace) -> None:
-    """Compare all finished runs, print a table, write the JSON."""
+    """Compare all finished runs, print a table, and write the JSON."""
     runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(args.work.glob("*/*/run.json")):
         policy, _, seed = path.parent.name.rpartition("-")

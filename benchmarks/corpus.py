@@ -18,7 +18,7 @@ WORDS = "the of and a to in is you that it he was for on are as with his they at
 
 
 def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:
-    """Log-normal durations between 1 and 29.9 s with a mean of about 7.6 s."""
+    """Return log-normal durations between 1 and 29.9 s with a mean of about 7.6 s."""
     rng = np.random.default_rng(seed)
     return np.clip(np.exp(rng.normal(np.log(6.5), 0.6, num_utterances)), 1.0, 29.9)
 
@@ -26,7 +26,7 @@ def draw_seconds(num_utterances: int, *, seed: int = 0) -> np.ndarray:
 def make_corpus(
     folder: Path, num_utterances: int, *, per_shard: int = 250, seed: int = 0, mean_seconds: float = 7.6
 ) -> Dataset:
-    """Write a dataset of noise, its shards sorted by length as `prepare` does; texts have 14 characters a second."""
+    """Write a dataset of noise, its shards sorted by length as `prepare` does; texts have 14 characters per second."""
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(40 * SAMPLE_RATE).astype(np.float32) * 0.1
     (folder / "shards").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Both sides of a comparison on a GPU: each with its own settings of torch, which are those of the whole process."""
+"""Settings of torch for both sides of a comparison on a GPU; they apply to the whole process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from whisper_shard.model.device import set_up_gpu
 
 @contextmanager
 def our_settings(device: torch.device) -> Iterator[None]:
-    """Let torch compute as `train` and `score` let it, for the time; on a CPU there is nothing to set."""
+    """Use the settings of `train` and `score` in this context; on a CPU there are none."""
     set_up_gpu(device)
     try:
         yield
@@ -20,7 +20,7 @@ def our_settings(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def their_settings(*, cudnn_attention: bool) -> Iterator[None]:
-    """Let torch compute as it comes, or with attention kept out of cuDNN, for the time."""
+    """Use the default settings of torch in this context, or attention without cuDNN."""
     torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
     try:
         yield
@@ -29,11 +29,11 @@ def their_settings(*, cudnn_attention: bool) -> Iterator[None]:
 
 
 def use_tf32(device: torch.device) -> None:
-    """Let both sides round float32 products to TF32 on a GPU."""
+    """Round float32 products to TF32 on a GPU, for both sides."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
 
 
 def gpu_name(device: torch.device) -> str | None:
-    """Return the name of a GPU; None: it is a CPU."""
+    """Return the name of the GPU, or None for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None

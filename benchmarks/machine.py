@@ -1,4 +1,4 @@
-"""What a speed depends on: the machine part of every result. Imports nothing that a benchmark's memory would show."""
+"""The machine part of every result. Imports nothing that would add to the measured memory."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def describe_machine(*libraries: str, **details: Any) -> dict[str, Any]:
-    """Describe processor, cores, load, Python and the versions of the libraries named, plus what else is given."""
+    """Return processor, cores, load, Python and the versions of some libraries, and further values."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes build/peers, an environment for the other loaders on top of the project's own, and measures all of them.
-# Their requirements conflict with each other's (NumPy, transformers, xxhash), so they come without dependencies first.
+# Their requirements conflict (NumPy, transformers, xxhash), so they are installed without dependencies first.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,4 +1,4 @@
-"""Two corpora for training benchmarks: recorded spoken digits, and read sentences spoken by a synthesizer."""
+"""Two corpora for training benchmarks: recorded spoken digits, and synthesized sentences."""
 
 import csv
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class Spoken:
 
 
 def speak_sentences(num_utterances: int, *, shortest: float, longest: float, seed: int) -> Iterator[Spoken]:
-    """Yield sentences of a toy grammar, spoken in many voices, with lengths between two bounds in seconds."""
+    """Yield synthesized sentences of a small grammar in many voices, between two lengths in seconds."""
     rng, synthesizer, made = np.random.default_rng(seed), Synthesizer(), 0
     while made < num_utterances:
         text = draw_text(rng)
@@ -103,7 +103,7 @@ def read_digits(table: Path, num_utterances: int, *, seed: int = 0) -> Iterator[
 
 
 def write_speech(folder: Path, utterances: Iterator[Spoken], *, per_shard: int = 500) -> Dataset:
-    """Write a dataset through the package's own writers; one that is there already is opened."""
+    """Write a dataset with the package's own writers, or open it if it exists."""
     if (folder / "dataset.json").is_file():
         return open_dataset(folder)
     (folder / "shards").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Recordings that compress and trim like speech, made on the spot: voiced syllables, noise, pauses, quiet ends."""
+"""Synthetic recordings that compress and trim like speech: voiced syllables, noise, pauses, quiet ends."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "mp3": ("MP3", 
 
 
 def make_speech_like(seconds: float, sample_rate: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a gliding voice under syllables of 4 Hz, with pauses, some breath noise, and 0.2 s of quiet ends."""
+    """Return a voice of varying pitch with 4 syllables per second, pauses, some noise, and 0.2 s of quiet ends."""
     num_samples = round(seconds * sample_rate)
     time = np.arange(num_samples) / sample_rate
     pitch = rng.uniform(90, 220) * (1 + 0.15 * np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * time + rng.uniform(0, 6)))
@@ -28,7 +28,7 @@ def make_speech_like(seconds: float, sample_rate: int, rng: np.random.Generator)
 def make_recordings(
     folder: Path, suffix: str, minutes: float, *, sample_rate: int = 44_100, seed: int = 0
 ) -> list[Path]:
-    """Write recordings of 3 to 12 s until ``minutes`` are full; return their paths."""
+    """Write recordings of 3 to 12 s until ``minutes`` are reached; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, paths, total = np.random.default_rng(seed), [], 0.0
     container, subtype = FORMATS[suffix]
