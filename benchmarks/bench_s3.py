@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from whisper_shard.dataset.sources.open import open_source
 
 from benchmarks.corpus import make_corpus
 from benchmarks.machine import describe_machine
 from tests.s3 import BUCKET, FaultProxy, S3Server, environment, running_s3, upload_folder
 from whisper_shard import Batch, Dataset, StreamConfig, open_dataset, open_loader
+from whisper_shard.dataset.sources.open import open_source
 from whisper_shard.stream.runs import Run, RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -436,6 +437,11 @@ class ScriptedServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def restart_forkserver() -> None:
+    """Let the next loader processes have the environment of now; a server of an earlier test has that of then."""
+    forkserver._forkserver._stop()
 
 
 def upload_folder(folder: Path, url: str) -> None:

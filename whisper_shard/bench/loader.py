@@ -48,7 +48,7 @@ def bench_dataset(
     Raises:
         ConfigError: The data is empty, or no time is given to measure in.
     """
-    folders = " + ".join(str(dataset.folder) for dataset in datasets)
+    folders = " + ".join(str(dataset.location) for dataset in datasets)
     if not any(dataset.num_utterances for dataset in datasets):
         raise ConfigError(f"{folders}: the dataset is empty, there is nothing to measure")
     if config.seconds <= 0:

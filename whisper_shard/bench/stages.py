@@ -10,9 +10,11 @@ import torch
 import webdataset as wds
 
 from whisper_shard.bench.report import StageTime
+from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.tools import BenchConfig
 from whisper_shard.dataset.index import Dataset
-from whisper_shard.dataset.sources.local import LocalSource
+from whisper_shard.dataset.sources.open import open_sources
+from whisper_shard.dataset.sources.protocol import Source, SourceCounts
 from whisper_shard.stream.augment.transforms import build_augmentations
 from whisper_shard.stream.batch import Batch, Record
 from whisper_shard.stream.buffers import Parcel, SharedBuffers
@@ -77,14 +79,22 @@ class _Clock:
         return {name: float(np.median([one[name] for one in rounds])) / num_utterances for name in rounds[0]}
 
 
-class _TimedSource(LocalSource):
-    """A local source that knows how long it has read."""
+class _TimedSource:
+    """A source that knows how long it has read."""
 
-    seconds = 0.0
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.threads, self.ahead_bytes = source.threads, source.ahead_bytes
+        self.is_local, self.advise, self.close = source.is_local, source.advise, source.close
+        self.seconds = 0.0
 
-    def read(self, shard: int, offset: int, num_bytes: int) -> bytes:
+    @property
+    def counts(self) -> SourceCounts:
+        return self._source.counts
+
+    def read(self, shard: int, offset: int, num_bytes: int) -> bytes | memoryview:
         started = time.perf_counter()
-        data = super().read(shard, offset, num_bytes)
+        data = self._source.read(shard, offset, num_bytes)
         self.seconds += time.perf_counter() - started
         return data
 
@@ -92,11 +102,12 @@ class _TimedSource(LocalSource):
 class _TimedSources:
     """Opens sources, and knows how long all of them have read."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: StreamConfig) -> None:
+        self._open = open_sources(config)
         self._opened: list[_TimedSource] = []
 
     def open(self, dataset: Dataset) -> _TimedSource:
-        self._opened.append(_TimedSource(dataset))
+        self._opened.append(_TimedSource(self._open(dataset)))
         return self._opened[-1]
 
     @property
@@ -133,7 +144,7 @@ def _one_round(
     timetable: Timetable, records: list[Record], augment: AugmentStage, clock: _Clock, log_mel: LogMel | None
 ) -> Batch:
     """Send the records through the stages one stage after the other; return the last batch."""
-    sources = _TimedSources()
+    sources = _TimedSources(timetable.config)
     skip = timetable.config.bad_record == "skip"
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
     read = ReadStage(turns=turns, open_source=sources.open, buffer=RunBuffer(0), skip=skip, copy=False)

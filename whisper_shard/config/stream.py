@@ -37,6 +37,10 @@ class StreamConfig:
     """Batches that each loader process keeps ready."""
     read_ahead_mb: int = 1024
     """Memory for audio read ahead of its use, in MB (10^6 bytes) per training process; 0: do not read ahead."""
+    cache: str = ""
+    """Folder on a local disk that keeps shards for the next epochs, for all processes of a machine; empty: none."""
+    cache_gb: float = 100.0
+    """Limit of what the cache keeps, in GB (10^9 bytes); a fixed part of the shards where not all fit."""
     bad_record: Literal["raise", "skip"] = "raise"
     """At a damaged utterance: stop with an error, or log it and keep its row with weight 0."""
     max_bad: int = 100
@@ -56,5 +60,6 @@ class StreamConfig:
         check_range("--workers", self.workers, 0, 1024)
         check_range("--prefetch", self.prefetch, 1, 1000)
         check_range("--read-ahead-mb", self.read_ahead_mb, 0, 1_000_000)
+        check_range("--cache-gb", self.cache_gb, 0.0, 1e6)
         check_range("--max-bad", self.max_bad, 0, MANY)
         check_order("--pack-gap-seconds", self.pack_gap_seconds)

@@ -16,7 +16,7 @@ class BenchConfig:
     stream: StreamConfig = field(default_factory=StreamConfig)
 
     out: str = ""
-    """Folder for bench.json and bench.html; empty: the dataset's own."""
+    """Folder for bench.json and bench.html; empty: the dataset's own, or the current one where the dataset is a URL."""
     seconds: float = 4.0
     """Measuring time per setting, in seconds."""
     max_workers: int = -1

@@ -18,7 +18,7 @@ from whisper_shard.audio.members import decode_member
 from whisper_shard.dataset.index import Dataset, IndexReader
 from whisper_shard.dataset.schema import Place
 from whisper_shard.dataset.shard import BLOCK, tar_header
-from whisper_shard.dataset.sources.local import ByteReader
+from whisper_shard.dataset.sources.protocol import ByteReader
 from whisper_shard.errors import DatasetError
 
 

@@ -16,9 +16,10 @@ from whisper_shard.audio.samples import FULL_SCALE
 from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
 from whisper_shard.dataset.search import find_key
-from whisper_shard.dataset.sources.local import LocalSource
+from whisper_shard.dataset.sources.open import open_source
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import atomic_file
+from whisper_shard.storage.location import Location
 from whisper_shard.utterance import SAMPLE_RATE
 
 BAR_TENTHS = (1, 2, 5, 10, 20)
@@ -30,7 +31,7 @@ MAX_BARS = 20
 class DatasetOverview:
     """A dataset in numbers."""
 
-    folder: Path
+    location: Location
     """Where it lies."""
     num_utterances: int
     """Total."""
@@ -82,7 +83,7 @@ class UtteranceView:
     """The audio, 16 kHz."""
 
 
-def inspect_dataset(folder: Path) -> DatasetOverview:
+def inspect_dataset(folder: Path | str) -> DatasetOverview:
     """Count what is in a dataset; reads the index, not the shards.
 
     Raises:
@@ -92,7 +93,7 @@ def inspect_dataset(folder: Path) -> DatasetOverview:
     lengths = dataset.columns("num_samples", "num_chars")
     languages, speakers = _count_values(dataset, "language", "speaker")
     return DatasetOverview(
-        folder=folder,
+        location=dataset.location,
         num_utterances=dataset.num_utterances,
         hours=dataset.num_samples / SAMPLE_RATE / 3600,
         num_shards=len(dataset.shards),
@@ -107,7 +108,7 @@ def inspect_dataset(folder: Path) -> DatasetOverview:
     )
 
 
-def inspect_utterance(folder: Path, key: str) -> UtteranceView:
+def inspect_utterance(folder: Path | str, key: str) -> UtteranceView:
     """Read one utterance out of its shard.
 
     Raises:
@@ -116,8 +117,8 @@ def inspect_utterance(folder: Path, key: str) -> UtteranceView:
     dataset = open_dataset(folder)
     row = find_key(dataset, key)
     if row is None:
-        raise DatasetError(f"{folder}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
-    with closing(RecordReader(dataset, LocalSource(dataset))) as reader:
+        raise DatasetError(f"{dataset.location}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
+    with closing(RecordReader(dataset, open_source(dataset))) as reader:
         shard, place = reader.index.find(row)
         raw = reader.read(row)
     samples, record = decode_audio(raw), decode_json(raw)

@@ -15,6 +15,7 @@ from whisper_shard.score.normalize import TEXT_FORMS
 from whisper_shard.score.page import build_page
 from whisper_shard.score.report import ScoreReport, WindowReport, find_warnings, report_as_json, slice_scores
 from whisper_shard.storage.atomic import as_environment_fault, atomic_file, write_json
+from whisper_shard.storage.location import Location, local_path
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
 
@@ -24,13 +25,13 @@ def _ignore(_event: ScoreProgress) -> None:
 
 
 def score_model(
-    model: str, dataset: Path, config: ScoreConfig, progress: Callable[[ScoreProgress], None] = _ignore
+    model: str, dataset: Path | str, config: ScoreConfig, progress: Callable[[ScoreProgress], None] = _ignore
 ) -> ScoreReport:
     """Score a model on a dataset and write score.json and score.html.
 
     Args:
         model: Folder or hub name of the model.
-        dataset: A finished dataset.
+        dataset: A finished dataset: a local path or a URL.
         config: Settings of the command.
         progress: Called after each batch.
 
@@ -44,9 +45,9 @@ def score_model(
     set_threads(config.threads)
     data = open_dataset(dataset)
     if data.num_utterances == 0:
-        raise TrainingError(f"{dataset}: the dataset is empty, there is nothing to score")
+        raise TrainingError(f"{data.location}: the dataset is empty, there is nothing to score")
     loaded = load_whisper(model)
-    folder = _make_folder(Path(config.out) if config.out else _default_folder(model, dataset))
+    folder = _make_folder(local_path(config.out, what="--out") if config.out else _default_folder(model, data.location))
     device = choose_device()
     set_up_gpu(device)
     loaded.model.to(device)
@@ -56,7 +57,7 @@ def score_model(
     reports = tuple(_report_window(evaluation, speakers) for evaluation in evaluations)
     report = ScoreReport(
         model=model,
-        dataset=str(dataset),
+        dataset=str(data.location),
         form=config.text_form,
         num_utterances=len(evaluations[0].utterances),
         audio_seconds=sum(row.seconds for row in evaluations[0].utterances),
@@ -69,11 +70,12 @@ def score_model(
     return report
 
 
-def _default_folder(model: str, dataset: Path) -> Path:
+def _default_folder(model: str, dataset: Location) -> Path:
     """Return a folder in the model's own, or in the current one if the model came from a hub."""
+    name = dataset.path.resolve().name if dataset.is_local else dataset.name or dataset.bucket
     if Path(model).is_dir():
-        return Path(model) / f"score-{dataset.resolve().name}"
-    return Path(f"score-{model.replace('/', '-')}-{dataset.resolve().name}")
+        return Path(model) / f"score-{name}"
+    return Path(f"score-{model.replace('/', '-')}-{name}")
 
 
 def _make_folder(folder: Path) -> Path:

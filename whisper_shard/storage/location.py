@@ -115,6 +115,22 @@ def parse_location(text: Location | Path | str) -> Location:
     return Location(scheme, bucket, key)
 
 
+def local_path(text: Path | str, *, what: str) -> Path:
+    """Return a path on this machine.
+
+    Args:
+        text: What the user gave.
+        what: The flag or the argument, for the message.
+
+    Raises:
+        ConfigError: It is a URL.
+    """
+    location = parse_location(text)
+    if not location.is_local:
+        raise ConfigError(f"{what} {location}: only a local path can be used here, not a URL")
+    return location.path
+
+
 def _kind(scheme: str) -> str:
     return {"https": "host", "az": "container"}.get(scheme, "bucket")
 

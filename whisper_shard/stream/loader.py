@@ -25,7 +25,8 @@ import webdataset as wds
 
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset
-from whisper_shard.dataset.sources.local import LocalSource, Source, SourceCounts
+from whisper_shard.dataset.sources.open import check_sources, open_sources
+from whisper_shard.dataset.sources.protocol import Source, SourceCounts
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.stream.augment.transforms import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
@@ -69,7 +70,7 @@ class Loader:
         start: PlanState,
         stop_epoch: int | None,
         buffer: RunBuffer | None = None,
-        open_source: Callable[[Dataset], Source] = LocalSource,
+        open_source: Callable[[Dataset], Source] | None = None,
         pin_memory: bool = False,
     ) -> None:
         self.pipeline = pipeline
@@ -79,7 +80,7 @@ class Loader:
         self._timetable = timetable
         self._stop_epoch = stop_epoch
         self._buffer = buffer
-        self._open_source = open_source
+        self._open_source = open_source or open_sources(timetable.config)
         self._counts = SourceCounts()
         self._read_ahead: ReadAhead | None = None
         self._pin_memory = pin_memory
@@ -223,7 +224,7 @@ def open_loader(
     world: int = 1,
     augment: bool = True,
     stages: Sequence[Stage] = (),
-    open_source: Callable[[Dataset], Source] = LocalSource,
+    open_source: Callable[[Dataset], Source] | None = None,
     pin_memory: bool = False,
 ) -> Loader:
     """Stream training batches; one batch is this rank's part of one optimizer step.
@@ -237,14 +238,17 @@ def open_loader(
         world: Number of ranks.
         augment: Apply the configured augmentations.
         stages: Your own stages, between augment and collate; module-level functions or objects, as they are pickled.
-        open_source: Makes the source of a dataset, in the process that uses it.
+        open_source: Makes the source of a dataset, in the process that uses it; None: as the dataset's location and
+            the settings of the cache say.
         pin_memory: Copy batches to page-locked memory.
 
     Raises:
         ConfigError: A batch that ranks cannot share, or augmentations that cannot be built.
         StateError: The state belongs to other data, seed or batch settings.
+        EnvironmentFault: There is no room for the cache.
     """
     datasets = (datasets,) if isinstance(datasets, Dataset) else tuple(datasets)
+    check_sources(datasets, config)
     timetable = Timetable(datasets, config, rank=rank, world=world)
     begin = first_state(timetable)
     if state is not None:
@@ -274,7 +278,7 @@ def open_evaluation(
     limit: int = 0,
     workers: int = 0,
     bad_record: Literal["raise", "skip"] = "raise",
-    open_source: Callable[[Dataset], Source] = LocalSource,
+    open_source: Callable[[Dataset], Source] | None = None,
 ) -> Loader:
     """Stream every utterance of a dataset exactly once, shortest first, without augmentation.
 
@@ -286,7 +290,7 @@ def open_evaluation(
         limit: Number of utterances, always the same ones; 0: all.
         workers: Loader processes.
         bad_record: See `StreamConfig`.
-        open_source: Makes the source of the dataset, in the process that uses it.
+        open_source: Makes the source of the dataset, in the process that uses it; None: as its location says.
     """
     config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=(), bad_record=bad_record)
     timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
@@ -309,12 +313,13 @@ def build_pipeline(
     *,
     augmentations: tuple[Augmentation, ...] = (),
     stages: Sequence[Stage] = (),
-    open_source: Callable[[Dataset], Source] = LocalSource,
+    open_source: Callable[[Dataset], Source] | None = None,
 ) -> wds.DataPipeline:
     """Put the stages of the module docstring together."""
     timetable = turns.timetable
     config = timetable.config
     skip = config.bad_record == "skip"
+    open_source = open_source or open_sources(config)
     by_step = any(weight > 1 for weight in config.weights)
     augment = [AugmentStage(augmentations=augmentations, seed=config.seed, by_step=by_step)] if augmentations else []
     return wds.DataPipeline(

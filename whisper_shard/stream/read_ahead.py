@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from whisper_shard.dataset.sources.local import Source, SourceCounts, add_counts
+from whisper_shard.dataset.sources.protocol import Source, SourceCounts, add_counts
 from whisper_shard.stream.run_buffer import ALIGNMENT, RunBuffer, Space
 from whisper_shard.stream.runs import Run, RunSequence
 

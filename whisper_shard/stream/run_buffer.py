@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whisper_shard.dataset.sources.local import SourceCounts
+from whisper_shard.dataset.sources.protocol import SourceCounts
 from whisper_shard.stream.buffers import Outgoing, new_shared
 from whisper_shard.stream.runs import Run
 

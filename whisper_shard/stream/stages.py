@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.reader import RawUtterance, RecordReader, decode_audio, decode_json
-from whisper_shard.dataset.sources.local import Source
+from whisper_shard.dataset.sources.protocol import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
 from whisper_shard.stream.augment.transforms import Augmentation, augment
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record

@@ -9,11 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from whisper_shard.config.train import TrainConfig
-from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.dataset.description import has_description
 from whisper_shard.dataset.index import Dataset, IndexReader, open_dataset
 from whisper_shard.dataset.search import find_common, find_first, find_long_texts
 from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.labels import Labeler
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.stream.loader import open_evaluation
 
 NUM_SILENCE_CANDIDATES = 64
@@ -38,32 +40,32 @@ class Corpora:
         return (self.train, *self.mix)
 
 
-def open_corpora(dataset: Path, config: TrainConfig) -> Corpora:
+def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
     """Open training and evaluation data.
 
     Args:
-        dataset: A dataset, or a folder with ``train`` and ``eval`` in it.
+        dataset: A dataset, or a folder with ``train`` and ``eval`` in it; a local path or a URL.
         config: ``eval`` may name the evaluation data, and ``mix`` further training data.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or the training data is empty.
         TrainingError: The evaluation data is empty or shares utterances with the training data.
     """
-    train, *mix = (_open_train(folder) for folder in (dataset, *map(Path, config.stream.mix)))
-    evaluation = open_dataset(_find_eval(train.folder, config.eval))
+    train, *mix = (_open_train(parse_location(folder)) for folder in (dataset, *config.stream.mix))
+    evaluation = open_dataset(_find_eval(train.location, config.eval))
     if evaluation.num_utterances == 0:
         raise TrainingError(
-            f"{evaluation.folder}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
+            f"{evaluation.location}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
         )
     for data in (train, *mix):
         check_disjoint(data, evaluation)
     return Corpora(train=train, eval=evaluation, mix=tuple(mix))
 
 
-def _open_train(folder: Path) -> Dataset:
-    data = open_dataset(folder / "train" if _has_dataset(folder / "train") and not _has_dataset(folder) else folder)
+def _open_train(folder: Location) -> Dataset:
+    data = open_dataset(_choose_part(folder, "train"))
     if data.num_utterances == 0:
-        raise DatasetError(f"{data.folder}: the dataset is empty: nothing to train on")
+        raise DatasetError(f"{data.location}: the dataset is empty: nothing to train on")
     return data
 
 
@@ -79,8 +81,8 @@ def check_disjoint(train: Dataset, evaluation: Dataset) -> None:
         first = IndexReader(evaluation).key(int(np.flatnonzero(shared)[0]))
         what = "is the training data itself" if is_same_data else "has the same key or audio as training data"
         raise TrainingError(
-            f"{evaluation.folder}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
-            f"{train.folder} too, the first is {first} ({what}); WER would be meaningless: remove the "
+            f"{evaluation.location}: {int(shared.sum())} of {len(shared)} evaluation utterances are in "
+            f"{train.location} too, the first is {first} ({what}); WER would be meaningless: remove the "
             "duplicates from the manifest, or give other rows with prepare --eval-corpus"
         )
 
@@ -108,7 +110,7 @@ def check_labels(data: Dataset, labeler: Labeler, *, timestamps: bool = False) -
     if too_long:
         keys = list(map(IndexReader(data).key, too_long[:3]))
         raise TrainingError(
-            f"{data.folder}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
+            f"{data.location}: {len(too_long)} utterances have texts of more than {labeler.max_tokens} tokens, all the "
             f"decoder has room for: {', '.join(keys)}{' ...' if len(too_long) > 3 else ''}; "
             'shorten them, or drop them by [[prepare.filters]] kind = "text_length", and prepare the dataset again'
         )
@@ -127,26 +129,31 @@ def _check_tags(data: Dataset, labeler: Labeler) -> None:
         except ConfigError as error:
             key = IndexReader(data).key(row)
             raise TrainingError(
-                f"{data.folder}: utterance {key}: {error}; it is the first with this value of column "
+                f"{data.location}: utterance {key}: {error}; it is the first with this value of column "
                 f"{name}: correct the manifest and prepare the dataset again"
             ) from error
 
 
-def _find_eval(train_folder: Path, given: str) -> Path:
+def _find_eval(train: Location, given: str) -> Location:
     if given:
-        folder = Path(given)
-        return folder / "eval" if _has_dataset(folder / "eval") and not _has_dataset(folder) else folder
-    candidates = (train_folder / "eval", train_folder.absolute().parent / "eval")
+        return _choose_part(parse_location(given), "eval")
+    train_absolute = parse_location(train.path.absolute()) if train.is_local else train
+    candidates = (train.join("eval"), train_absolute.parent.join("eval"))
     for folder in candidates:
-        if _has_dataset(folder) and folder != train_folder.absolute():
+        if _has_dataset(folder) and folder != train_absolute:
             return folder
     raise DatasetError(
         f"no evaluation data: neither {candidates[0]} nor {candidates[1]} is a finished dataset; give --eval DATASET"
     )
 
 
-def _has_dataset(folder: Path) -> bool:
-    return (folder / DATASET_NAME).is_file()
+def _choose_part(folder: Location, part: str) -> Location:
+    """Return a dataset, or the part of it where a folder with ``train`` and ``eval`` is named."""
+    return folder.join(part) if _has_dataset(folder.join(part)) and not _has_dataset(folder) else folder
+
+
+def _has_dataset(folder: Location) -> bool:
+    return has_description(folder, ObjectStore())
 
 
 def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
@@ -164,5 +171,5 @@ def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"
             if batch.weights[0] > 0:
                 return batch.waveforms[:, : int(batch.num_samples[0])].clone()
     raise DatasetError(
-        f"{dataset.folder}: all candidates for the silence source are damaged; run `whisper-shard verify` on it"
+        f"{dataset.location}: all candidates for the silence source are damaged; run `whisper-shard verify` on it"
     )

@@ -38,11 +38,11 @@ from whisper_shard.train.step import StepResult, TrainStep
 from whisper_shard.train.validator import Validator
 
 
-def train_model(dataset: Path, run: Path, config: TrainConfig, progress: Progress = ignore_event) -> TrainReport:
+def train_model(dataset: Path | str, run: Path, config: TrainConfig, progress: Progress = ignore_event) -> TrainReport:
     """Fine-tune a Whisper; call it again with the same arguments to resume a run that was stopped or killed.
 
     Args:
-        dataset: A training dataset, or a folder with ``train`` and ``eval`` in it.
+        dataset: A training dataset, or a folder with ``train`` and ``eval`` in it; a local path or a URL.
         run: Folder of the run, created if missing: checkpoints, metrics, and in the end the model.
         config: The settings.
         progress: Called with each event, on rank 0.
@@ -278,7 +278,7 @@ class Trainer:
             )
         if evaluation.score.num_reference_words == 0:
             raise TrainingError(
-                f"{self.corpora.eval.folder}: its texts have no word once punctuation is dropped, such as "
+                f"{self.corpora.eval.location}: its texts have no word once punctuation is dropped, such as "
                 f"{evaluation.utterances[0].key}; WER would mean nothing: correct them, or give other data by --eval"
             )
 

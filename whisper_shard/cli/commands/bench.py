@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say
 from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.tools import BenchConfig
+from whisper_shard.storage.location import local_path, parse_location
 
 if TYPE_CHECKING:
     from whisper_shard.bench.report import BenchReport
@@ -20,7 +20,8 @@ def run_bench(config: BenchConfig, *, dataset: str) -> int:
     from whisper_shard.bench.page import write_bench_page
     from whisper_shard.storage.atomic import write_json
 
-    folder = Path(config.out or dataset)
+    is_local = parse_location(dataset).is_local
+    folder = local_path(config.out or (dataset if is_local else "."), what="--out")
     report = _measure(config, dataset)
     for line in describe_bench(report):
         say(line)

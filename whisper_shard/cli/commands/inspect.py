@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
@@ -10,6 +9,7 @@ from whisper_shard.cli.console import say
 from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.tools import InspectConfig
 from whisper_shard.errors import ConfigError
+from whisper_shard.storage.location import local_path
 
 if TYPE_CHECKING:
     from whisper_shard.dataset.summary import DatasetOverview, UtteranceView
@@ -25,14 +25,14 @@ def run_inspect(config: InspectConfig, *, dataset: str) -> int:
     if config.wav and not config.key:
         raise ConfigError("--wav writes one utterance: name it with --key")
     if not config.key:
-        for line in describe_overview(inspect_dataset(Path(dataset))):
+        for line in describe_overview(inspect_dataset(dataset)):
             say(line)
         return 0
-    view = inspect_utterance(Path(dataset), config.key)
+    view = inspect_utterance(dataset, config.key)
     for line in describe_utterance(view):
         say(line)
     if config.wav:
-        write_wav(view, Path(config.wav))
+        write_wav(view, local_path(config.wav, what="--wav"))
         say(f"written to {config.wav}")
     return 0
 
@@ -40,7 +40,7 @@ def run_inspect(config: InspectConfig, *, dataset: str) -> int:
 def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
     """Yield the lines about a dataset."""
     yield (
-        f"{overview.folder}: {describe_number(overview.num_utterances, 'utterance')}, "
+        f"{overview.location}: {describe_number(overview.num_utterances, 'utterance')}, "
         f"{describe_duration(overview.hours * 3600)}, {overview.num_chars:,} characters; "
         f"{describe_number(overview.num_shards, 'shard')} of {overview.codec}, "
         f"{describe_bytes(overview.num_bytes)}"

@@ -8,6 +8,7 @@ from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say
 from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.storage.location import local_path
 
 if TYPE_CHECKING:
     from whisper_shard.prepare import events
@@ -19,10 +20,10 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     from whisper_shard.prepare.estimate import estimate_corpus
 
     if config.dry_run:
-        for line in describe_estimate(estimate_corpus(Path(corpus), config)):
+        for line in describe_estimate(estimate_corpus(local_path(corpus, what="CORPUS"), config)):
             say(line)
         return 0
-    return _prepare(config, corpus=Path(corpus), out=Path(out))
+    return _prepare(config, corpus=local_path(corpus, what="CORPUS"), out=local_path(out, what="OUT"))
 
 
 def _prepare(config: PrepareConfig, *, corpus: Path, out: Path) -> int:

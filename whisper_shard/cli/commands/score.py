@@ -1,7 +1,6 @@
 """The command `score`, and the lines it prints."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
@@ -24,7 +23,7 @@ def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
         def show(event: "ScoreProgress") -> None:
             progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
 
-        report = score_model(model, Path(dataset), config, show)
+        report = score_model(model, dataset, config, show)
     for line in describe_score(report):
         say(line)
     for warning in report.warnings:

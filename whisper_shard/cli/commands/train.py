@@ -12,6 +12,7 @@ from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.toml import dump_config
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.score.events import WINDOW_NAMES
+from whisper_shard.storage.location import local_path
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
@@ -22,15 +23,16 @@ def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or go on with it; then say what came of it."""
     from whisper_shard.train.loop import train_model
 
-    settings = partial(_write_settings, Path(run) / "train.toml", dump_config(config, "train"))
+    folder = local_path(run, what="RUN")
+    settings = partial(_write_settings, folder / "train.toml", dump_config(config, "train"))
     with Progress("training") as progress:
-        report = train_model(Path(dataset), Path(run), config, partial(_show_training, progress, settings))
+        report = train_model(dataset, folder, config, partial(_show_training, progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: the first rank speaks for all
         return 0
     for line in describe_run(report):
         say(line)
-    board = f" and {Path(run) / 'tensorboard'}" if config.saving.tensorboard else ""
-    say(f"the model is in {report.model}; metrics in {Path(run) / 'metrics.jsonl'}{board}")
+    board = f" and {folder / 'tensorboard'}" if config.saving.tensorboard else ""
+    say(f"the model is in {report.model}; metrics in {folder / 'metrics.jsonl'}{board}")
     return 0
 
 

@@ -1,12 +1,11 @@
 """The command `verify`, and the lines it prints."""
 
-from pathlib import Path
-
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say, say_error
 from whisper_shard.cli.text import describe_bytes, describe_number
 from whisper_shard.config.tools import VerifyConfig
 from whisper_shard.errors import EXIT_ERROR
+from whisper_shard.storage.location import parse_location
 
 
 def run_verify(config: VerifyConfig, *, dataset: str) -> int:
@@ -18,11 +17,11 @@ def run_verify(config: VerifyConfig, *, dataset: str) -> int:
         open_dataset(dataset, sha256=config.sha256)
     num_faults, checked = 0, None
     with Progress("verifying") as progress:
-        for event in verify_dataset(Path(dataset)):
+        for event in verify_dataset(dataset):
             if isinstance(event, Fault):
                 num_faults += 1
                 where = f"{event.file}, {event.key}" if event.key else event.file
-                progress.say(f"{Path(dataset)}/{where}: {event.detail}")
+                progress.say(f"{parse_location(dataset)}/{where}: {event.detail}")
             else:
                 checked = event
                 progress.update(

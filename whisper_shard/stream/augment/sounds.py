@@ -20,7 +20,7 @@ from whisper_shard.audio.samples import to_int16
 from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.reader import RecordReader, decode_audio
-from whisper_shard.dataset.sources.local import LocalSource
+from whisper_shard.dataset.sources.open import open_source
 from whisper_shard.errors import AudioError, ConfigError, DatasetError
 from whisper_shard.storage.atomic import atomic_file, write_json
 
@@ -48,7 +48,7 @@ class DatasetBank:
     def __init__(self, folder: Path) -> None:
         dataset = open_dataset(folder)
         self._count = dataset.num_utterances
-        self._reader = RecordReader(dataset, LocalSource(dataset))
+        self._reader = RecordReader(dataset, open_source(dataset))
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -169,8 +169,8 @@ def describe_run(config: TrainConfig, training: Sequence[Dataset], evaluation: D
         "data": {
             "train": "+".join(data.index_sha256 for data in training),
             "eval": evaluation.index_sha256,
-            "train_folder": str(training[0].folder),
-            "eval_folder": str(evaluation.folder),
+            "train_folder": str(training[0].location),
+            "eval_folder": str(evaluation.location),
         },
         "versions": library_versions(),
     }
