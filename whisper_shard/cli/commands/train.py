@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from whisper_shard.train import events as training
     from whisper_shard.train.run.folder import TrainReport
 
+_NAMED_KEYS = 8  # as many as fit into a line
+
 
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
-    """Fine-tune, or go on with it; then say what came of it."""
+    """Fine-tune, or resume; then print the result."""
     from whisper_shard.train.loop import train_model
 
     folder = local_path(run, what="RUN")
     settings = partial(_write_settings, folder / "train.toml", dump_config(config, "train"))
     with Progress("training") as progress:
         report = train_model(dataset, folder, config, partial(_show_training, progress, settings))
-    if os.environ.get("RANK", "0") != "0":  # set by torchrun: the first rank speaks for all
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun: only the first rank prints
         return 0
     for line in describe_run(report):
         say(line)
@@ -56,12 +58,10 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.Delivered():
             progress.say(describe_delivery(event))
         case training.Skipped():
-            progress.say(
-                f"step {event.step} skipped: {event.reason} not finite; utterances {', '.join(event.keys[:8])}"
-            )
+            progress.say(describe_skip(event))
         case training.Warned():
             say_warning(event.message)
-        case _:  # checkpoints are not news, and what the run kept is in its report
+        case training.Saved() | training.Evaluated(is_final=True):  # the latter is repeated in the report
             pass
 
 
@@ -73,7 +73,7 @@ def _write_settings(path: Path, text: str) -> None:
 
 
 def describe_start(event: "training.Started") -> str:
-    """Say what is about to be trained, and where."""
+    """Return a line about the run that begins."""
     ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
     return (
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
@@ -82,7 +82,7 @@ def describe_start(event: "training.Started") -> str:
 
 
 def describe_steps(event: "training.Stepped") -> str:
-    """Say how training goes."""
+    """Return the note behind the progress bar."""
     return (
         f"steps; loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
         f"{event.audio_seconds_per_second:.0f} x real time, {event.data_wait_share:.0%} waiting for data"
@@ -90,23 +90,31 @@ def describe_steps(event: "training.Stepped") -> str:
 
 
 def describe_evaluation(event: "training.Evaluated") -> str:
-    """Say what an evaluation found."""
-    windows = WINDOW_NAMES[event.window]
+    """Return a line about an evaluation."""
+    windows, duration = WINDOW_NAMES[event.window], describe_duration(event.seconds)
     capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
     best = ", the best so far" if event.is_best else ""
-    took = describe_duration(event.seconds)
-    return f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {took}{capped}{best}"
+    return f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {duration}{capped}{best}"
 
 
 def describe_delivery(event: "training.Delivered") -> str:
-    """Say whether an epoch was exact."""
-    proof = "each exactly once" if event.is_complete else f"NOT each of {event.planned:,} exactly once"
+    """Return a line about the deliveries of an epoch."""
+    verdict = "each exactly once" if event.is_complete else f"NOT each of {event.planned:,} exactly once"
     skipped = f" ({event.skipped:,} damaged ones skipped)" if event.skipped else ""
-    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {proof}{skipped}"
+    return f"epoch {event.epoch}: {event.utterances:,} utterances delivered, {verdict}{skipped}"
+
+
+def describe_skip(event: "training.Skipped") -> str:
+    """Return a line about a step that changed nothing."""
+    if not event.keys:
+        return f"step {event.step} skipped: {event.reason}, normal now and then"
+    more = f" and {len(event.keys) - _NAMED_KEYS} more" if len(event.keys) > _NAMED_KEYS else ""
+    named = ", ".join(event.keys[:_NAMED_KEYS])
+    return f"step {event.step} skipped: {event.reason} not finite; utterances {named}{more}"
 
 
 def describe_run(report: "TrainReport") -> Iterator[str]:
-    """Say what came of a run."""
+    """Yield lines about the result of a run."""
     low, high = report.wer_interval
     yield (
         f"WER {report.wer_before:.1%} before, {report.wer:.2%} after, in 30 s windows (95 % interval {low:.1%} to "
