@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from whisper_shard.errors import ConfigError, StateError
-from whisper_shard.model.averaging import average_states, interpolate_states
+from whisper_shard.model.averaging import MovingAverage, average_states, interpolate_states
 
 
 def make_state(value):
@@ -43,3 +43,20 @@ def test_states_of_different_models_are_refused():
         average_states([make_state(1), {**make_state(1), "bias": torch.zeros(1)}])
     with pytest.raises(StateError, match=r"weights weight have shapes \(2, 3\) and \(3, 2\)"):
         interpolate_states(make_state(1), {**make_state(1), "weight": torch.zeros(3, 2)}, 0.5)
+
+
+def test_average_follows_what_is_trained_and_begins_quickly():
+    model = torch.nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+    torch.nn.init.constant_(model.weight, 0.0)
+    average = MovingAverage.of(model, 0.5)
+    assert list(average.weights) == ["weight"]
+    torch.nn.init.constant_(model.weight, 1.0)
+    seen = []
+    for step in (0, 1, 100):
+        average.update(step)
+        seen.append(average.weights["weight"].item())
+    assert seen == pytest.approx([0.9, 1 - 0.1 * 2 / 11, 1 - 0.1 * 2 / 11 / 2])
+    assert model.weight.item() == 1.0
+    with pytest.raises(StateError, match="the checkpoint's moving average is of other parameters"):
+        average.restore({"bias": torch.zeros(1)})

@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from tests.making import WORDS, make_dataset
@@ -188,6 +189,16 @@ def final_weights(run: Path) -> dict:
 def report_of(run: Path):
     """The report of a finished run."""
     return read_report(RunFolder(path=run))
+
+
+def assert_same_result(run: Path, undisturbed: Path) -> None:
+    """Two runs have the same metrics, weights and report, to the bit."""
+    assert lasting_metrics(run) == lasting_metrics(undisturbed)
+    ours, theirs = final_weights(run), final_weights(undisturbed)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert report_of(run).wer == report_of(undisturbed).wer
 
 
 def of_kind(events, kind) -> list:

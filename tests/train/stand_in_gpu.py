@@ -197,9 +197,9 @@ def main() -> None:
     torch.Tensor.pin_memory = pin_memory
     torch.Tensor.is_pinned = lambda tensor: getattr(tensor, "is_page_locked", False)
     torch.empty = page_locked
-    folder, knobs = Path(sys.argv[2]), dict(CASES[sys.argv[3]])
-    dtype = knobs.pop("dtype")
-    config = tiny_config(folder, augment=(), sample_format="int16", **knobs)
+    folder, settings = Path(sys.argv[2]), dict(CASES[sys.argv[3]])
+    dtype = settings.pop("dtype")
+    config = tiny_config(folder, augment=(), sample_format="int16", **settings)
     data = open_dataset(folder / "train")
     for work in (take_steps, evaluate):
         loaded = load_whisper(str(folder / "tiny"), dropout=config.regularization.dropout)

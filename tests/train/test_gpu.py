@@ -51,8 +51,8 @@ class HostLabeler(Labeler):
             return super().collate(rows, **more)
 
 
-def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **knobs):
-    config = tiny_config(task, augment=(), **knobs)
+def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, network=SpeechLoss, **settings):
+    config = tiny_config(task, augment=(), **settings)
     machine = Machine(device=torch.device(device), dtype=dtype, ranks=Ranks())
     loaded = load_whisper(str(task / "tiny"), dropout=config.regularization.dropout)
     data = open_dataset(task / "train")
@@ -112,9 +112,9 @@ def test_a_step_reads_nothing_back(task, network):
     assert set(reading.found) == (set() if network is SpeechLoss else {"_local_scalar_dense"})
 
 
-@pytest.mark.parametrize("knobs", [{}, {"gradient_checkpointing": True}])
-def test_a_step_leaves_no_tensors_to_a_collector_that_is_off(task, knobs):
-    train_step, batch = make_train_step(task, **knobs)
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])
+def test_a_step_leaves_no_tensors_to_a_collector_that_is_off(task, settings):
+    train_step, batch = make_train_step(task, **settings)
     train_step(batch, step=0, lr=1e-3, requests=Requests())
     gc.collect()
     gc.disable()
@@ -243,10 +243,10 @@ def test_compiled_layers_learn_the_same_from_windows_of_any_length(tmp_path):
     torch._dynamo.reset()
     counters.clear()
     task = make_task(tmp_path, train=48)
-    knobs = {"batch_size": 8, "dropout": 0.0, "full_share": 0.2}
+    settings = {"batch_size": 8, "dropout": 0.0, "full_share": 0.2}
     losses = []
     for compiled in (False, True):
-        train_step, _ = make_train_step(task, compile=compiled, **knobs)
+        train_step, _ = make_train_step(task, compile=compiled, **settings)
         batches = zip(range(6), open_loader(open_dataset(task / "train"), train_step.config.stream), strict=False)
         losses.append([train_step(b, step=step, lr=1e-3, requests=Requests()).read()[:2] for step, b in batches])
     for eager, made in zip(*losses, strict=True):

@@ -6,14 +6,19 @@ import signal
 
 import numpy as np
 import pytest
-import torch
 
-from tests.train.running import Kill, final_weights, lasting_metrics, launch, of_kind, report_of, tiny_config
+from tests.train.running import (
+    Kill,
+    assert_same_result,
+    lasting_metrics,
+    launch,
+    of_kind,
+    tiny_config,
+)
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
-from whisper_shard.train.events import Evaluating, Resumed, Stepped
+from whisper_shard.train.events import Resumed, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints
-from whisper_shard.train.run.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +26,6 @@ def undisturbed(task, tmp_path_factory):
     run = tmp_path_factory.mktemp("resume") / "undisturbed"
     assert launch(task, run, tiny_config(task))[0].exit_code == 0
     return run
-
-
-def assert_same_result(run, undisturbed):
-    assert lasting_metrics(run) == lasting_metrics(undisturbed)
-    ours, theirs = final_weights(run), final_weights(undisturbed)
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert report_of(run).wer == report_of(undisturbed).wer
 
 
 def test_two_undisturbed_runs_are_equal_and_learn(task, undisturbed, tmp_path):
@@ -94,17 +90,6 @@ def test_damaged_checkpoint_costs_steps_but_no_bits(task, undisturbed, tmp_path)
     assert_same_result(run, undisturbed)
 
 
-def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):
-    run, config = tmp_path / "run", tiny_config(task, lr=1e-30, max_steps=2)
-    train_model(task, run, config)
-    before = [(line["kind"], line["step"]) for line in read_metrics(run)]
-    (run / "report.json").unlink()
-    train_model(task, run, config)
-    after = [(line["kind"], line["step"]) for line in read_metrics(run) if line["kind"] != "resume"]
-    assert after == before
-    assert {"warning", "final"} <= {kind for kind, _ in after}
-
-
 def test_resumed_run_tells_so(task, tmp_path):
 
     def stop(event):
@@ -119,32 +104,3 @@ def test_resumed_run_tells_so(task, tmp_path):
     train_model(task, tmp_path / "run", tiny_config(task), events.append)
     assert of_kind(events, Resumed)[0].step == at
     assert math.isfinite(of_kind(events, Stepped)[-1].loss)
-
-
-@pytest.fixture(scope="module")
-def mixed(task, tmp_path_factory):
-    """An undisturbed run of 4 steps with estimates, that also scores mixtures with the model it began with."""
-    run = tmp_path_factory.mktemp("mixed") / "run"
-    train_model(task, run, tiny_config(task, max_steps=4, interpolate=True, progress_every=1))
-    return run
-
-
-@pytest.mark.parametrize(("nth", "saved"), [(0, []), (2, [1]), (5, [2]), (8, [4]), (13, [4])])
-def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed, tmp_path, nth, saved):
-    """The runs have 2 batches an evaluation: before, after each step (1 and 3 are estimates), and twice at the end."""
-    seen = []
-
-    def stop(event):
-        if isinstance(event, Evaluating):
-            seen.append(event)
-            if len(seen) == nth + 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    config = tiny_config(task, max_steps=4, interpolate=True, progress_every=1)
-    with pytest.raises(StopRequested, match=r"run: stopped by SIGTERM while evaluating, all is saved; the same"):
-        train_model(task, tmp_path / "run", config, stop)
-    assert len(seen) == nth + 1
-    assert (seen[0].num_done, seen[0].num_utterances, seen[0].window) == (3, 4, "full")
-    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1:] == saved
-    train_model(task, tmp_path / "run", config)
-    assert_same_result(tmp_path / "run", mixed)

@@ -10,7 +10,7 @@ import torch
 from tests.making import WORDS, make_dataset
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.stream import StreamConfig
-from whisper_shard.config.train import OptimizerConfig, TrainConfig
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import TrainingError
 from whisper_shard.model.forward import SpeechLoss
@@ -25,6 +25,7 @@ from whisper_shard.train.windows import PassLimit
 from whisper_shard.utterance import SAMPLE_RATE
 
 CPU = torch.device("cpu")
+SECONDS = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +38,11 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
-    return make_dataset(tmp_path_factory.mktemp("step") / "train", seconds, per_shard=16)
+    return make_dataset(tmp_path_factory.mktemp("step") / "train", SECONDS, per_shard=16)
 
 
-def make_train_step(tiny, network=None, **knobs):
-    config = replace_settings(TrainConfig(), {"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **knobs})
+def make_train_step(tiny, network=None, **settings):
+    config = replace_settings(TrainConfig(), {"batch_size": 16, "lr": 1e-3, "weight_decay": 0.1, **settings})
     machine = Machine(device=CPU, dtype=torch.float32, ranks=Ranks())
     trainable = build_trainable(tiny, config, machine)
     if network is not None:
@@ -54,13 +54,13 @@ def make_train_step(tiny, network=None, **knobs):
     return TrainStep(trainable, builder, config, machine)
 
 
-def one_batch(dataset, **knobs):
-    config = StreamConfig(**{"batch_size": 16, "workers": 0, "augment": (), **knobs})
+def one_batch(dataset, **settings):
+    config = StreamConfig(**{"batch_size": 16, "workers": 0, "augment": (), **settings})
     return next(iter(open_loader(dataset, config)))
 
 
-def gradients_of(tiny, batch, **knobs):
-    train_step = make_train_step(tiny, **knobs)
+def gradients_of(tiny, batch, **settings):
+    train_step = make_train_step(tiny, **settings)
     global_batch = train_step.builder.build(batch, 3, Requests())
     passes = train_step._accumulate(global_batch, 3)
     return {name: p.grad.clone() for name, p in tiny.model.named_parameters() if p.grad is not None}, passes
@@ -156,21 +156,11 @@ def test_an_optimizer_that_does_not_fit_is_an_error(tiny, dataset, monkeypatch):
         train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests())
 
 
-def test_prompts_of_the_data_are_read_and_not_learned(tiny, dataset, tmp_path):
-    seconds = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
-    prompted = make_dataset(tmp_path / "train", seconds, per_shard=16, record={"prompt": "six seven"})
+def test_prompts_of_the_data_are_read(tiny, dataset, tmp_path):
+    prompted = make_dataset(tmp_path / "train", SECONDS, per_shard=16, record={"prompt": "six seven"})
     train_step = make_train_step(tiny)
-    plain, prompting = [train_step.builder.build(one_batch(each), 3, Requests()) for each in (dataset, prompted)]
-    history = tiny.tokenizer.convert_tokens_to_ids(["<|startofprev|>"]) + tiny.tokenizer.encode(
-        " six seven", add_special_tokens=False
-    )
-    for row, expected in zip(prompting.labels, plain.labels, strict=True):
-        assert row.decoder_input_ids == (*history, *expected.decoder_input_ids)
-        assert row.labels == (*(-100,) * len(history), *expected.labels)
-    assert prompting.num_tokens == plain.num_tokens
-    losses = [
-        sum(float(loss) for _, loss in train_step._accumulate(global_batch, 3)) for global_batch in (plain, prompting)
-    ]
+    built = [train_step.builder.build(one_batch(each), 3, Requests()) for each in (dataset, prompted)]
+    losses = [sum(float(loss) for _, loss in train_step._accumulate(each, 3)) for each in built]
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
@@ -220,25 +210,3 @@ def test_rows_without_weight_do_not_count(tiny, dataset):
     result = train_step(batch, step=0, lr=0.0, requests=Requests())
     assert result.global_batch.num_utterances == 6
     assert all(row >= 10 for p, _ in result.passes for row in p.rows)
-
-
-def test_labels_have_times_as_often_as_asked(tiny, dataset):
-    batch = one_batch(dataset)
-    global_batch = make_train_step(tiny, timestamps=0.5).builder.build(batch, 0, Requests())
-    start = tiny.tokenizer.get_vocab()["<|0.00|>"]
-    timed = sum(start in row.labels for row in global_batch.labels)
-    assert 2 < timed < 14
-    none = make_train_step(tiny).builder.build(batch, 0, Requests())
-    assert not any(start in row.labels for row in none.labels)
-
-
-def test_norms_biases_and_positions_are_not_decayed(tiny):
-    optimizer = build_optimizer(tiny.model, OptimizerConfig(weight_decay=0.1))
-    names = {id(p): name for name, p in tiny.model.named_parameters()}
-    decayed, exempt = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-    assert {"model.decoder.embed_tokens.weight", "model.encoder.conv1.weight"} <= decayed
-    assert {"model.decoder.embed_positions.weight", "model.encoder.layer_norm.weight"} <= exempt
-    assert not any("bias" in name or "norm" in name or "embed_positions" in name for name in decayed)
-    trained = {name for name, p in tiny.model.named_parameters() if p.requires_grad}
-    assert decayed | exempt == trained

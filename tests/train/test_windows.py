@@ -17,9 +17,9 @@ from whisper_shard.train.windows import (
 from whisper_shard.utterance import MAX_SAMPLES, SAMPLE_RATE
 
 
-def windows_of(seconds, *, step=0, total_steps=100, **knobs):
+def windows_of(seconds, *, step=0, total_steps=100, **changes):
     lengths = np.array([round(s * SAMPLE_RATE) for s in seconds], np.int64)
-    return assign_windows(lengths, config=WindowConfig(**knobs), seed=42, epoch=0, step=step, total_steps=total_steps)
+    return assign_windows(lengths, config=WindowConfig(**changes), seed=42, epoch=0, step=step, total_steps=total_steps)
 
 
 @given(
@@ -51,8 +51,8 @@ def test_full_windows_go_around():
 
 
 def test_short_utterances_sit_on_a_jittered_floor():
-    knobs = {"full_share": 0.0, "min_window_seconds": 2.0, "margin_seconds": (0.2, 1.5)}
-    seen = {int(windows_of([0.4] * 16, step=s, **knobs)[0]) for s in range(30)}
+    changes = {"full_share": 0.0, "min_window_seconds": 2.0, "margin_seconds": (0.2, 1.5)}
+    seen = {int(windows_of([0.4] * 16, step=s, **changes)[0]) for s in range(30)}
     assert min(seen) >= 2.0 * SAMPLE_RATE
     assert max(seen) <= 3.4 * SAMPLE_RATE
     assert len(seen) > 5

@@ -36,7 +36,7 @@ def test_finished_run_answers_at_once(finished, task):
     assert events == [AlreadyOver(run=run)]
 
 
-def test_speed_knobs_may_change_others_may_not(finished, task):
+def test_settings_of_speed_may_change_others_may_not(finished, task):
     run, config, _, report = finished
     assert (
         train_model(task, run, replace_settings(config, {"micro_batch": 3, "workers": 1, "save_minutes": 1.0}))
