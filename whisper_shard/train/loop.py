@@ -121,7 +121,8 @@ class Trainer:
         )
         self.checkpointer = Checkpointer(context=context, trainable=trainable, base=loaded.fingerprint)
         warnings: list[str] = []
-        # Restored before the metrics are opened: opening them removes the lines of steps that will be made again.
+        # Restored after everything is built, since building draws from the random generators; and before the metrics
+        # are opened, since that removes the lines of steps that will be made again.
         self._restored = self.checkpointer.restore(warnings.append)
         self.state = self._restored.state if self._restored else RunState()
         self.train_step.restore_limit(self.state.pass_limit)
@@ -189,8 +190,8 @@ class Trainer:
         the device idle while the host prepares that step. On a CPU they are there immediately.
         """
         began = time.perf_counter()
-        # A step whose result is not read yet counts as an update: whether it was skipped is known only to the device.
-        # It rarely was, and then the learning rate of a single step is that of its successor.
+        # A step whose result is not read yet counts as an update: only the device knows whether it was skipped. That is
+        # rare, and then this one step has the learning rate of its successor.
         position = self.state.updates + (self._pending is not None)
         optimizer = self.config.optimizer
         self._lr = optimizer.lr * cosine_factor(

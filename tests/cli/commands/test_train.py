@@ -2,7 +2,9 @@ import re
 
 import pytest
 
+from whisper_shard.cli.commands.train import describe_skip
 from whisper_shard.cli.main import run
+from whisper_shard.train.events import Skipped
 
 
 def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
@@ -42,3 +44,11 @@ def test_what_cannot_be_trained_is_said_in_one_line(folder, tmp_path, command, m
     shown = capsys.readouterr().err.strip()
     assert shown.startswith("error: ") and len(shown.splitlines()) == 1
     assert re.search(message, shown)
+
+
+def test_a_skipped_step_names_its_utterances_if_they_are_at_fault():
+    keys = tuple(f"utt{number}" for number in range(10))
+    line = describe_skip(Skipped(step=3, keys=keys, reason="loss"))
+    assert line == "step 3 skipped: loss not finite; utterances " + ", ".join(keys[:8]) + " and 2 more"
+    line = describe_skip(Skipped(step=3, keys=(), reason="fp16 overflow"))
+    assert line == "step 3 skipped: fp16 overflow, normal now and then"

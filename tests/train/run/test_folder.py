@@ -12,12 +12,13 @@ import torch
 
 from tests.making import make_dataset
 from tests.train.running import tiny_config
-from whisper_shard.config.settings import replace_settings
+from whisper_shard.config.settings import list_settings, replace_settings
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError, StateError
 from whisper_shard.train.events import AlreadyOver
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.run.folder import RunFolder, sole_trainer
+from whisper_shard.train.run.folder import FREE_SETTINGS, RunFolder, sole_trainer
 
 
 def test_settings_are_written_down(finished):
@@ -46,6 +47,10 @@ def test_settings_of_speed_may_change_others_may_not(finished, task):
         train_model(task, run, replace_settings(config, {"lr": 0.1}))
     with pytest.raises(StateError, match=r"already holds a run; choose a new folder, or omit --no-resume"):
         train_model(task, run, replace_settings(config, {"resume": False}))
+
+
+def test_free_settings_exist():
+    assert set(list_settings(TrainConfig)) >= FREE_SETTINGS
 
 
 def test_finished_run_without_checkpoints_is_still_that_run(finished, task, tmp_path):

@@ -30,9 +30,9 @@ from whisper_shard.train.run.checkpoint import list_checkpoints
 
 FREE_SETTINGS = frozenset(
     {
-        "bad_record", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every", "max_bad",
-        "max_nonfinite", "micro_batch", "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every",
-        "save_minutes", "tensorboard", "threads", "workers",
+        "bad_record", "cache", "cache_gb", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every",
+        "max_bad", "max_nonfinite", "micro_batch", "prefetch", "progress_every", "read_ahead_mb", "resume",
+        "save_every", "save_minutes", "tensorboard", "threads", "workers",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
