@@ -39,9 +39,9 @@ def make_corpus(folder, count, *, seconds=1.3, extra=()):
     return write_csv(folder / "corpus.csv", rows)
 
 
-def prepare(corpus, out, **knobs):
+def prepare(corpus, out, **settings):
     """Prepare in this process; return the events."""
-    return list(prepare_corpus(corpus, out, PrepareConfig(**{**QUICK, **knobs})))
+    return list(prepare_corpus(corpus, out, PrepareConfig(**{**QUICK, **settings})))
 
 
 def totals_of(events):
@@ -58,8 +58,8 @@ def fingerprint(folder):
     }
 
 
-def start_driver(corpus, out, *, step=None, **knobs):
-    arguments = [str(corpus), str(out), json.dumps({**QUICK, **knobs}), *([step] if step else [])]
+def start_driver(corpus, out, *, step=None, **settings):
+    arguments = [str(corpus), str(out), json.dumps({**QUICK, **settings}), *([step] if step else [])]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.prepare.driver", *arguments],
         cwd=ROOT,

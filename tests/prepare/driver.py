@@ -1,6 +1,6 @@
 """Run `prepare_corpus` in a process of its own, which tests may kill.
 
-Usage: python -m tests.prepare.driver CORPUS OUT KNOBS_AS_JSON [STEP]
+Usage: python -m tests.prepare.driver CORPUS OUT SETTINGS_AS_JSON [STEP]
 """
 
 import json
@@ -15,10 +15,10 @@ from whisper_shard.prepare.run import prepare_corpus
 from whisper_shard.storage.atomic import WRITER
 
 
-def main(corpus, out, knobs, step=None):
+def main(corpus, out, settings, step=None):
     writer = KillAt(step=step, pid=os.getpid()) if step else WRITER
     try:
-        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(knobs)), writer=writer):
+        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(settings)), writer=writer):
             print(event, flush=True)
     except WhisperShardError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

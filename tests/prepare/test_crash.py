@@ -132,9 +132,9 @@ def test_hostile_recordings_are_rejected_and_all_else_is_kept(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 40, extra=evil)
     # The same corpus with files that are merely broken: all else must be the same.
     tame = make_corpus(tmp_path / "tame", 40, extra=[(name, b"no audio") for name, _ in evil])
-    knobs = {"decoders": HOSTILE, "decode_timeout_seconds": 1.0, "worker_memory_mb": 1000, "eval_fraction": 0.0}
-    events = prepare(corpus, tmp_path / "out", **knobs)
-    prepare(tame, tmp_path / "tame_out", **knobs)
+    settings = {"decoders": HOSTILE, "decode_timeout_seconds": 1.0, "worker_memory_mb": 1000, "eval_fraction": 0.0}
+    events = prepare(corpus, tmp_path / "out", **settings)
+    prepare(tame, tmp_path / "tame_out", **settings)
     assert totals_of(events)["train"].rejects == {
         "decoder_crashed": 1,
         "decoder_out_of_memory": 1,
@@ -321,10 +321,10 @@ def test_number_of_jobs_does_not_show_in_the_datasets(corpus, clean, tmp_path):
 
 def test_raised_limit_gives_timed_out_recordings_another_chance(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 6, extra=[("slow.bin", hostile.SLOW)])
-    knobs = {"decoders": HOSTILE, "jobs": 1, "eval_fraction": 0.0}
-    first = totals_of(prepare(corpus, tmp_path / "out", decode_timeout_seconds=0.05, **knobs))
+    settings = {"decoders": HOSTILE, "jobs": 1, "eval_fraction": 0.0}
+    first = totals_of(prepare(corpus, tmp_path / "out", decode_timeout_seconds=0.05, **settings))
     assert first["train"].rejects == {"decoder_timeout": 1}
-    events = prepare(corpus, tmp_path / "out", decode_timeout_seconds=60.0, **knobs)
+    events = prepare(corpus, tmp_path / "out", decode_timeout_seconds=60.0, **settings)
     assert totals_of(events)["train"].num_rejects == 0
     assert any("decode_timeout_seconds was 0.05, is 60" in event.message for event in events if isinstance(event, Note))
 

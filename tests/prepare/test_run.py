@@ -81,10 +81,10 @@ def test_a_wrong_folder_is_seen_from_the_path_that_was_tried(tmp_path, runs):
 
 def test_too_many_rejects_end_the_run_and_a_raised_limit_goes_on(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 3, extra=[("a.wav", b"bad"), ("b.wav", b"bad")])
-    knobs = {"jobs": 1, "eval_fraction": 0.0}
+    settings = {"jobs": 1, "eval_fraction": 0.0}
     with pytest.raises(ManifestError, match=r"2 of 5 rows are rejected, more than --max-reject-fraction 0.2 allows: "):
-        prepare(corpus, tmp_path / "out", max_reject_fraction=0.2, **knobs)
-    events = prepare(corpus, tmp_path / "out", max_reject_fraction=0.4, **knobs)
+        prepare(corpus, tmp_path / "out", max_reject_fraction=0.2, **settings)
+    events = prepare(corpus, tmp_path / "out", max_reject_fraction=0.4, **settings)
     assert totals_of(events)["train"].num_rejects == 2
     assert next(event for event in events if isinstance(event, PlanMade)).num_shards_done == 1
 

@@ -94,7 +94,7 @@ def _index_tables(
             rejects.write_table(pa.concat_tables(waiting))
             waiting.clear()
         if receipt.info.num_bytes:
-            # A shard of nothing but rejects has no tar. Those after it move up in dataset.json, but keep their names.
+            # A shard without utterances has no tar. Those after it move up in dataset.json, but keep their names.
             number = [len(shards)] * receipt.info.num_utterances
             yield pa.table({**receipt.index, "shard": number}, schema=INDEX_SCHEMA)
             shards.append(receipt.info)

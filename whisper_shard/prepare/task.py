@@ -136,7 +136,7 @@ def write_shard(task: ShardTask) -> ShardResult:
 
 
 def probe_rows(task: RowsTask | ShardTask) -> ProbeResult:
-    """Prepare rows and return nothing but sizes and rejections.
+    """Prepare rows and return only sizes and rejections.
 
     Raises:
         EnvironmentFault: The machine failed: I/O error, out of memory.

@@ -1,4 +1,7 @@
-"""Transcripts are cleaned for training, the same way every time and in every script."""
+"""Normalization of transcripts for training, in every script.
+
+To add a style, write a function and add it to TEXT_STYLES and to `PrepareConfig.text_style`.
+"""
 
 import re
 import unicodedata
@@ -7,13 +10,13 @@ from collections.abc import Callable
 _SPACES = re.compile(r"\s+")
 _ASCII_UNWANTED = re.compile(r"[^a-z0-9\s]")
 _JOINERS = "\u200c\u200d"
-"""Zero-width joiners: spelling, not decoration, in Persian and in the scripts of India."""
+"""Zero-width joiners, which belong to the spelling in Persian and in the scripts of India."""
 
 
 def clean_lowercase(transcript: str) -> str:
     """Keep letters, marks and digits of every script, in lower case, with single spaces between words.
 
-    On ASCII text this is the guide's ``normalize_text``: punctuation goes without leaving a space.
+    For ASCII text this equals the guide's ``normalize_text``: punctuation is removed without leaving a space.
     """
     if transcript.isascii():
         return _SPACES.sub(" ", _ASCII_UNWANTED.sub("", transcript.lower())).strip()
@@ -22,7 +25,7 @@ def clean_lowercase(transcript: str) -> str:
 
 
 def clean_written(transcript: str) -> str:
-    """Keep case and punctuation; compose characters (NFC), drop control characters, make spaces single."""
+    """Keep case and punctuation; compose characters (NFC), remove control characters, collapse spaces."""
     if not transcript.isascii():
         transcript = unicodedata.normalize("NFC", transcript)
     return "".join(c for c in _SPACES.sub(" ", transcript).strip() if c in _JOINERS or not _is_control(c))
@@ -41,7 +44,7 @@ TEXT_STYLES: dict[str, Callable[[str], str]] = {
 
 
 class _Kept(dict[int, str | None]):
-    """A table for str.translate that decides about each character once."""
+    """A table for str.translate that looks up the category of each character once."""
 
     def __missing__(self, code_point: int) -> str | None:
         character = chr(code_point)

@@ -1,4 +1,4 @@
-"""A recording becomes the waveform that is stored: 16 kHz, trimmed, levelled."""
+"""A recording becomes the waveform that is stored: at 16 kHz, trimmed, with a normalized peak."""
 
 from functools import cache
 
@@ -15,9 +15,9 @@ TRIM_FRAME = 2048
 TRIM_HOP = 512
 """Samples between two measurements. Source: default of librosa.effects.trim."""
 _FLOOR = np.float32(1e-10 * TRIM_FRAME)
-"""Energy of the quietest frame there is. Source: default ``amin`` of librosa.amplitude_to_db, squared."""
+"""Lowest energy of a frame. Source: default ``amin`` of librosa.amplitude_to_db, squared."""
 SILENCE = 1e-6
-"""A recording whose root mean square is below this (-120 dBFS) has nothing in it."""
+"""A recording whose root mean square is below this (-120 dBFS) is silent."""
 
 
 def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Waveform:
@@ -25,11 +25,11 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
 
     Args:
         recording: Mono, at any rate.
-        trim_db: Frames this many dB below the loudest are silence; 0 keeps everything.
-        peak: Largest absolute sample afterwards; 0 leaves the level alone.
+        trim_db: Frames more than this many dB below the loudest are silence; 0: do not trim.
+        peak: Largest absolute sample of the result; 0: keep the level.
 
     Raises:
-        AudioError: Not a number somewhere (``not_finite``), or nothing but zeros (``silent``).
+        AudioError: A sample is not a finite number (``not_finite``), or the recording is silent (``silent``).
     """
     waveform = resample(recording.waveform, recording.sample_rate)
     energy = _hop_energy(waveform)
@@ -41,12 +41,12 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
     trimmed = waveform[_loud_part(energy, trim_db)] if trim_db else waveform
     if not peak:
         return trimmed
-    # What resampling made is nobody else's: to overwrite it is faster than to write elsewhere.
+    # The result of resampling is used nowhere else, and overwriting it is faster than allocating a new array.
     return normalize_peak(trimmed, peak, out=None if waveform is recording.waveform else trimmed)
 
 
 def trim_silence(waveform: Waveform, *, trim_db: float) -> Waveform:
-    """Cut silence from both ends, where ``librosa.effects.trim`` would with the same ``top_db``.
+    """Cut silence from both ends at the samples where ``librosa.effects.trim`` cuts with the same ``top_db``.
 
     Source: librosa.effects.trim, https://librosa.org/doc/latest/generated/librosa.effects.trim.html
     """
@@ -59,14 +59,14 @@ def normalize_peak(waveform: Waveform, peak: float, *, out: Waveform | None = No
     Args:
         waveform: Any level.
         peak: Above 0.
-        out: Where to put the result, which may be ``waveform`` itself; None: a new array.
+        out: Array for the result, which may be ``waveform`` itself; None: a new array.
     """
     loudest = max(waveform.max(), -waveform.min())
     return np.multiply(waveform, np.float32(peak / loudest), out=out) if loudest > 0 else waveform
 
 
 def _hop_energy(waveform: Waveform) -> Waveform:
-    """Return the sum of squares over each hop, shape (num_samples // TRIM_HOP + 1,); the last is not whole."""
+    """Return the sum of squares over each hop, shape (num_samples // TRIM_HOP + 1,); the last is incomplete."""
     num_whole = len(waveform) // TRIM_HOP
     hops = waveform[: num_whole * TRIM_HOP].reshape(num_whole, TRIM_HOP)
     rest = waveform[num_whole * TRIM_HOP :]
@@ -77,11 +77,9 @@ def _hop_energy(waveform: Waveform) -> Waveform:
 
 
 def _loud_part(energy: Waveform, trim_db: float) -> slice:
-    """Return which samples lie between the first and the last frame that is less than ``trim_db`` below the loudest.
-
-    A centred frame reaches over four hops, from two before its middle to two after; what lies outside of the waveform
-    counts as zero. So four sums over hops give its energy, and each sample is squared once instead of four times.
-    """
+    """Return the samples from the first to the last frame that is less than ``trim_db`` below the loudest."""
+    # A centred frame spans four hops, two before its middle and two after, with zeros outside of the waveform. So its
+    # energy is the sum of four hops, and each sample is squared once instead of four times.
     padded = np.zeros(len(energy) + 3, np.float32)
     padded[2:-1] = energy
     pairs = padded[:-1] + padded[1:]
@@ -93,5 +91,5 @@ def _loud_part(energy: Waveform, trim_db: float) -> slice:
 
 @cache
 def _level_ratio(trim_db: float) -> np.float32:
-    """Return what share of the loudest frame's energy is silence."""
+    """Return the share of the loudest frame's energy at or below which a frame is silence."""
     return np.float32(librosa.db_to_power(-trim_db))

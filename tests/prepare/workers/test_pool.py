@@ -17,7 +17,7 @@ def fail(task):
 
 def run(tmp_path, function, tasks, **settings):
     with open_workers(OutputFolder(path=tmp_path / "out"), PrepareConfig(**settings)) as workers:
-        found = run_tasks(workers, function, tasks, jobs=2, tick_seconds=0.25)
+        found = run_tasks(workers, function, tasks, jobs=2)
         return [result for result in found if result is not None]
 
 

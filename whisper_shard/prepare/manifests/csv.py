@@ -29,7 +29,9 @@ TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
 KNOWN_COLUMNS = ("language", "speaker", "task")
 """Columns with a meaning of their own; all others are extra."""
 DELIMITERS = ",\t;|"
+"""Characters that may separate fields; the header decides which does."""
 BATCH_ROWS = 50_000
+"""Rows that are read at once."""
 _DIGIT = re.compile(r"[0-9]")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
 
@@ -53,13 +55,13 @@ class CsvLayout:
     delimiter: str
     """One of DELIMITERS."""
     names: tuple[str, ...]
-    """The header."""
+    """Names of the columns, in order."""
     audio_column: str
-    """Which of them has the audio path."""
+    """Column of audio paths."""
     text_column: str
-    """Which of them has the transcript."""
+    """Column of transcripts."""
     is_quoted: bool
-    """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is a letter like any other."""
+    """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is an ordinary character."""
 
 
 def find_layout(path: Path, head: bytes, *, audio_column: str = "", text_column: str = "") -> CsvLayout:

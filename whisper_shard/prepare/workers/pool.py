@@ -29,6 +29,8 @@ from whisper_shard.utterance import Rejection
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+TICK_SECONDS = 0.25
+"""Longest time without a result before the caller is told, so that it can look at the heartbeats."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -83,16 +85,15 @@ def open_workers(output: OutputFolder, config: PrepareConfig) -> Iterator[Worker
 
 
 def run_tasks(
-    workers: Workers, function: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int, tick_seconds: float
+    workers: Workers, function: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int
 ) -> Iterator[Result | None]:
-    """Yield the result of ``function`` for each task as soon as it is ready, and None after each tick without one.
+    """Yield the result of ``function`` for each task as soon as it is ready, and None after TICK_SECONDS without one.
 
     Args:
         workers: The pool; one call at a time.
         function: Called with each task; importable by name in a worker.
         tasks: Consumed one by one, shortly before a worker is free.
         jobs: Tasks that run at the same time.
-        tick_seconds: Longest time without a result before None is yielded.
 
     Raises:
         BrokenProcessPool: A worker died; tasks without a result must be run again.
@@ -104,7 +105,7 @@ def run_tasks(
     try:
         while True:
             try:
-                kind, value = results.get(timeout=tick_seconds)
+                kind, value = results.get(timeout=TICK_SECONDS)
             except queue.Empty:
                 yield None
                 continue

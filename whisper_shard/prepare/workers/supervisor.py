@@ -3,7 +3,7 @@
 joblib gives up a call when a worker dies. The supervisor then starts it again with the tasks that are missing. Before
 that, it prepares each recording that was being decoded at that moment alone, in a worker of its own. A recording that
 ends that worker too has had two strikes and is quarantined: it is rejected without being decoded again. The others
-were bystanders, so a worker that was killed from outside costs nothing but time.
+were bystanders, so a worker that was killed from outside costs only time.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +30,6 @@ from whisper_shard.utterance import Rejection
 
 CRASH, TIMEOUT = "decoder_crashed", "decoder_timeout"
 """Reasons for which recordings are quarantined."""
-TICK_SECONDS = 0.25
-"""How often the workers' heartbeats are read."""
 MAX_FUTILE_RESTARTS = 4
 """Restarts in a row without a finished task or a suspicious recording; one more, and the machine is to blame."""
 
@@ -71,7 +69,7 @@ def supervise(
         stalled = set[tuple[int, int]]()
         attempts = [replace(task, quarantined={**workers.quarantined}, is_retry=is_retry) for task in pending.values()]
         try:
-            for result in _run(workers, function, attempts, config.jobs or count_cores()):
+            for result in run_tasks(workers, function, attempts, jobs=config.jobs or count_cores()):
                 if result is None:
                     statuses = read_heartbeats(workers.heartbeats)
                     stalled |= {(status.task, status.row) for status in _kill_stalled(statuses, config)}
@@ -103,10 +101,6 @@ def supervise(
             yield from _describe_death(found)
 
 
-def _run(workers: Workers, function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Iterator[Any]:
-    return run_tasks(workers, function, tasks, jobs=jobs, tick_seconds=TICK_SECONDS)
-
-
 def _kill_stalled(statuses: Sequence[WorkerStatus], config: PrepareConfig) -> list[WorkerStatus]:
     """Kill the workers whose decoder takes too long, and return them; joblib then reports their death."""
     stalled = find_stalled(statuses, config.decode_timeout_seconds)
@@ -127,7 +121,7 @@ def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareCo
     while untried:
         is_stalled = False
         try:
-            for result in _run(workers, probe_rows, list(untried.values()), 1):
+            for result in run_tasks(workers, probe_rows, list(untried.values()), jobs=1):
                 if result is None:
                     is_stalled |= bool(_kill_stalled(read_heartbeats(workers.heartbeats), config))
                 else:
@@ -136,7 +130,7 @@ def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareCo
             decoding = find_decoding(read_heartbeats(workers.heartbeats))
             found = [untried.pop(status.task) for status in decoding if status.task in untried]
             if not found:
-                break  # killed from outside, between two rows; whoever is at fault will be a suspect again
+                break  # killed from outside, between two rows; a recording at fault will be a suspect again
             rejections |= _reject_all(found, TIMEOUT if is_stalled else CRASH, config)
     return rejections
 
