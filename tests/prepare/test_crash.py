@@ -154,6 +154,12 @@ def test_hostile_recording_with_one_job_does_not_reach_the_main_process(tmp_path
     assert (totals["train"].num_utterances, totals["train"].rejects) == (6, {"decoder_crashed": 1})
 
 
+def test_memory_that_runs_out_outside_of_a_decoder_is_not_blamed_on_a_recording(tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", 3)
+    with pytest.raises(EnvironmentFault, match=r"more than --worker-memory-mb 4096 beside its shard of --shard-mb 256"):
+        prepare(corpus, tmp_path / "out", jobs=1, filters=({"kind": "tests.prepare.hostile:GreedyFilter"},))
+
+
 def test_recording_whose_worker_is_killed_once_is_kept(tmp_path):
     once = tmp_path / "once"
     corpus = make_corpus(tmp_path / "corpus", 6, extra=[("once.bin", hostile.DIE_ONCE + str(once).encode())])

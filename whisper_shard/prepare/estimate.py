@@ -1,11 +1,10 @@
 """What a run would do: the size of the plan, and a few recordings prepared in the workers, with nothing kept."""
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow as pa
 
@@ -65,8 +64,8 @@ def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50)
         }
         train = spools["train"]
         with open_workers(output, config) as workers:
-            sampled = _without_notes(prepare_sample(sample_rows(train), train.corpus, workers, config))
-            first = _without_notes(prepare_sample(first_rows(train, num_first), train.corpus, workers, config))
+            sampled, _ = prepare_sample(sample_rows(train), train.corpus, workers, config)
+            first, _ = prepare_sample(first_rows(train, num_first), train.corpus, workers, config)
     num_rows = {name: spool.num_rows for name, spool in spools.items()}
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     sizes = {name: len(ranks) for name, ranks in split_ranks(num_rows, config.eval_fraction).items()}
@@ -83,8 +82,8 @@ def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50)
 
 def prepare_sample(
     rows: pa.Table, corpus: Path, workers: Workers, config: PrepareConfig
-) -> Generator[Note, None, list[RowProbe]]:
-    """Prepare some rows in the workers and return their sizes and rejections, in order of row; yield notes.
+) -> tuple[list[RowProbe], list[Note]]:
+    """Prepare some rows in the workers and return their sizes and rejections, in order of row, and notes.
 
     Args:
         rows: In MANIFEST_SCHEMA.
@@ -103,13 +102,13 @@ def prepare_sample(
         )
         for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
     ]
-    probes = list[RowProbe]()
+    probes, notes = list[RowProbe](), list[Note]()
     for outcome in supervise(workers, probe_rows, tasks, config):
         if isinstance(outcome, Note):
-            yield outcome
+            notes.append(outcome)
         elif isinstance(outcome, ProbeResult):
             probes += outcome.probes
-    return sorted(probes, key=lambda probe: probe.row)
+    return sorted(probes, key=lambda probe: probe.row), notes
 
 
 def mean_bytes(sampled: Sequence[RowProbe], codec: str) -> float:
@@ -121,12 +120,3 @@ def estimate_bytes(sampled: Sequence[RowProbe], codec: str, num_rows: int) -> in
     """Return the expected size of all shards of ``num_rows`` manifest rows."""
     share_kept = sum(probe.rejection is None for probe in sampled) / len(sampled)
     return round((mean_bytes(sampled, codec) + share_kept * ROW_OVERHEAD_BYTES) * num_rows)
-
-
-def _without_notes(probes: Generator[Any, None, list[RowProbe]]) -> list[RowProbe]:
-    while True:
-        try:
-            next(probes)
-        except StopIteration as stop:
-            found: list[RowProbe] = stop.value
-            return found

@@ -104,7 +104,8 @@ def _make_plan(
 ) -> Generator[Note, None, Plan]:
     spools = {name: spool_manifest(path, output.state / f"{name}.spool", config) for name, path in manifests.items()}
     train = spools["train"]
-    sampled = yield from prepare_sample(sample_rows(train), train.corpus, workers, config)
+    sampled, notes = prepare_sample(sample_rows(train), train.corpus, workers, config)
+    yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     plan = write_plan(output, spools, config=config, shard_rows=shard_rows)
     for spool in spools.values():

@@ -127,19 +127,26 @@ def write_shard(task: ShardTask) -> ShardResult:
     """Prepare the rows of a shard, commit the tar, then its receipt.
 
     Raises:
-        EnvironmentFault: The machine failed: disk full, I/O error, out of memory.
+        EnvironmentFault: The machine failed: disk full, I/O error.
+        MemoryError: The shard and a recording together do not fit into the memory of a worker.
     """
-    try:
-        return _write_shard(task)
-    except MemoryError as error:
-        raise _out_of_memory(task.config) from error
+    outcomes, encoded = list[RowOutcome](), list[_EncodedUtterance]()
+    for prepared in _prepare_rows(task):
+        outcomes.append(_as_outcome(prepared))
+        if isinstance(prepared.result, Utterance):
+            encoded.append(_encode(prepared.result, task.config))
+    info, index_rows = _write_tar(task.shard, sorted(encoded, key=_by_length), suffix=task.config.codec)
+    # The tar is safely on the disk before its receipt exists. A kill in between costs this shard's work, nothing else.
+    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index_rows=index_rows)
+    write_receipt(task.shard, receipt)
+    return ShardResult(number=task.number, counts=count_receipt(receipt, task.corpus))
 
 
 def probe_rows(task: RowsTask | ShardTask) -> ProbeResult:
     """Prepare rows and return only sizes and rejections.
 
     Raises:
-        EnvironmentFault: The machine failed: I/O error, out of memory.
+        EnvironmentFault: The machine failed: I/O error.
     """
     probes = tuple(_probe(prepared) for prepared in _prepare_rows(task))
     return ProbeResult(number=task.number, probes=probes)
@@ -200,19 +207,6 @@ def _prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
             f"{row.path}: cannot read row {row.row}: {error.strerror or error}; "
             "fix this, then run the same command again"
         ) from error
-
-
-def _write_shard(task: ShardTask) -> ShardResult:
-    outcomes, encoded = list[RowOutcome](), list[_EncodedUtterance]()
-    for prepared in _prepare_rows(task):
-        outcomes.append(_as_outcome(prepared))
-        if isinstance(prepared.result, Utterance):
-            encoded.append(_encode(prepared.result, task.config))
-    info, index_rows = _write_tar(task.shard, sorted(encoded, key=_by_length), suffix=task.config.codec)
-    # The tar is safely on the disk before its receipt exists. A kill in between costs this shard's work, nothing else.
-    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index_rows=index_rows)
-    write_receipt(task.shard, receipt)
-    return ShardResult(number=task.number, counts=count_receipt(receipt, task.corpus))
 
 
 def _write_tar(
@@ -314,10 +308,3 @@ def _probe(prepared: _PreparedRow) -> RowProbe:
     samples = to_int16(result.waveform)
     num_bytes = {name: len(encode(samples)) for name, encode in ENCODERS.items()}
     return RowProbe(row=row.row, seconds=result.seconds, num_bytes=num_bytes)
-
-
-def _out_of_memory(config: PrepareConfig) -> EnvironmentFault:
-    return EnvironmentFault(
-        f"a worker needs more than --worker-memory-mb {config.worker_memory_mb} beside its shard of --shard-mb "
-        f"{config.shard_mb}; raise the former or prepare smaller shards, then run the same command again"
-    )

@@ -60,7 +60,8 @@ def supervise(
         config: Settings: jobs and limits.
 
     Raises:
-        EnvironmentFault: A task met a fault of the machine, or workers keep dying without a recording to blame.
+        EnvironmentFault: A task met a fault of the machine, a worker needs more memory than it may use, or workers keep
+            dying without a recording to blame.
     """
     pending = {task.number: task for task in tasks}
     num_futile, is_retry = 0, False
@@ -78,6 +79,8 @@ def supervise(
                     del pending[result.number]
                     num_futile = 0
                     yield result
+        except MemoryError as error:
+            raise _out_of_memory(config) from error
         except BrokenProcessPool as error:
             is_retry = True
             suspects = {
@@ -162,6 +165,13 @@ def _describe_death(quarantined: Mapping[str, Rejection]) -> Iterator[Note]:
         yield Note(message=f"{path} (row {rejection.row}): {rejection.detail}; rejected as {rejection.reason}")
     if not quarantined:
         yield Note(message="a worker process died, but no recording is to blame; its rows are prepared again")
+
+
+def _out_of_memory(config: PrepareConfig) -> EnvironmentFault:
+    return EnvironmentFault(
+        f"a worker needs more than --worker-memory-mb {config.worker_memory_mb} beside its shard of --shard-mb "
+        f"{config.shard_mb}; raise the former or prepare smaller shards, then run the same command again"
+    )
 
 
 def _give_up(error: BaseException) -> EnvironmentFault:
