@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
+    from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
     from whisper_shard.stream.batch import Batch as Batch
     from whisper_shard.stream.delivery import Ledger as Ledger
@@ -65,6 +66,7 @@ _HOMES = {
     # train and score
     "train_model": "train.loop",
     "score_model": "score.run",
+    "load_error_rates": "score.hf_metric",
     # errors
     "WhisperShardError": "errors",
 }

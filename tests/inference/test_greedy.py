@@ -26,7 +26,7 @@ def make_waveforms(rows):
 
 @torch.no_grad()
 def talkative(loaded, seed=0):
-    """Make a random model say different things to different audio, and stop now and then."""
+    """Make a random model decode different texts from different audio, and stop now and then."""
     generator = torch.Generator().manual_seed(seed)
     decoder = loaded.model.model.decoder
     for parameter in decoder.parameters():
@@ -56,7 +56,7 @@ def generate(loaded, encoder_hidden, cap, **kwargs):
 
 @pytest.mark.parametrize("which", ["tiny", "english"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_greedy_says_what_generate_says(request, which, seed):
+def test_greedy_hypotheses_are_those_of_generate(request, which, seed):
     loaded = talkative(request.getfixturevalue(which), seed)
     loaded.model.eval()
     labeler = Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual)
@@ -94,8 +94,15 @@ def make_labels(labeler, texts):
 @pytest.mark.parametrize("cap", [1, 2, 7, CAP])
 def test_drafts_change_the_work_and_not_the_answer(case, cap):
     loaded, hidden, labeler, plain, greedy = case
-    said = [list(row) for row in plain.token_ids]
-    drafts = [said[0], said[1][:1], [], [*said[3][:5], 4, *said[3][6:]], [*said[4], 5, 6, 7], [11, *said[5]]]
+    hypotheses = [list(row) for row in plain.token_ids]
+    drafts = [
+        hypotheses[0],
+        hypotheses[1][:1],
+        [],
+        [*hypotheses[3][:5], 4, *hypotheses[3][6:]],
+        [*hypotheses[4], 5, 6, 7],
+        [11, *hypotheses[5]],
+    ]
     found = greedy.decode_labels(hidden, make_labels(labeler, drafts), max_new_tokens=cap)
     expected = greedy_decode(loaded.model, hidden, labeler.prefix_batch(6), max_new_tokens=cap)
     assert found.decoded == expected
@@ -122,7 +129,7 @@ def test_loss_of_the_draft_is_that_of_the_model(case):
     assert found.num_tokens == len(labels.kept)
 
 
-def test_suppressed_tokens_are_never_said(case):
+def test_suppressed_tokens_are_never_chosen(case):
     loaded, hidden, labeler, plain, _ = case
     banned = plain.token_ids[0][0]
     prefix = labeler.prefix_batch(6)
@@ -150,7 +157,7 @@ def test_more_tokens_than_positions_is_refused(case):
         greedy_decode(loaded.model, hidden, labeler.prefix_batch(6), max_new_tokens=445)
 
 
-def test_lora_is_heard(tiny):
+def test_low_rank_updates_act(tiny):
     from whisper_shard.model.adapters import add_lora
 
     add_lora(tiny.model, 4)
@@ -167,7 +174,7 @@ def test_lora_is_heard(tiny):
 
 @pytest.fixture(scope="module")
 def real(whisper_base):
-    """What the real encoder makes of four recordings, and what generate says of them."""
+    """Encoder states of real recordings, and the hypotheses of generate."""
     recordings = sorted((WHISPER_BASE.parents[1] / "data" / "spoken-digits" / "audios").glob("*_0.wav"))[::15]
     waveforms = torch.zeros(len(recordings), 30 * 16000)
     for row, path in enumerate(recordings):
@@ -176,14 +183,14 @@ def real(whisper_base):
         waveforms[row, : len(waveform)] = waveform
     with torch.no_grad():
         hidden = encode(whisper_base.model.eval(), LogMel()(waveforms))
-    said = generate(whisper_base, hidden, 16)
-    assert len(set(said)) > 2
-    return hidden, said
+    hypotheses = generate(whisper_base, hidden, 16)
+    assert len(set(hypotheses)) > 2
+    return hidden, hypotheses
 
 
 @pytest.mark.pretrained
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_real_model_says_what_generate_says_of_real_speech(whisper_base, real, dtype):
+def test_hypotheses_of_real_speech_are_those_of_generate(whisper_base, real, dtype):
     hidden, theirs = real
     prefix = Labeler(whisper_base.tokenizer).prefix_batch(len(hidden))
     ours = greedy_decode(whisper_base.model.eval(), hidden, prefix, max_new_tokens=16, dtype=dtype)

@@ -96,7 +96,9 @@ class Labeler:
     def prefix_ids(
         self, language: str | None = None, task: str | None = None, *, timestamps: bool = False
     ) -> tuple[int, ...]:
-        """Return start, language, task and, without timestamps, <|notimestamps|>; all prefixes have the same length.
+        """Return the tokens before the text: start, language, task and, without timestamps, <|notimestamps|>.
+
+        Prefixes of all languages and tasks have the same length.
 
         Raises:
             ConfigError: Unknown language or task.
