@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
+    from whisper_shard.storage.stores import StorageConfig as StorageConfig
     from whisper_shard.stream.batch import Batch as Batch
     from whisper_shard.stream.delivery import Ledger as Ledger
+    from whisper_shard.stream.gopen import register_gopen as register_gopen
     from whisper_shard.stream.loader import Loader as Loader
     from whisper_shard.stream.loader import open_evaluation as open_evaluation
     from whisper_shard.stream.loader import open_loader as open_loader
@@ -55,6 +57,7 @@ _HOMES = {
     "open_dataset": "dataset.index",
     "Dataset": "dataset.index",
     "verify_dataset": "dataset.verify",
+    "StorageConfig": "storage.stores",
     # stream batches
     "open_loader": "stream.loader",
     "open_evaluation": "stream.loader",
@@ -62,6 +65,7 @@ _HOMES = {
     "Batch": "stream.batch",
     "Ledger": "stream.delivery",
     "PlanState": "stream.resume",
+    "register_gopen": "stream.gopen",
     "plan_state_from_json": "stream.resume",
     # train and score
     "train_model": "train.loop",

@@ -8,8 +8,11 @@ with an error that says what to do, or, when it brought nothing new for the retr
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +30,7 @@ _T = TypeVar("_T")
 _PIECE_BYTES = 4 << 20
 """What is kept of a broken download is whole pieces; a larger piece costs a copy less, and more is lost."""
 _STREAM_BYTES = 16 << 20
+_STREAM_AHEAD = 2
 _UPLOAD_PART_BYTES = 16 << 20
 _UPLOAD_PARTS_AT_ONCE = 4
 _UPLOAD_RETRIES = 4
@@ -96,8 +100,12 @@ class ObjectStore:
         """
         return self._download(location, offset=offset, num_bytes=num_bytes, etag=etag, is_whole=False)
 
-    def stream(self, location: Location, num_bytes: int) -> Iterator[bytes]:
-        """Yield an object of ``num_bytes`` in pieces of 16 MB, all of one version.
+    def stream(self, location: Location, num_bytes: int | None = None) -> Generator[bytes, None, None]:
+        """Yield an object in pieces of 16 MB, two of them fetched ahead, all of one version.
+
+        Args:
+            location: The object.
+            num_bytes: The size that it must have; None is any.
 
         Raises:
             FileNotFoundError: There is none.
@@ -105,17 +113,27 @@ class ObjectStore:
             EnvironmentFault: The retry budget is spent.
             ConfigError: Bucket, credentials or endpoint are wrong.
         """
-        etag = None
-        for offset in range(0, num_bytes, _STREAM_BYTES):
-            wanted = min(_STREAM_BYTES, num_bytes - offset)
+        if num_bytes == 0:
+            return
+        first = self.get_range(location, 0, min(_STREAM_BYTES, num_bytes or _STREAM_BYTES))
+        if num_bytes not in (None, first.info.num_bytes):
+            raise DatasetError(f"{location}: has {first.info.num_bytes} bytes, must have {num_bytes}; restore it")
+        starts = range(0, first.info.num_bytes, _STREAM_BYTES)
+        if len(starts) == 1:
+            yield first.data
+            return
+        with ThreadPoolExecutor(_STREAM_AHEAD) as pool:
+            read = partial(self._read_piece, first.info)
+            ahead = deque(pool.submit(read, start) for start in starts[1 : 1 + _STREAM_AHEAD])
             try:
-                piece = self.get_range(location, offset, wanted, etag=etag)
-            except ObjectChanged as error:
-                raise DatasetError(f"{location}: was replaced while it was read; run the same command again") from error
-            if piece.info.num_bytes != num_bytes or len(piece.data) != wanted:
-                raise DatasetError(f"{location}: has {piece.info.num_bytes} bytes, must have {num_bytes}; restore it")
-            etag = piece.info.etag
-            yield piece.data
+                yield first.data
+                for start in [*starts[1 + _STREAM_AHEAD :], *[None] * len(ahead)]:
+                    data = ahead.popleft().result()
+                    if start is not None:
+                        ahead.append(pool.submit(read, start))
+                    yield data
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def head(self, location: Location) -> ObjectInfo:
         """Return size and version of an object.
@@ -180,6 +198,17 @@ class ObjectStore:
         found = self._repeat(folder, "read", lambda store: obstore.list(store, prefix).collect())
         for meta in found:
             yield _info(Location(folder.scheme, folder.bucket, meta["path"]), meta)
+
+    def _read_piece(self, info: ObjectInfo, start: int) -> bytes:
+        """Return the piece of an object that begins at ``start``."""
+        num_bytes = min(_STREAM_BYTES, info.num_bytes - start)
+        try:
+            piece = self.get_range(info.location, start, num_bytes, etag=info.etag)
+        except ObjectChanged as error:
+            raise DatasetError(f"{info.location}: was replaced while it was read; run the command again") from error
+        if len(piece.data) != num_bytes:
+            raise DatasetError(f"{info.location}: ends too early; restore it")
+        return piece.data
 
     def _create(self, location: Location, data: bytes) -> None:
         try:
