@@ -14,7 +14,7 @@ HOMES = {
     "soundfile": {"audio/sndfile.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
     "av": {"audio/ffmpeg.py", "demo/speech.py"},
     "librosa": {"prepare/waveform.py"},
-    "msgspec": {"dataset/description.py"},
+    "msgspec": {"dataset/description.py", "dataset/reader.py"},
     "soxr": {"audio/resample.py"},
     "joblib": {"prepare/workers/pool.py"},
     "webdataset": {"stream/gopen.py", "stream/loader.py", "bench/stages.py"},

@@ -90,7 +90,7 @@ def test_an_index_that_points_astray(dataset, name, value):
     table = pa.table(columns, schema=INDEX_SCHEMA)
     write_dataset(dataset.folder, shards=dataset.shards, tables=[table.slice(0, 2), table.slice(2)], meta={})
     with pytest.raises(
-        DatasetError, match=r"index.parquet: places utt00001 at bytes \d+ to \d+ of a shard of \d+ bytes"
+        DatasetError, match=r"index.parquet: places 'utt00001' at bytes \d+ to \d+ of a shard of \d+ bytes"
     ):
         IndexReader(open_dataset(dataset.folder)).find(0)
 

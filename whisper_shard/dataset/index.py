@@ -6,7 +6,6 @@ memory: ten million utterances are open at once, and all processes share them.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from whisper_shard.dataset.description import (
@@ -28,8 +26,9 @@ from whisper_shard.dataset.description import (
     read_description,
 )
 from whisper_shard.dataset.index_copy import copy_index
-from whisper_shard.dataset.schema import LENGTHS_SCHEMA, Place
-from whisper_shard.dataset.shard import BLOCK
+from whisper_shard.dataset.index_file import IndexFile, check_lengths, read_lengths, reading
+from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, Place
+from whisper_shard.dataset.shard import BLOCK, MAX_MEMBER_BYTES
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
 from whisper_shard.storage.location import Location, parse_location
@@ -81,11 +80,14 @@ class Dataset:
             DatasetError: The index is damaged.
         """
         if set(names) <= set(LENGTHS_SCHEMA.names) and self.description.lengths is not None:
-            with _reading(path := self.folder / LENGTHS_NAME):
-                table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        else:
-            table = self._read(names)
-        return {name: table.column(name).to_numpy() for name in names}
+            lengths = read_lengths(self.folder / LENGTHS_NAME, self.num_utterances)
+            return {name: lengths[name] for name in names}
+        table = self._read(names)
+        with reading(path := self.folder / INDEX_NAME):
+            columns = {name: table.column(name).to_numpy() for name in names}
+        for name in set(names) & set(LENGTHS_SCHEMA.names):
+            check_lengths(path, name, columns[name])
+        return columns
 
     def pieces(self, *names: str, rows: int = 0) -> Iterator[pa.Table]:
         """Yield some columns in order of (shard, row), shard by shard until there are ``rows`` rows, at least 50,000.
@@ -93,10 +95,9 @@ class Dataset:
         Raises:
             DatasetError: The index is damaged.
         """
-        path = self.folder / INDEX_NAME
-        with _reading(path), _open_index(path) as file:
-            for groups in _share_out(file.metadata, max(rows, _PIECE_ROWS)):
-                yield file.read_row_groups(groups, columns=list(names), use_threads=False)
+        with self.open_index() as index:
+            for groups in _share_out(index.counts, max(rows, _PIECE_ROWS)):
+                yield index.read(groups, names)
 
     def codes(self, name: str) -> NDArray[np.int32]:
         """Read a column of strings as numbers: equal strings, equal numbers; null is -1."""
@@ -117,10 +118,17 @@ class Dataset:
         """
         return self.shard_location(shard).path
 
+    def open_index(self) -> IndexFile:
+        """Open the index.
+
+        Raises:
+            DatasetError: It is damaged, or not the index of the shards that dataset.json lists.
+        """
+        return IndexFile(self.folder / INDEX_NAME, self.description)
+
     def _read(self, names: Sequence[str]) -> pa.Table:
-        path = self.folder / INDEX_NAME
-        with _reading(path), _open_index(path) as file:
-            return file.read(columns=list(names), use_threads=False)
+        with self.open_index() as index:
+            return index.read(range(len(index.counts)), names)
 
 
 class IndexReader:
@@ -135,16 +143,9 @@ class IndexReader:
         self._path = dataset.folder / INDEX_NAME
         self._shards = dataset.shards
         self._ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
-        with _reading(self._path):
-            self._file = pq.ParquetFile(self._path, memory_map=True, page_checksum_verification=True)
-        metadata = self._file.metadata
-        groups = [i for i in range(metadata.num_row_groups) if metadata.row_group(i).num_rows]
+        self._index = dataset.open_index()
+        groups = [i for i, count in enumerate(self._index.counts) if count]
         shards = [i for i, shard in enumerate(dataset.shards) if shard.num_utterances]
-        counts = [metadata.row_group(i).num_rows for i in groups]
-        if counts != [dataset.shards[i].num_utterances for i in shards]:
-            raise DatasetError(
-                f"{self._path}: its row groups are not the shards of {DATASET_NAME}; prepare the dataset again"
-            )
         self._group_of_shard = dict(zip(shards, groups, strict=True))
         self._places = lru_cache(_CACHED_SHARDS)(self._read_places)
 
@@ -156,9 +157,9 @@ class IndexReader:
         """
         if shard not in self._group_of_shard:
             return {name: [] for name in names}
-        with _reading(self._path):
-            table = self._file.read_row_group(self._group_of_shard[shard], columns=list(names), use_threads=False)
-        return {name: table.column(name).to_pylist() for name in names}
+        table = self._index.read([self._group_of_shard[shard]], names)
+        with reading(self._path):
+            return {name: table.column(name).to_pylist() for name in names}
 
     def places(self, shard: int) -> list[Place]:
         """Return the places of a shard's utterances, in order.
@@ -197,7 +198,7 @@ class IndexReader:
         for place in places:
             if not _is_possible(place, size):
                 raise DatasetError(
-                    f"{self._path}: places {place.key} at bytes {place.audio_offset} to "
+                    f"{self._path}: places {place.key!r} at bytes {place.audio_offset} to "
                     f"{place.json_offset + place.json_bytes} of a shard of {size} bytes, which cannot be; "
                     "prepare the dataset again"
                 )
@@ -251,38 +252,23 @@ def _check_file(path: Path, info: FileInfo, *, is_hashed: bool) -> None:
 
 def _is_possible(place: Place, shard_bytes: int) -> bool:
     """Return whether two adjacent members can lie there: no size is believed before this is checked."""
-    _, audio_offset, audio_bytes, json_offset, json_bytes, *_ = place
-    if audio_offset < BLOCK or audio_bytes < 0 or json_bytes < 0 or place.num_samples < 0:
+    key, audio_offset, audio_bytes, json_offset, json_bytes, *_ = place
+    is_sized = 0 <= audio_bytes <= MAX_MEMBER_BYTES and 0 <= json_bytes <= MAX_MEMBER_BYTES
+    if not is_sized or audio_offset < BLOCK or place.num_samples < 0 or not KEY_PATTERN.fullmatch(key):
         return False
     follows = audio_offset + audio_bytes + -audio_bytes % BLOCK + BLOCK
     return json_offset == follows <= shard_bytes - json_bytes
 
 
-def _open_index(path: Path) -> pq.ParquetFile:
-    # Row groups are small and many: threads and read-ahead cost more than they bring (three times, measured).
-    return pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
-
-
-def _share_out(metadata: pq.FileMetaData, rows: int) -> Iterator[list[int]]:
+def _share_out(counts: Sequence[int], rows: int) -> Iterator[list[int]]:
     """Yield runs of row groups with so many rows together, the last with what is left."""
     groups: list[int] = []
     num_rows = 0
-    for group in range(metadata.num_row_groups):
+    for group, count in enumerate(counts):
         groups.append(group)
-        num_rows += metadata.row_group(group).num_rows
+        num_rows += count
         if num_rows >= rows:
             yield groups
             groups, num_rows = [], 0
     if groups:
         yield groups
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises on a damaged file into a DatasetError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); restore it or prepare the dataset again"
-        ) from error

@@ -5,11 +5,11 @@ members the index promises: the two tar headers byte for byte, zeros between mem
 never walked, and sizes come from the index alone, never from a tar header.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from isal.isal_zlib import crc32  # the crc32 of zlib, many times as fast: 3 us instead of 47 an utterance
 from numpy.typing import NDArray
@@ -125,10 +125,13 @@ def decode_json(raw: RawUtterance) -> dict[str, Any]:
         DatasetError: The member is not a JSON object with a text.
     """
     try:
-        value = json.loads(bytes(raw.json))
-        text = value["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member cannot be parsed ({error!r})") from error
-    if not isinstance(text, str):
-        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member has no text but {text!r}")
-    return dict(value)
+        # Unlike the json module, msgspec refuses halves of surrogate pairs, which cannot be encoded again.
+        record = msgspec.json.decode(raw.json, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member cannot be parsed ({error})") from error
+    for name in ("language", "speaker", "task", "prompt"):
+        if not isinstance(record.get(name), str | None):
+            raise DatasetError(f"{raw.path}: utterance {raw.key}: {name} in the json member is no text")
+    if not isinstance(record.get("text"), str):
+        raise DatasetError(f"{raw.path}: utterance {raw.key}: json member has no text")
+    return record

@@ -147,7 +147,7 @@ def _check_file(dataset: Dataset, name: str, expected: FileInfo) -> Fault | None
     location = dataset.location.join(name)
     try:
         if location.is_local:
-            found = sha256_of_file(location.path)
+            found = sha256_of_file(_regular_file(location.path))
         else:
             found = _hash_pieces(ObjectStore(dataset.storage).stream(location, expected.num_bytes))
     except FileNotFoundError:
@@ -157,6 +157,17 @@ def _check_file(dataset: Dataset, name: str, expected: FileInfo) -> Fault | None
     if found == expected.sha256:
         return None
     return Fault(file=name, key=None, detail=f"has sha256 {found}, {DATASET_NAME} says {expected.sha256}")
+
+
+def _regular_file(path: Path) -> Path:
+    """Return a path whose opening does not wait, as that of a pipe would.
+
+    Raises:
+        FileNotFoundError: There is no regular file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError
+    return path
 
 
 def _hash_pieces(pieces: Iterable[bytes]) -> str:
@@ -233,7 +244,7 @@ def _open_shard(dataset: Dataset, location: Location) -> Iterator[_OpenShard]:
         FileNotFoundError: It is missing or empty.
     """
     if location.is_local:
-        with location.path.open("rb") as file:
+        with _regular_file(location.path).open("rb") as file:
             if not (size := os.fstat(file.fileno()).st_size):
                 raise FileNotFoundError
             yield _OpenShard(read=file.read, num_bytes=size, name=str(location))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -72,6 +73,8 @@ class LocalSource:
     def _open_shard(self, shard: int) -> io.FileIO:
         path = self._dataset.shard_path(shard)
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+                raise DatasetError(f"{path}: is not a regular file; restore the shard or prepare the dataset again")
             file = io.FileIO(path)
         except FileNotFoundError as error:
             raise DatasetError(f"{path}: shard is missing; restore it or prepare the dataset again") from error
