@@ -95,7 +95,7 @@ def _fetch(store: ObjectStore, location: Location, info: FileInfo, path: Path) -
             )
 
 
-def _stream(store: ObjectStore, location: Location, num_bytes: int) -> Iterator[bytes]:
+def _stream(store: ObjectStore, location: Location, num_bytes: int) -> Iterator[bytes | memoryview]:
     try:
         yield from store.stream(location, num_bytes)
     except FileNotFoundError as error:

@@ -170,7 +170,7 @@ def _regular_file(path: Path) -> Path:
     return path
 
 
-def _hash_pieces(pieces: Iterable[bytes]) -> str:
+def _hash_pieces(pieces: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

@@ -27,8 +27,8 @@ from whisper_shard.storage.stores import StorageConfig, open_store
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_PIECE_BYTES = 4 << 20
-"""What is kept of a broken download is whole pieces; a larger piece costs a copy less, and more is lost."""
+_PIECE_BYTES = 1 << 20
+"""Whole pieces are what is kept of a download that breaks off again."""
 _STREAM_BYTES = 16 << 20
 _STREAM_AHEAD = 2
 _UPLOAD_PART_BYTES = 16 << 20
@@ -57,7 +57,7 @@ class ObjectInfo:
 class Piece:
     """A range of the bytes of an object."""
 
-    data: bytes
+    data: bytes | memoryview
     """The bytes; fewer than asked for where the object ends before."""
     info: ObjectInfo
     """The object that they come from."""
@@ -81,7 +81,7 @@ class ObjectStore:
             EnvironmentFault: The retry budget is spent.
             ConfigError: Bucket, credentials or endpoint are wrong.
         """
-        return self._download(location, offset=0, num_bytes=max_bytes + 1, etag=None, is_whole=True).data
+        return bytes(self._download(location, offset=0, num_bytes=max_bytes + 1, etag=None, is_whole=True).data)
 
     def get_range(self, location: Location, offset: int, num_bytes: int, *, etag: str | None = None) -> Piece:
         """Return ``num_bytes`` from ``offset``, fewer only where the object ends.
@@ -100,7 +100,7 @@ class ObjectStore:
         """
         return self._download(location, offset=offset, num_bytes=num_bytes, etag=etag, is_whole=False)
 
-    def stream(self, location: Location, num_bytes: int | None = None) -> Generator[bytes, None, None]:
+    def stream(self, location: Location, num_bytes: int | None = None) -> Generator[bytes | memoryview, None, None]:
         """Yield an object in pieces of 16 MB, two of them fetched ahead, all of one version.
 
         Args:
@@ -199,7 +199,7 @@ class ObjectStore:
         for meta in found:
             yield _info(Location(folder.scheme, folder.bucket, meta["path"]), meta)
 
-    def _read_piece(self, info: ObjectInfo, start: int) -> bytes:
+    def _read_piece(self, info: ObjectInfo, start: int) -> bytes | memoryview:
         """Return the piece of an object that begins at ``start``."""
         num_bytes = min(_STREAM_BYTES, info.num_bytes - start)
         try:
@@ -269,7 +269,7 @@ class _Download:
     def __init__(self, *, location: Location, start: int, end: int, etag: str | None, is_whole: bool) -> None:
         self.location = location
         self.position = start
-        self.pieces: list[bytes] = []
+        self.pieces: list[memoryview] = []
         self.num_requests = 0
         self.info: ObjectInfo | None = None
         self._end = end
@@ -293,8 +293,10 @@ class _Download:
         self.info, self._etag = info, info.etag
         if self._is_whole and info.num_bytes >= self._end:
             return  # longer than it may be: none of it is read
-        for piece in result.stream(min_chunk_size=_PIECE_BYTES):
-            self.pieces.append(piece)
+        # Nearly every first request succeeds, and its bytes need no copy. Only after a failure is each piece kept.
+        whole = self.num_requests == 1
+        for piece in [result.bytes()] if whole else result.stream(min_chunk_size=_PIECE_BYTES):
+            self.pieces.append(memoryview(piece))
             self.position += len(piece)
 
 

@@ -40,7 +40,7 @@ def _open(store: ObjectStore, url: str, mode: str = "rb", bufsize: int = 8192, *
 class _PieceReader(io.RawIOBase):
     """A file without a position, made of pieces."""
 
-    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+    def __init__(self, pieces: Generator[bytes | memoryview, None, None]) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
 

@@ -31,7 +31,7 @@ class ObjectStoreSource:
         """Requests and bytes so far."""
         return self._counts
 
-    def read(self, shard: int, offset: int, num_bytes: int) -> bytes:
+    def read(self, shard: int, offset: int, num_bytes: int) -> bytes | memoryview:
         """Return exactly ``num_bytes`` from ``offset``; see `Source`."""
         if not num_bytes:
             return b""
