@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from whisper_shard.dataset.index import Dataset
+from whisper_shard.dataset.sources.open import open_sources
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.score.evaluate import (
@@ -60,6 +61,7 @@ class Validator:
             limit=config.evaluation.eval_limit,
             # On a CPU loader processes would only compete with the model for cores.
             workers=config.stream.workers if machine.device.type == "cuda" else 0,
+            open_source=open_sources(config.stream),
         )
         settings = EvaluationSettings(
             window=window,
