@@ -1,7 +1,7 @@
 """dataset.json: what a dataset holds, with a checksum of each of its files.
 
-It is written last and is the root of trust: a reader believes nothing that it does not name. It may come from anybody,
-so it is parsed into typed records with limits, and everything else in it is ignored.
+It is written last and is the root of trust: readers use only files that it names and that have the checksums it gives.
+It may be wrong itself, so it is parsed into typed records with limits; everything else in it is ignored.
 """
 
 import hashlib

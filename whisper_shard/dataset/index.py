@@ -251,7 +251,7 @@ def _check_file(path: Path, info: FileInfo, *, is_hashed: bool) -> None:
 
 
 def _is_possible(place: Place, shard_bytes: int) -> bool:
-    """Return whether two adjacent members can lie there: no size is believed before this is checked."""
+    """Return whether two adjacent members can lie there; checked before any of the sizes is used."""
     key, audio_offset, audio_bytes, json_offset, json_bytes, *_ = place
     is_sized = 0 <= audio_bytes <= MAX_MEMBER_BYTES and 0 <= json_bytes <= MAX_MEMBER_BYTES
     if not is_sized or audio_offset < BLOCK or place.num_samples < 0 or not KEY_PATTERN.fullmatch(key):

@@ -138,7 +138,7 @@ def inspect_utterance(folder: Path | str, key: str) -> UtteranceView:
 
 
 def write_wav(view: UtteranceView, path: Path) -> None:
-    """Write an utterance as a 16-bit wav file, to be listened to.
+    """Write an utterance as a 16-bit wav file, for listening.
 
     Raises:
         EnvironmentFault: It cannot be written there.
