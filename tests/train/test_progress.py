@@ -88,3 +88,12 @@ def test_packed_windows_with_too_much_text_are_left_out(task, tiny_folder, tmp_p
     message = next(event.message for event in of_kind(events, Warned) if "packed" in event.message)
     assert "1 packed windows have more text than the decoder has room for and were not trained on" in message
     assert skipped[0]["keys"][0] in message
+
+
+def test_metrics_say_what_was_read(finished):
+    run, _, events, _ = finished
+    steps = [event for event in events if isinstance(event, Stepped)]
+    lines = [line for line in read_metrics(run) if line["kind"] == "train"]
+    assert [(line["reads"], line["mb_read"]) for line in lines] == [(event.reads, event.mb_read) for event in steps]
+    assert sum(event.reads for event in steps) >= sum(event.utterances_per_second > 0 for event in steps) > 0
+    assert sum(event.mb_read for event in steps) > 0.5

@@ -72,6 +72,10 @@ class Stepped:
     """Seconds of windows trained on per second, over all ranks."""
     data_wait_share: float
     """Share of the time spent waiting for batches, 0 to 1."""
+    reads: int
+    """Reads of shards, or requests to object storage, by this rank."""
+    mb_read: float
+    """Megabytes (10^6) of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

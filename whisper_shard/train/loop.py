@@ -218,7 +218,7 @@ class Trainer:
         step = self.state.step
         if step >= self.total_steps or step % self.config.saving.log_every == 0:
             self._read_pending()
-            self.reporter.log_interval(self._lr)
+            self.reporter.log_interval(self._lr, loader.counts)
         if step % self._steps_per_epoch == 0:
             self.reporter.log_epoch(batch.epoch, loader.planned(batch.epoch))
         return self._maybe_evaluate(loader, batch)

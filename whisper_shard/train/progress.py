@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from whisper_shard.dataset.sources.protocol import SourceCounts
 from whisper_shard.errors import TrainingError
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.stream.batch import Batch
@@ -44,6 +45,7 @@ class ProgressReporter:
         self._steps_per_epoch = steps_per_epoch
         self._seconds = 0.0
         self._wait_seconds = 0.0
+        self._counts = SourceCounts()
         self._timed = LogInterval()  # of this process only: the saved interval may have begun before a resume
 
     def report(self, event: Event) -> None:
@@ -89,8 +91,13 @@ class ProgressReporter:
         interval.tokens += global_batch.num_tokens
         interval.norm += norm
 
-    def log_interval(self, lr: float) -> None:
-        """Write a line of training metrics, report it, and begin a new interval."""
+    def log_interval(self, lr: float, counts: SourceCounts) -> None:
+        """Write a line of training metrics, report it, and begin a new interval.
+
+        Args:
+            lr: Learning rate of the last step.
+            counts: What this rank has read from the shards since its loader was opened.
+        """
         interval, timed, seconds = self.state.log_interval, self._timed, max(self._seconds, 1e-9)
         event = Stepped(
             step=self.state.step,
@@ -103,6 +110,8 @@ class ProgressReporter:
             audio_seconds_per_second=timed.samples / SAMPLE_RATE / seconds,
             padded_seconds_per_second=timed.padded_samples / SAMPLE_RATE / seconds,
             data_wait_share=self._wait_seconds / seconds,
+            reads=counts.gets - self._counts.gets,
+            mb_read=(counts.num_bytes - self._counts.num_bytes) / 1e6,
         )
         self.log_line(
             "train",
@@ -118,8 +127,11 @@ class ProgressReporter:
             audio_seconds_per_second=event.audio_seconds_per_second,
             padded_seconds_per_second=event.padded_seconds_per_second,
             data_wait_share=event.data_wait_share,
+            reads=event.reads,
+            mb_read=event.mb_read,
         )
         self.report(event)
+        self._counts = counts
         self.state.log_interval, self._timed = LogInterval(), LogInterval()
         self._seconds = self._wait_seconds = 0.0
 

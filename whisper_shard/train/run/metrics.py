@@ -16,8 +16,11 @@ from whisper_shard.storage.atomic import as_environment_fault, atomic_file, fini
 
 METRICS_NAME = "metrics.jsonl"
 TIMING = frozenset(
-    {"seconds", "utterances_per_second", "audio_seconds_per_second", "padded_seconds_per_second", "data_wait_share"}
-)
+    {
+        "seconds", "utterances_per_second", "audio_seconds_per_second", "padded_seconds_per_second", "data_wait_share",
+        "reads", "mb_read",
+    }
+)  # fmt: skip
 """Fields that differ from run to run."""
 _FINAL_KINDS = frozenset({"warning", "final"})  # written after the last checkpoint, with its step
 
