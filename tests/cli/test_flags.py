@@ -61,7 +61,7 @@ def test_other_commands_tables_do_not_matter(tmp_path):
         ("[prepare]\nmin_secnds = 1", r"\[prepare\] has no setting 'min_secnds'; did you mean 'min_seconds'\?"),
         ("[prepar]\nx = 1", r"unknown table \[prepar\]; did you mean 'prepare'\?; there are prepare, "),
         ("[prepare\n", r"recipe.toml: not valid TOML"),
-        ("[prepare]\nfilters = 3", r"filters must be a list of tables"),
+        ("[prepare]\nfilters = 3", r"\[prepare\] filters must be a list of tables: \[\[prepare.filters\]\]"),
         ("[prepare.jobs]\nx = 1", r"jobs must be a plain value"),
         ('[prepare]\njobs = "many"', r"--jobs.*many"),
         ('[prepare]\nrebuild = "no"', r"\[prepare\] rebuild is 'no'; it must be true or false"),

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from whisper_shard.config.plugins import list_plugin_settings
 from whisper_shard.config.settings import list_settings, replace_settings
@@ -119,21 +119,31 @@ def _read_table(file: Path, command: str, kind: type) -> Mapping[str, Any]:
             )
         if name not in TABLES:
             raise ConfigError(f"{file}: unknown table [{name}]{suggest(name, TABLES)}; there are {', '.join(TABLES)}")
-    table = content.get(command, {})
+    chosen: Mapping[str, Any] = content.get(command, {})
+    _check_table(chosen, kind, file=file, command=command)
+    return chosen
+
+
+def _check_table(table: Mapping[str, Any], kind: type, *, file: Path, command: str) -> None:
+    """Check what would be lost or misread when values become flags; the rest is checked with the flags.
+
+    Raises:
+        ConfigError: An unknown setting, or a value of the wrong shape.
+    """
+    where = f"{file}: [{command}]"
     known = {name: field.default for name, field in list_settings(kind).items()}
     plugins = list_plugin_settings(kind)
     for name, value in table.items():
         if name not in known:
-            raise ConfigError(f"{file}: [{command}] has no setting {name!r}{suggest(name, list(known))}")
+            raise ConfigError(f"{where} has no setting {name!r}{suggest(name, list(known))}")
         if isinstance(known[name], bool) and not isinstance(value, bool):
-            raise ConfigError(f"{file}: [{command}] {name} is {value!r}; it must be true or false")
+            raise ConfigError(f"{where} {name} is {value!r}; it must be true or false")
         if isinstance(value, list) and not isinstance(known[name], tuple):
-            raise ConfigError(f"{file}: [{command}] {name} is {value}; it must be one value, not a list")
+            raise ConfigError(f"{where} {name} is {value}; it must be one value, not a list")
         if name in plugins and not (isinstance(value, list) and all(isinstance(plugin, dict) for plugin in value)):
-            raise ConfigError(f"{file}: [{command}] {name} must be a list of tables: [[{command}.{name}]]")
+            raise ConfigError(f"{where} {name} must be a list of tables: [[{command}.{name}]]")
         if isinstance(value, dict):
-            raise ConfigError(f"{file}: [{command}] {name} must be a plain value, not a table")
-    return cast(Mapping[str, Any], table)
+            raise ConfigError(f"{where} {name} must be a plain value, not a table")
 
 
 def _toml_flags(kind: type, table: Mapping[str, Any]) -> Iterator[str]:
