@@ -38,12 +38,12 @@ def test_page_is_written_whole_with_all_numbers(report, tmp_path):
     html = (tmp_path / "bench.html").read_text()
     assert html == bench_page(report)
     text = Page(html).text
-    assert "1,234 utterances, 2.5 hours; 32 utterances per step; 3.1% of the samples of a batch are padding." in text
+    assert "1,234 utterances, 2.50 hours; 32 utterances per step; 3.1% of the samples of a batch are padding." in text
     assert "Use --workers 1: that is enough." in text
     assert "0 1,000 1.00 12 1 2,000 2.00 12" in text
     assert "0 0.25 s 1.2 ms 34.5 ms 1.2 x 1 0.25 s 1.2 ms 34.5 ms 2.5 x" in text
     assert "0 1,200 250 1 2,400 250" in text
-    assert "1,580 requests, 9.68 GB (1.008 of the bytes used), $0.0006 at the prices set." in text
+    assert "1,580 requests, 9.68 GB (1.008 times the bytes used), $0.0006 at the given prices." in text
     assert "read 30 augment 90 Red" in text and "log_mel takes 400 microseconds" in text
     assert "Measured on 2 cores of a processor, device cpu, Python 3.11.9." in text
 
@@ -53,6 +53,12 @@ def test_bars_mark_the_recommended_setting_and_the_costliest_stage(report):
     assert [(rect["width"], rect.get("class")) for rect in rects] == [
         ("50.0%", None), ("100.0%", "good"), ("33.33%", None), ("100.0%", "bad"),
     ]  # fmt: skip
+
+
+def test_headroom_is_left_out_without_a_step_time(report):
+    assert "headroom" in Page(bench_page(report)).text
+    rates = tuple(dataclasses.replace(rate, headroom=None) for rate in report.rates)
+    assert "headroom" not in Page(bench_page(dataclasses.replace(report, rates=rates))).text
 
 
 def test_the_line_is_what_training_needs(report):

@@ -51,7 +51,7 @@ def bench_page(report: BenchReport) -> str:
 
 def _summarize(report: BenchReport) -> str:
     return (
-        f"{report.num_utterances:,} utterances, {report.hours:,.1f} hours; {report.batch_utterances:,.0f} utterances "
+        f"{report.num_utterances:,} utterances, {report.hours:,.2f} hours; {report.batch_utterances:,.0f} utterances "
         f"per step; {report.padding_share:.1%} of the samples of a batch are padding."
     )
 
@@ -76,8 +76,8 @@ def _rate_bars(report: BenchReport, needed: float | None) -> Bars:
 def describe_epoch(epoch: EpochReads) -> str:
     """Return what an epoch takes from object storage, as text."""
     return (
-        f"{epoch.requests:,} requests, {epoch.gigabytes:,.2f} GB ({epoch.fetched_over_used:.3f} of the bytes used), "
-        f"${epoch.dollars:,.4f} at the prices set"
+        f"{epoch.requests:,} requests, {epoch.gigabytes:,.2f} GB ({epoch.fetched_over_used:.3f} times the bytes used), "
+        f"${epoch.dollars:,.4f} at the given prices"
     )
 
 
@@ -86,12 +86,13 @@ def _describe_reads(rate: LoaderRate) -> dict[str, str]:
 
 
 def _describe_waits(rate: LoaderRate) -> dict[str, str]:
+    headroom = {} if rate.headroom is None else {"headroom": f"{rate.headroom:.1f} x"}
     return {
         "processes": str(rate.workers),
         "first batch": f"{rate.first_batch_seconds:.2f} s",
         "median": f"{1000 * rate.wait_p50_seconds:.1f} ms",
         "99th percentile": f"{1000 * rate.wait_p99_seconds:.1f} ms",
-        "headroom": "unknown" if rate.headroom is None else f"{rate.headroom:.1f} x",
+        **headroom,
     }
 
 
