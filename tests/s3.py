@@ -5,6 +5,7 @@ the signature against the name it is given: so signed requests pass through the 
 """
 
 import ctypes
+import fcntl
 import http.client
 import json
 import shutil
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
@@ -63,15 +64,20 @@ def environment(endpoint: str, *, key: str = ACCESS_KEY, secret: str = SECRET_KE
     }
 
 
-def free_ports(count: int, *, offset: int = 0) -> list[int]:
-    """Ports that nothing listens on, below those that the system gives out; ``offset`` above each is free too."""
-    found: list[int] = []
-    port = 11_000 + hash((time.monotonic_ns(), tempfile.gettempdir())) % 9_000
-    while len(found) < count:
-        port = 11_000 + (port - 11_000 + 7) % 9_000
-        if all(_is_free(port + extra) for extra in {0, offset}):
-            found.append(port)
-    return found
+def reserve_ports(count: int) -> tuple[list[int], IO[str]]:
+    """Return ports that nothing listens on, 10,000 above each neither, and the lock that reserves them.
+
+    They lie below those that the system gives out. Other test processes take others while the lock is open.
+    """
+    for first in range(11_000, 20_000, count):
+        ports = list(range(first, first + count))
+        lock = Path(tempfile.gettempdir(), f"s3-ports-{first}.lock").open("a")  # noqa: SIM115 - the caller keeps it open
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if all(_is_free(port) and _is_free(port + 10_000) for port in ports):
+                return ports, lock
+        lock.close()
+    raise OSError("no ports are free")
 
 
 def _is_free(port: int) -> bool:
@@ -93,7 +99,7 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self.port, *self._ports = free_ports(5, offset=10_000)
+        (self.port, *self._ports), self._lock = reserve_ports(5)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         (folder / "data").mkdir(exist_ok=True)
         (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
@@ -125,6 +131,11 @@ class S3Server:
             self._process.wait()
             self._process = None
 
+    def close(self) -> None:
+        """End the server, and let others have its ports."""
+        self.kill()
+        self._lock.close()
+
     def _wait(self, deadline: float) -> None:
         """Wait until both buckets exist: anybody may list one of them, and the other is made before it."""
         while time.monotonic() < deadline:
@@ -144,7 +155,7 @@ def running_s3() -> Iterator[S3Server]:
         server.start()
         yield server
     finally:
-        server.kill()
+        server.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
