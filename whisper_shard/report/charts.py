@@ -72,7 +72,7 @@ class Value:
     value: float
     """Length of the bar; not negative."""
     interval: tuple[float, float] | None = None
-    """Drawn as a whisker."""
+    """Drawn as a line over the bar."""
     is_marked: bool = False
     """Whether the bar has the colour of its chart instead of the plain one."""
 

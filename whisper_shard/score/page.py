@@ -83,7 +83,7 @@ def _slices(window: "WindowReport") -> Iterator[_Slices]:
         yield _Slices(
             title=f"By {kind}, {WINDOW_NAMES[window.window]}",
             rows=[_describe_slice(str(kind), row) for row in rows],
-            bars=make_bars(values, label="WER and its 95 % interval"),
+            bars=make_bars(values, label=""),
             num_more=len(parts) - len(shown),
         )
 
