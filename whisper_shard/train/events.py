@@ -34,7 +34,7 @@ class Started:
 class AlreadyOver:
     """The run was finished by an earlier call; nothing is computed."""
 
-    run: Path
+    run: str
     """The run folder."""
 
 

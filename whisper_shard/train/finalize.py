@@ -75,7 +75,7 @@ def finalize_run(
     for evaluation in (full, short):
         reporter.log_evaluation(evaluation, is_best=True, kind="final")
     report = TrainReport(
-        model=str(context.folder.model),
+        model=f"{context.folder.shown}/model",
         steps=end.state.step,
         best_step=end.state.best_step,
         stopped=end.stopped,

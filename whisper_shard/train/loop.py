@@ -11,6 +11,7 @@ position in the run. On a CPU a killed and resumed run ends with the same bits a
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from whisper_shard.config.train import TrainConfig
@@ -18,6 +19,7 @@ from whisper_shard.errors import StopRequested, TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
 from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.storage.location import parse_location
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.resume import PlanState
@@ -31,6 +33,7 @@ from whisper_shard.train.run.checkpointer import Checkpointer
 from whisper_shard.train.run.context import RunContext, open_machine
 from whisper_shard.train.run.folder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
 from whisper_shard.train.run.metrics import MetricsLog
+from whisper_shard.train.run.remote import RemoteRun, hold_remote_run
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.signals import catch_stop_signals, stop_error
@@ -38,12 +41,15 @@ from whisper_shard.train.step import StepResult, TrainStep
 from whisper_shard.train.validator import Validator
 
 
-def train_model(dataset: Path | str, run: Path, config: TrainConfig, progress: Progress = ignore_event) -> TrainReport:
+def train_model(
+    dataset: Path | str, run: Path | str, config: TrainConfig, progress: Progress = ignore_event
+) -> TrainReport:
     """Fine-tune a Whisper; call it again with the same arguments to resume a run that was stopped or killed.
 
     Args:
         dataset: A training dataset, or a folder with ``train`` and ``eval`` in it; a local path or a URL.
-        run: Folder of the run, created if missing: checkpoints, metrics, and in the end the model.
+        run: Folder of the run, created if missing: checkpoints, metrics, and in the end the model; a local path, or a
+            URL of object storage.
         config: The settings.
         progress: Called with each event, on rank 0.
 
@@ -59,15 +65,18 @@ def train_model(dataset: Path | str, run: Path, config: TrainConfig, progress: P
     """
     began = time.perf_counter()
     config = resolve_config(config)
-    folder = RunFolder(path=run)
+    location = parse_location(run)
+    remote = None if location.is_local else RemoteRun(location)
+    folder = RunFolder(path=location.path) if remote is None else RunFolder(path=remote.folder, url=str(location))
     with open_machine(config.compute) as machine, catch_stop_signals() as request:
         context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
-        with sole_trainer(folder, machine.ranks):
+        with hold_remote_run(context, remote) as report_event, sole_trainer(folder, machine.ranks):
+            context = replace(context, progress=report_event)
             claim_run(folder, config, corpora.training, corpora.eval, write=machine.ranks.is_first)
             if (report := read_report(folder)) is not None:
                 if machine.ranks.is_first:
-                    progress(AlreadyOver(run=run))
+                    progress(AlreadyOver(run=folder.shown))
                 return report
             loaded, labeler = _load_checked(config, corpora)
             trainer = Trainer(context, corpora, loaded, labeler)
@@ -306,7 +315,7 @@ class Trainer:
         if not is_saved:
             self._save(loader, batch)
         when = f"after step {self.state.step} of {self.total_steps}"
-        raise stop_error(self._agreed.stop, self.context.folder.path, when)
+        raise stop_error(self._agreed.stop, self.context.folder.shown, when)
 
     def _read_pending(self) -> None:
         """Read the result of the last step if that has not been done: all that is logged or saved includes it."""

@@ -7,7 +7,6 @@ state can be saved and all ranks can agree to stop.
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
@@ -26,7 +25,7 @@ class StopRequest:
         self.signal = number
 
 
-def stop_error(number: int, run: Path, when: str) -> StopRequested:
+def stop_error(number: int, run: str, when: str) -> StopRequested:
     """Return the error that stops a run after a signal.
 
     Args:

@@ -109,7 +109,7 @@ class Validator:
         interrupted, ended = sum_over_ranks(counts, self.context.machine.ranks).tolist()
         if interrupted or ended:
             number = signal.SIGINT if interrupted else signal.SIGTERM
-            raise stop_error(number, self.context.folder.path, "while evaluating")
+            raise stop_error(number, self.context.folder.shown, "while evaluating")
 
 
 def _part_from_text(text: str) -> EvaluationPart:

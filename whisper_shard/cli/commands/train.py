@@ -12,7 +12,7 @@ from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.toml import dump_config
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.score.events import WINDOW_NAMES
-from whisper_shard.storage.location import local_path
+from whisper_shard.storage.location import parse_location
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
@@ -24,17 +24,19 @@ _NAMED_KEYS = 8  # as many as fit into a line
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or resume; then print the result."""
     from whisper_shard.train.loop import train_model
+    from whisper_shard.train.run.remote import work_folder
 
-    folder = local_path(run, what="RUN")
+    location = parse_location(run)
+    folder = location.path if location.is_local else work_folder(location)
     settings = partial(_write_settings, folder / "train.toml", dump_config(config, "train"))
     with Progress("training") as progress:
-        report = train_model(dataset, folder, config, partial(_show_training, progress, settings))
+        report = train_model(dataset, run, config, partial(_show_training, progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: only the first rank prints
         return 0
     for line in describe_run(report):
         say(line)
-    board = f" and {folder / 'tensorboard'}" if config.saving.tensorboard else ""
-    say(f"the model is in {report.model}; metrics in {folder / 'metrics.jsonl'}{board}")
+    board = f" and {location.join('tensorboard')}" if config.saving.tensorboard else ""
+    say(f"the model is in {report.model}; metrics in {location.join('metrics.jsonl')}{board}")
     return 0
 
 

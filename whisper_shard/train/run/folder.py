@@ -45,6 +45,13 @@ class RunFolder:
 
     path: Path
     """The folder itself."""
+    url: str = ""
+    """The URL of a run in object storage, whose work folder this is; empty: it is local."""
+
+    @property
+    def shown(self) -> str:
+        """What the user calls the folder."""
+        return self.url or str(self.path)
 
     @property
     def checkpoints(self) -> Path:
@@ -156,7 +163,7 @@ def claim_run(
     ours = describe_run(config, training, evaluation)
     if list_checkpoints(folder.checkpoints) or folder.report.is_file():
         if not config.saving.resume:
-            raise StateError(f"{folder.path}: already holds a run; choose a new folder, or omit --no-resume")
+            raise StateError(f"{folder.shown}: already holds a run; choose a new folder, or omit --no-resume")
         check_same_run(folder, ours)
     elif write:
         write_json(folder.settings, ours)
@@ -193,7 +200,7 @@ def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
     for name, value in now.items():
         if name not in FREE_SETTINGS and before.get(name) != value:
             raise StateError(
-                f"{folder.path}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
+                f"{folder.shown}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
                 "resume with the same value, or choose another run folder"
             )
 
