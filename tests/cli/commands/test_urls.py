@@ -92,7 +92,7 @@ def test_train(url, folder, tmp_path, capsys, part):
     [
         (["prepare", "s3://in/corpus.csv", "out"], "CORPUS s3://in/corpus.csv: only a local path can be used here"),
         (["prepare", "corpus.csv", "s3://out/data"], "OUT s3://out/data: only a local path can be used here"),
-        (["train", "s3://in/data", "gs://out/run"], "RUN gs://out/run: only a local path can be used here, not a URL"),
+        (["train", "s3://in/data", "https://out/run"], "RUN https://out/run: https can only be read; give a bucket"),
         (["score", "tiny", "DATASET", "--out", "az://out/score"], "--out az://out/score: only a local path"),
         (["bench", "DATASET", "--out", "s3://out/score"], "--out s3://out/score: only a local path"),
         (["bench", "DATASET", "--cache", "s3://out/score"], "--cache s3://out/score: only a local path"),

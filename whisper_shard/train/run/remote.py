@@ -56,6 +56,15 @@ class RemoteRun:
     _thread: threading.Thread | None = None
     _error: Exception | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the place can be written.
+
+        Raises:
+            ConfigError: It is behind https.
+        """
+        if self.location.scheme == "https":
+            raise ConfigError(f"RUN {self.location}: https can only be read; give a bucket or a local folder")
+
     @property
     def folder(self) -> Path:
         """The work folder."""
@@ -156,8 +165,6 @@ class RemoteRun:
             EnvironmentFault: The network fails.
             ConfigError: Bucket, credentials or endpoint are wrong, or the place can only be read.
         """
-        if self.location.scheme == "https":
-            raise ConfigError(f"RUN {self.location}: https can only be read; give a bucket or a local folder")
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "began": time.time()}
         self._take_lease(mine)
         ended = threading.Event()
