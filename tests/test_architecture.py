@@ -31,17 +31,23 @@ EXTENSIONS = {
         "prepare/manifests/lines.py",
         '''"""One recording a line: the path, a bar, the transcript."""
 import pyarrow as pa
+from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.storage.atomic import sha256_of_file
 
 class Lines:
     def recognizes(self, path, head, /):
         return path.suffix == ".lines"
 
-    def read(self, path, head, /, *, audio_column, text_column):
-        pairs = [line.split("|") for line in path.read_text().splitlines()]
-        columns = {"row": range(len(pairs)), "source": [p[0] for p in pairs], "transcript": [p[1] for p in pairs]}
-        rest = {name: [None] * len(pairs) for name in MANIFEST_SCHEMA.names if name not in columns}
-        yield pa.table({**columns, **rest}, schema=MANIFEST_SCHEMA)
+    def open(self, path, head, config, /):
+        digest = lambda: sha256_of_file(path)
+        return Manifest(path=path, format="lines", folder=path.parent, read=lambda: read(path), digest=digest)
+
+def read(path):
+    pairs = [line.split("|") for line in path.read_text().splitlines()]
+    columns = {"row": range(len(pairs)), "source": [p[0] for p in pairs], "transcript": [p[1] for p in pairs]}
+    rest = {name: [None] * len(pairs) for name in MANIFEST_SCHEMA.names if name not in columns}
+    yield pa.table({**columns, **rest}, schema=MANIFEST_SCHEMA)
 ''',
         "prepare/manifests/formats.py",
         ("FORMATS: dict[str, ManifestFormat] = {", "Lines", "lines", "Lines()"),

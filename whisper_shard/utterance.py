@@ -37,7 +37,7 @@ class ManifestRow:
     source: str
     """The audio path exactly as the manifest gives it; kept in the shard for tracing."""
     path: str
-    """The same path, resolved against the folder of the manifest."""
+    """The file with the audio, resolved against the folder of the manifest."""
     transcript: str
     """Text as written in the manifest."""
     language: str | None = None
@@ -46,8 +46,30 @@ class ManifestRow:
     """Speaker name, where the manifest has a column ``speaker``."""
     task: str | None = None
     """``transcribe`` or ``translate``, where the manifest has a column ``task``."""
-    extra: Mapping[str, str] = field(default_factory=dict)
-    """Every other column, as text; stored beside the transcript."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column, as text or as JSON value; stored beside the transcript."""
+    file: str | None = None
+    """The path as it would have to be in the manifest, where `source` is not quite it; None: `source`."""
+    member: int | None = None
+    """Row in the Parquet file at `path`, from 0, where the audio is embedded in one; None: `path` is the recording."""
+    start_seconds: float | None = None
+    """Where the utterance begins in the recording; None: at its beginning."""
+    end_seconds: float | None = None
+    """Where the utterance ends in the recording; None: at its end."""
+    duration_seconds: float | None = None
+    """Length of a whole recording according to the manifest, to be checked; None: not given."""
+    channel: int | None = None
+    """Channel of the recording, from 0; None: as the settings say."""
+
+    @property
+    def recording(self) -> str:
+        """A name of the recording that no other recording of the manifest has."""
+        return self.path if self.member is None else f"{self.path}#{self.member}"
+
+    @property
+    def is_segment(self) -> bool:
+        """Whether the utterance is a part of its recording."""
+        return self.start_seconds is not None or self.end_seconds is not None
 
     def reject(self, reason: str, detail: str, *, seconds: float = 0.0) -> "Rejection":
         """Return the rejection of this row; for the arguments see `Rejection`."""

@@ -6,6 +6,7 @@ from tests.prepare.corpora import write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
 from whisper_shard.prepare import plan as plans
+from whisper_shard.prepare.manifests.formats import open_manifest
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import spool_manifest
 
@@ -15,8 +16,9 @@ def make_plan(tmp_path, count, *, shard_rows=32, **settings):
     output = OutputFolder(path=tmp_path / "out")
     output.state.mkdir(parents=True)
     corpus = write_csv(tmp_path / "corpus.csv", [(f"{i}.wav", f"text {i}") for i in range(count)])
-    spools = {"train": spool_manifest(corpus, output.state / "train.spool", config)}
-    return corpus, output, plans.write_plan(output, spools, config=config, shard_rows=shard_rows)
+    manifest = open_manifest(corpus, config)
+    spools = {"train": spool_manifest(manifest, output.state / "train.spool", config)}
+    return manifest, output, plans.write_plan(output, spools, config=config, shard_rows=shard_rows)
 
 
 def test_every_row_is_in_one_shard_of_one_split(tmp_path):
@@ -38,11 +40,30 @@ def test_shards_are_as_large_as_asked_but_never_too_few():
     assert plans.choose_shard_rows(10_000, 0, 1) == 480
 
 
-def test_splits():
-    assert plans.split_ranks({"train": 100}, 0.1) == {"train": range(10, 100), "eval": range(10)}
-    assert plans.split_ranks({"train": 1}, 0.5) == {"train": range(1)}
-    assert plans.split_ranks({"train": 100}, 0.0) == {"train": range(100)}
-    assert plans.split_ranks({"train": 7, "eval": 3}, 0.5) == {"train": range(7), "eval": range(3)}
+def spool_rows(path, count, **settings):
+    corpus = write_csv(path, [(f"{i}.wav", f"text {i}") for i in range(count)])
+    config = PrepareConfig(**settings)
+    return spool_manifest(open_manifest(corpus, config), path.with_suffix(".spool"), config)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "ranks"),
+    [
+        (100, 0.1, {"train": range(10, 100), "eval": range(10)}),
+        (1, 0.5, {"train": range(1)}),
+        (100, 0.0, {"train": range(100)}),
+    ],
+)
+def test_evaluation_set_is_split_off(tmp_path, count, fraction, ranks):
+    assert plans.split_ranks({"train": spool_rows(tmp_path / "c.csv", count, eval_fraction=fraction)}) == ranks
+
+
+def test_evaluation_set_of_its_own(tmp_path):
+    train, evaluation = (
+        spool_rows(tmp_path / name, count, eval_fraction=0.5, eval_corpus="e.csv")
+        for name, count in (("t.csv", 7), ("e.csv", 3))
+    )
+    assert plans.split_ranks({"train": train, "eval": evaluation}) == {"train": range(7), "eval": range(3)}
 
 
 def test_plan_is_found_again_and_refused_for_other_settings(tmp_path):
@@ -66,3 +87,8 @@ def test_plan_of_another_version_does_not_count(tmp_path):
     content = json.loads(output.plan.read_text())
     output.plan.write_text(json.dumps(content | {"version": plans.OUTPUT_VERSION - 1}))
     assert plans.open_plan(output, {"train": corpus}, PrepareConfig()) is None
+    del content["config"]["channel"]  # a setting that did not exist then is no other configuration
+    output.plan.write_text(json.dumps(content | {"version": plans.OUTPUT_VERSION - 1}))
+    assert plans.open_plan(output, {"train": corpus}, PrepareConfig()) is None
+    with pytest.raises(StateError, match=r"another configuration: codec was \"npy\", is \"flac\"; choose another"):
+        plans.open_plan(output, {"train": corpus}, PrepareConfig(codec="flac"))

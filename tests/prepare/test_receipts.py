@@ -52,6 +52,21 @@ def test_row_that_was_denied_heals_when_it_can_be_read(tmp_path):
     assert staleness(tmp_path, make_rejected(tmp_path, reason="silent")) is None
 
 
+def test_row_is_examined_at_the_file_with_its_audio(tmp_path):
+    (tmp_path / "data.parquet").write_bytes(b"recordings")
+    num_bytes, mtime_ns = stat_source(tmp_path / "data.parquet")
+    known = {"row": 7, "source": "a.wav", "file": "data.parquet", "seconds": 0.5, "reason": "silent", "detail": "why"}
+    outcome = RowOutcome(num_bytes=num_bytes, mtime_ns=mtime_ns, **known)
+    shard = make_shard(tmp_path)
+    info = ShardInfo(name="shards/000000.tar", num_bytes=0, sha256="", num_utterances=0)
+    write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index_rows=[]))
+    receipt = read_receipt(shard.receipt)
+    assert staleness(tmp_path, receipt) is None
+    assert count_receipt(receipt, tmp_path).examples == {"silent": f"row 7, {tmp_path}/data.parquet: why"}
+    (tmp_path / "data.parquet").write_bytes(b"other recordings")
+    assert staleness(tmp_path, receipt) == "row 7 ('a.wav') has changed: 10 bytes then, 16 now"
+
+
 def test_row_that_is_still_denied_stays_rejected(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_bytes(b"a recording")
     (tmp_path / "a.wav").chmod(0)

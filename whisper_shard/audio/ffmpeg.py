@@ -4,12 +4,15 @@ FFmpeg opens nothing by itself: it gets an open file, the one demuxer that fits 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whisper_shard.audio.content import find_demuxer_of_file
 from whisper_shard.audio.recording import (
+    AudioBlock,
     Recording,
     UnknownFormatError,
     check_container,
@@ -37,28 +40,45 @@ class AvDecoder:
 
     def decode(self, file: BinaryIO, *, max_seconds: float) -> Recording:
         """Decode with FFmpeg to planar float32, then average the channels."""
+        waveforms: list[Waveform] = [np.zeros(0, np.float32)]
+        rate, num_samples = SAMPLE_RATE, 0
+        for block in self.read_blocks(file, start_seconds=0.0):
+            rate, num_samples = block.sample_rate, block.position + block.channels.shape[1]
+            waveforms.append(mix(block.channels))
+            if num_samples > max_seconds * rate:
+                raise too_long(num_samples / rate, max_seconds)
+        return Recording(waveform=np.concatenate(waveforms), sample_rate=rate)
+
+    def read_blocks(self, file: BinaryIO, *, start_seconds: float) -> Iterator[AudioBlock]:  # noqa: ARG002
+        """Yield each frame, from the beginning: most of these formats cannot be entered at an exact sample."""
         demuxer = find_demuxer_of_file(file)
         if demuxer is None:
             raise UnknownFormatError("no audio format begins like this")
-        import av  # 20 MB and 0.2 s that most corpora do not need
-
         check_container(file)
         file.seek(0)
-        try:
-            options = {"format_whitelist": demuxer, "protocol_whitelist": "none"}
-            with av.open(
-                file, mode="r", format=demuxer, container_options=options, io_open=_refuse, metadata_errors="ignore"
-            ) as container:
-                if not container.streams.audio:
-                    raise AudioError("holds no audio stream")
-                return _decode(av, container, max_seconds, has_duration=demuxer in _HAS_DURATION)
-        except IndexError as error:  # PyAV knows only the streams that were there when the file was opened
-            raise AudioError("damaged: a packet belongs to no stream") from error
-        except (av.FFmpegError, ValueError, OverflowError) as error:
-            words = one_line(error)
-            if demuxer == "mp3" and isinstance(error, av.InvalidDataError):
-                words = f"damaged, or no two consecutive MPEG audio frames ({words})"
-            raise AudioError(words) from error
+        with _opened(file, demuxer) as (av, container):
+            yield from _read_frames(av, container, has_duration=demuxer in _HAS_DURATION)
+
+
+@contextmanager
+def _opened(file: BinaryIO, demuxer: str) -> Iterator[tuple[Any, Any]]:
+    import av  # 20 MB and 0.2 s that most corpora do not need
+
+    try:
+        options = {"format_whitelist": demuxer, "protocol_whitelist": "none"}
+        with av.open(
+            file, mode="r", format=demuxer, container_options=options, io_open=_refuse, metadata_errors="ignore"
+        ) as container:
+            if not container.streams.audio:
+                raise AudioError("holds no audio stream")
+            yield av, container
+    except IndexError as error:  # PyAV knows only the streams that were there when the file was opened
+        raise AudioError("damaged: a packet belongs to no stream") from error
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        words = one_line(error)
+        if demuxer == "mp3" and isinstance(error, av.InvalidDataError):
+            words = f"damaged, or no two consecutive MPEG audio frames ({words})"
+        raise AudioError(words) from error
 
 
 def _refuse(url: str, _flags: int, _options: dict[str, str]) -> NoReturn:
@@ -72,28 +92,27 @@ def load_ffmpeg() -> None:
 
 
 class _Channels:
-    """Averages the channels of frames, whose layout may change from one frame to the next."""
+    """Converts frames, whose layout may change from one to the next, to float32."""
 
     def __init__(self, av: Any) -> None:
         self._av = av
         self._layout: tuple[str, str] | None = None
         self._resampler: Any = None
 
-    def mix(self, frame: Any) -> Iterator[Waveform]:
-        """Yield the average of a frame's channels."""
+    def convert(self, frame: Any) -> Iterator[NDArray[np.float32]]:
+        """Yield a frame's channels, shape (channels, samples)."""
         layout = (frame.layout.name, frame.format.name)
         if layout != self._layout:
             self._layout, self._resampler = layout, self._av.AudioResampler(format="fltp")
         for planar in self._resampler.resample(frame):
-            yield mix(planar.to_ndarray())
+            yield planar.to_ndarray()
 
 
-def _decode(av: Any, container: Any, max_seconds: float, *, has_duration: bool) -> Recording:
+def _read_frames(av: Any, container: Any, *, has_duration: bool) -> Iterator[AudioBlock]:
     stream, channels = container.streams.audio[0], _Channels(av)
     if stream.codec_context is None:
         raise AudioError("holds audio that FFmpeg has no decoder for")
-    blocks: list[Waveform] = [np.zeros(0, np.float32)]
-    rate = num_samples = 0
+    rate = position = 0
     end_seconds = 0.0
     for packet in container.demux():
         if packet.pts is not None:
@@ -102,13 +121,11 @@ def _decode(av: Any, container: Any, max_seconds: float, *, has_duration: bool) 
             rate = rate or check_rate(frame.sample_rate)
             if frame.sample_rate != rate:
                 raise AudioError(f"changes its sampling rate from {rate} to {frame.sample_rate} Hz")
-            blocks += channels.mix(frame)
-            num_samples += frame.samples
-            if num_samples > max_seconds * rate:
-                raise too_long(num_samples / rate, max_seconds)
+            for block in channels.convert(frame):
+                yield AudioBlock(channels=block, sample_rate=rate, position=position)
+                position += block.shape[1]
     if has_duration and container.duration is not None and rate:
-        _check_end(container.duration / _TICKS_PER_SECOND, max(end_seconds, num_samples / rate))
-    return Recording(waveform=np.concatenate(blocks), sample_rate=rate or SAMPLE_RATE)
+        _check_end(container.duration / _TICKS_PER_SECOND, max(end_seconds, position / rate))
 
 
 def _check_end(promised: float, present: float) -> None:

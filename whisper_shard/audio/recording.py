@@ -1,8 +1,8 @@
 """What decoders have in common: their interface, what they return, and the checks that all of them make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,35 @@ class Decoder(Protocol):
         Raises:
             AudioError: It is damaged, cut off, or longer than ``max_seconds``. Only the reason ``decode_failed`` lets
                 the next decoder try.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioBlock:
+    """A stretch of a recording, with all channels."""
+
+    channels: NDArray[np.float32]
+    """Shape (channels, samples), at the file's own rate."""
+    sample_rate: int
+    """In Hz."""
+    position: int
+    """Number of its first sample in the recording."""
+
+
+@runtime_checkable
+class BlockDecoder(Protocol):
+    """A decoder that need not decode the whole recording, and keeps its channels apart."""
+
+    def read_blocks(self, file: BinaryIO, *, start_seconds: float) -> Iterator[AudioBlock]:
+        """Yield an open file's audio in order, to its end.
+
+        Args:
+            file: Open for reading, seekable, at its beginning.
+            start_seconds: Audio before this may be left out, where the format can be entered at any sample.
+
+        Raises:
+            AudioError: It is damaged or cut off; what comes before the damage is yielded first.
         """
         ...
 
@@ -84,6 +113,21 @@ def mix(channels: NDArray[np.float32]) -> Waveform:
     else:
         mixed = channels.mean(axis=0, dtype=np.float32)
     return mixed
+
+
+def pick_channel(channels: NDArray[np.float32], channel: int | None) -> Waveform:
+    """Return one channel of (channels, samples), or the average of all where ``channel`` is None.
+
+    Raises:
+        AudioError: There is no such channel.
+    """
+    if channel is None:
+        return mix(channels)
+    if channel >= len(channels):
+        has = "1 channel" if len(channels) == 1 else f"{len(channels)} channels"
+        raise AudioError(f"has {has}, so there is no channel {channel} (counted from 0)", reason="missing_channel")
+    waveform: Waveform = channels[channel]
+    return waveform
 
 
 def one_line(error: Exception) -> str:

@@ -13,10 +13,16 @@ class PrepareConfig:
     """Turn a corpus into tar shards, a Parquet index and a report."""
 
     # -- the corpus
+    manifest_format: str = ""
+    """Format of the corpus, as in docs/corpora.md: csv, json, parquet, kaldi ...; empty: by its content."""
     audio_column: str = ""
-    """Column of audio paths; empty: the first of audios, audio, path, file, wav, audio_filepath that exists."""
+    """Column of audio paths; empty: the first with a usual name (audios, audio, path ...), else the one with paths."""
     text_column: str = ""
-    """Column of transcripts; empty: the first of transcription, text, sentence, transcript that exists."""
+    """Column of transcripts; empty: the first with a usual name (transcription, text ...), else the one with texts."""
+    ignore_columns: tuple[str, ...] = ()
+    """Columns that are only carried along, though their names (duration, start, end, channel ...) have a meaning."""
+    encoding: str = ""
+    """Encoding of a text manifest, such as cp1251; empty: UTF-8, UTF-16 or Windows-1252, by its content."""
     eval_corpus: str = ""
     """A second manifest to use as the evaluation set; empty: split it off the corpus."""
     eval_fraction: float = 0.1
@@ -25,6 +31,8 @@ class PrepareConfig:
     """Seed of the split and of the order of utterances in the shards."""
 
     # -- the waveform
+    channel: str = "mix"
+    """Channel of recordings with several, for rows that do not say which: mix (their average), 0, 1 ..."""
     trim_db: float = 30.0
     """Trim both ends where they are more than this many dB below the loudest frame; 0: do not trim."""
     peak: float = 1.0
@@ -68,6 +76,8 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         """Validate."""
+        if self.channel != "mix" and not (self.channel.isascii() and self.channel.isdecimal()):
+            raise ConfigError(f"--channel {self.channel}: must be mix, or the number of a channel, counted from 0")
         check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
         check_range("--peak", self.peak, 0.0, 1.0)
         check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)

@@ -13,7 +13,7 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.events import Note, SplitSize
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.pipeline import build_pipeline
-from whisper_shard.prepare.plan import ROW_OVERHEAD_BYTES, choose_shard_rows, manifests_of, split_ranks
+from whisper_shard.prepare.plan import ROW_OVERHEAD_BYTES, choose_shard_rows, open_manifests, split_ranks
 from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
 from whisper_shard.prepare.workers.pool import Workers, open_workers
@@ -41,6 +41,8 @@ class Estimate:
     """Results of the first rows of the manifest, in order."""
     sampled: tuple[RowProbe, ...]
     """Results of the rows drawn for the estimate."""
+    notes: tuple[str, ...]
+    """What was assumed about the manifests."""
 
 
 def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50) -> Estimate:
@@ -56,27 +58,29 @@ def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50)
         ConfigError: A filter or decoder that does not exist.
     """
     build_pipeline(config)
-    with TemporaryDirectory(prefix="whisper-shard-") as folder:
-        output = OutputFolder(path=Path(folder))
+    with TemporaryDirectory(prefix="whisper-shard-") as temporary:
+        output = OutputFolder(path=Path(temporary))
         spools = {
-            name: spool_manifest(path, output.path / f"{name}.spool", config)
-            for name, path in manifests_of(corpus, config).items()
+            name: spool_manifest(manifest, output.path / f"{name}.spool", config)
+            for name, manifest in open_manifests(corpus, config).items()
         }
         train = spools["train"]
+        folder = train.manifest.folder
         with open_workers(output, config) as workers:
-            sampled, _ = prepare_sample(sample_rows(train), train.corpus, workers, config)
-            first, _ = prepare_sample(first_rows(train, num_first), train.corpus, workers, config)
-    num_rows = {name: spool.num_rows for name, spool in spools.items()}
+            sampled, _ = prepare_sample(sample_rows(train), folder, workers, config)
+            first, _ = prepare_sample(first_rows(train, num_first), folder, workers, config)
+    num_rows = sum(spool.num_rows for spool in spools.values())
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
-    sizes = {name: len(ranks) for name, ranks in split_ranks(num_rows, config.eval_fraction).items()}
+    sizes = {name: len(ranks) for name, ranks in split_ranks(spools).items()}
     return Estimate(
-        num_rows=sum(num_rows.values()),
+        num_rows=num_rows,
         splits={name: SplitSize(num_rows=n, num_shards=math.ceil(n / shard_rows)) for name, n in sizes.items()},
         shard_rows=shard_rows,
-        hours=sum(probe.seconds for probe in sampled) / len(sampled) * sum(num_rows.values()) / 3600,
-        num_bytes={codec: estimate_bytes(sampled, codec, sum(num_rows.values())) for codec in ENCODERS},
+        hours=sum(probe.seconds for probe in sampled) / len(sampled) * num_rows / 3600,
+        num_bytes={codec: estimate_bytes(sampled, codec, num_rows) for codec in ENCODERS},
         first=tuple(first),
         sampled=tuple(sampled),
+        notes=tuple(note for s in spools.values() for note in (*s.manifest.notes, *s.manifest.repairs())),
     )
 
 

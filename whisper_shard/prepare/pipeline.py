@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from whisper_shard.audio.decoders import DECODERS
-from whisper_shard.audio.files import read_recording
-from whisper_shard.audio.recording import Decoder
 from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError
 from whisper_shard.prepare.filters import Filter, TextLength, build_filters
+from whisper_shard.prepare.recordings import RowReader
 from whisper_shard.prepare.text import TEXT_STYLES
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
@@ -30,10 +29,8 @@ class Pipeline:
     """Normalizes a transcript."""
     text_length: TextLength
     """Rejects texts that are too short, before the recording is opened."""
-    decoders: tuple[Decoder, ...]
-    """In the order in which they are tried."""
-    max_recording_seconds: float
-    """Longer recordings are rejected without decoding them to the end."""
+    reader: RowReader
+    """Reads the recordings; close it in the end."""
     trim_db: float
     """See PrepareConfig."""
     peak: float
@@ -52,8 +49,12 @@ def build_pipeline(config: PrepareConfig) -> Pipeline:
     return Pipeline(
         clean=TEXT_STYLES[config.text_style],
         text_length=TextLength(min_chars=config.min_text_chars, max_chars=MANY),
-        decoders=(*own, *(make() for make in DECODERS.values())),
-        max_recording_seconds=config.max_recording_seconds,
+        reader=RowReader(
+            (*own, *(make() for make in DECODERS.values())),
+            max_seconds=config.max_recording_seconds,
+            channel=None if config.channel == "mix" else int(config.channel),
+            audio_column=config.audio_column,
+        ),
         trim_db=config.trim_db,
         peak=config.peak,
         filters=build_filters(config),
@@ -72,7 +73,7 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
         return rejection
     seconds = 0.0
     try:
-        recording = read_recording(row.path, decoders=pipeline.decoders, max_seconds=pipeline.max_recording_seconds)
+        recording = pipeline.reader.read(row)
         seconds = len(recording.waveform) / recording.sample_rate
         waveform = prepare_waveform(recording, trim_db=pipeline.trim_db, peak=pipeline.peak)
     except AudioError as error:

@@ -17,11 +17,14 @@ import pyarrow as pa
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
+from whisper_shard.prepare.manifests.formats import open_manifest
+from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import Spool, read_shard_rows, sort_into_shards
-from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder
+from whisper_shard.storage.atomic import as_environment_fault, sync_folder
+from whisper_shard.storage.location import local_path
 
-OUTPUT_VERSION = 4
+OUTPUT_VERSION = 5
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
 so that no dataset is a mixture."""
 RUN_SETTINGS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")
@@ -108,9 +111,17 @@ class Plan:
         return sum(split.num_shards for split in self.splits)
 
 
-def manifests_of(corpus: Path, config: PrepareConfig) -> dict[str, Path]:
-    """Return the manifests by split; without ``--eval-corpus`` there is only ``train``."""
-    return {"train": corpus, **({"eval": Path(config.eval_corpus)} if config.eval_corpus else {})}
+def open_manifests(corpus: Path, config: PrepareConfig) -> dict[str, Manifest]:
+    """Return the manifests by split; without ``--eval-corpus`` there is only ``train``.
+
+    Raises:
+        ManifestError: One of them cannot be used.
+    """
+    paths = {
+        "train": corpus,
+        **({"eval": local_path(config.eval_corpus, what="--eval-corpus")} if config.eval_corpus else {}),
+    }
+    return {name: open_manifest(path, config) for name, path in paths.items()}
 
 
 def choose_shard_rows(num_rows: int, mean_bytes: float, shard_mb: int) -> int:
@@ -126,18 +137,17 @@ def choose_shard_rows(num_rows: int, mean_bytes: float, shard_mb: int) -> int:
     return _round_down(min(by_size, by_count))
 
 
-def split_ranks(num_rows: Mapping[str, int], eval_fraction: float) -> dict[str, range]:
+def split_ranks(spools: Mapping[str, Spool]) -> dict[str, range]:
     """Return which ranks of the random order go into each dataset.
 
     Args:
-        num_rows: Rows of each manifest; without ``eval``, that set is split off ``train``.
-        eval_fraction: Its share; at least one row stays for training.
+        spools: The manifest of each dataset; without ``eval``, that set is split off ``train``.
     """
-    if "eval" in num_rows:
-        return {name: range(count) for name, count in num_rows.items()}
-    num_train = num_rows["train"]
-    num_eval = min(math.ceil(num_train * eval_fraction), num_train - 1)
-    return {"train": range(num_eval, num_train), **({"eval": range(num_eval)} if num_eval else {})}
+    if "eval" in spools:
+        return {name: range(spool.num_rows) for name, spool in spools.items()}
+    train = spools["train"]
+    num_eval = train.order.num_eval
+    return {"train": range(num_eval, train.num_rows), **({"eval": range(num_eval)} if num_eval else {})}
 
 
 def write_plan(output: OutputFolder, spools: Mapping[str, Spool], *, config: PrepareConfig, shard_rows: int) -> Plan:
@@ -152,7 +162,7 @@ def write_plan(output: OutputFolder, spools: Mapping[str, Spool], *, config: Pre
     Raises:
         EnvironmentFault: The disk is full, failing or not writable.
     """
-    ranks = split_ranks({name: spool.num_rows for name, spool in spools.items()}, config.eval_fraction)
+    ranks = split_ranks(spools)
     try:
         for name, found in ranks.items():
             spool = spools.get(name, spools["train"])
@@ -163,15 +173,17 @@ def write_plan(output: OutputFolder, spools: Mapping[str, Spool], *, config: Pre
     content = {
         "version": OUTPUT_VERSION,
         "config": deciding_settings(config),
-        "manifests": {name: {"sha256": spool.sha256, "num_rows": spool.num_rows} for name, spool in spools.items()},
+        "manifests": {
+            name: {"sha256": spool.manifest.digest(), "num_rows": spool.num_rows} for name, spool in spools.items()
+        },
         "shard_rows": shard_rows,
         "splits": {name: {"num_rows": len(found)} for name, found in ranks.items()},
     }
     output.writer.json(output.plan, content)
-    return _as_plan(output, content, {name: spool.corpus for name, spool in spools.items()})
+    return _as_plan(output, content, {name: spool.manifest.folder for name, spool in spools.items()})
 
 
-def open_plan(output: OutputFolder, manifests: Mapping[str, Path], config: PrepareConfig) -> Plan | None:
+def open_plan(output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig) -> Plan | None:
     """Return the plan of an earlier run into the same folder, or None if there is none of this OUTPUT_VERSION.
 
     Args:
@@ -187,21 +199,22 @@ def open_plan(output: OutputFolder, manifests: Mapping[str, Path], config: Prepa
         return None
     try:
         content = json.loads(output.plan.read_bytes())
-        changes = _find_changed_settings(content["config"], deciding_settings(config))
+        is_current = content.get("version") == OUTPUT_VERSION
+        changes = _find_changed_settings(content["config"], deciding_settings(config), is_current=is_current)
         digests = {name: content["manifests"][name]["sha256"] for name in manifests}
-        plan = _as_plan(output, content, {name: path.parent for name, path in manifests.items()})
+        plan = _as_plan(output, content, {name: manifest.folder for name, manifest in manifests.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"{output.plan}: damaged ({error!r}); give --rebuild to prepare all again") from error
     advice = "choose another output folder, or give --rebuild to prepare all again"
     if changes:
         raise StateError(f"{output.path}: belongs to another configuration: {'; '.join(changes)}; {advice}")
-    for name, path in manifests.items():
-        if (found := sha256_of_file(path)) != digests[name]:
+    for name, manifest in manifests.items():
+        if (found := manifest.digest()) != digests[name]:
             raise StateError(
-                f"{output.path}: was made from another manifest: {path} had sha256 {digests[name][:12]}, "
+                f"{output.path}: was made from another manifest: {manifest.path} had sha256 {digests[name][:12]}, "
                 f"has {found[:12]} (rows added, changed or reordered); {advice}"
             )
-    return plan if content.get("version") == OUTPUT_VERSION else None
+    return plan if is_current else None
 
 
 def deciding_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -212,10 +225,12 @@ def deciding_settings(config: PrepareConfig) -> dict[str, Any]:
     return as_json
 
 
-def _find_changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _find_changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], *, is_current: bool) -> list[str]:
+    # An output of another version may lack settings that did not exist then, and is prepared again anyway.
+    names = then.keys() | now.keys() if is_current else then.keys() & now.keys()
     return [
         f"{name} was {_show(then.get(name))}, is {_show(now.get(name))}"
-        for name in sorted(then.keys() | now.keys())
+        for name in sorted(names)
         if then.get(name) != now.get(name)
     ]
 

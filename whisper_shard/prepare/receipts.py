@@ -36,6 +36,8 @@ class RowOutcome:
     """Position in the manifest."""
     source: str
     """The audio path as the manifest gives it."""
+    file: str | None = None
+    """The file with the audio where it is another than `source`; None: `source`."""
     num_bytes: int
     """Size of the recording's file; -1: there was none."""
     mtime_ns: int
@@ -141,9 +143,9 @@ def count_receipt(receipt: Receipt, corpus: Path) -> ShardCounts:
         corpus: Folder of the manifest, to which relative audio paths are relative.
     """
     examples = dict[str, str]()
-    for row, source, reason, detail in _columns(receipt, "row", "source", "reason", "detail"):
+    for row, source, file, reason, detail in _columns(receipt, "row", "source", "file", "reason", "detail"):
         if reason is not None and reason not in examples:
-            examples[reason] = f"row {row}, {(corpus / source).absolute()}: {detail}"
+            examples[reason] = f"row {row}, {(corpus / (file or source)).absolute()}: {detail}"
     return ShardCounts(
         num_rows=len(receipt.rows["row"]),
         num_utterances=receipt.info.num_utterances,
@@ -211,15 +213,16 @@ def _find_other_versions(then: Mapping[str, str]) -> list[str]:
 
 
 def _find_changed_recording(receipt: Receipt, corpus: Path) -> str | None:
-    for row, source, num_bytes, mtime_ns, reason in _columns(
-        receipt, "row", "source", "num_bytes", "mtime_ns", "reason"
+    for row, source, file, num_bytes, mtime_ns, reason in _columns(
+        receipt, "row", "source", "file", "num_bytes", "mtime_ns", "reason"
     ):
-        found = stat_source(corpus / source)
+        path = corpus / (file or source)
+        found = stat_source(path)
         if found != (num_bytes, mtime_ns):
             what = f"{num_bytes} bytes then, {found[0]} now" if found[0] != num_bytes else "another modification time"
             return f"row {row} ({source!r}) has changed: {what}"
         # Changing the mode of a file leaves its size and its time of modification as they were.
-        if reason == "permission_denied" and os.access(corpus / source, os.R_OK):
+        if reason == "permission_denied" and os.access(path, os.R_OK):
             return f"row {row} ({source!r}) can be read now"
     return None
 

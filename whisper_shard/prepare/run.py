@@ -15,7 +15,7 @@ from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.prepare.assemble import assemble_dataset
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize
-from whisper_shard.prepare.manifests.formats import read_manifest
+from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.output import OutputFolder, lock_output, remove_output, remove_temp_files
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import (
@@ -23,7 +23,7 @@ from whisper_shard.prepare.plan import (
     ShardPlan,
     SplitPlan,
     choose_shard_rows,
-    manifests_of,
+    open_manifests,
     open_plan,
     write_plan,
 )
@@ -50,7 +50,8 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
         writer: Writes all files; crash tests pass one of their own.
 
     Yields:
-        PlanMade, then Progress, ShardFinished and Note as they come, then Done.
+        Note for each assumption about the manifests, PlanMade, then Progress, ShardFinished and Note as they come, then
+        Done.
 
     Raises:
         ManifestError: The manifest cannot be used, none of its rows can, or too many are rejected.
@@ -60,11 +61,11 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
     """
     started = time.monotonic()
     build_pipeline(config)
-    manifests = manifests_of(corpus, config)
-    for manifest in manifests.values():  # before anything is written: a misspelt path creates no folder
-        read_manifest(manifest, config)
+    manifests = open_manifests(corpus, config)  # before anything is written: a misspelt path creates no folder
+    for manifest in manifests.values():
         if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
-            check_manifest(manifest, config)
+            check_manifest(manifest)
+        yield from (Note(message=note) for note in manifest.notes)
     output = OutputFolder(path=out, writer=writer)
     with lock_output(output):
         if config.rebuild:
@@ -87,7 +88,7 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
 
 
 def _open_or_make_plan(
-    workers: Workers, output: OutputFolder, manifests: Mapping[str, Path], config: PrepareConfig
+    workers: Workers, output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
 ) -> Generator[Note, None, Plan]:
     plan = open_plan(output, manifests, config)
     if plan is None:
@@ -100,11 +101,14 @@ def _open_or_make_plan(
 
 
 def _make_plan(
-    workers: Workers, output: OutputFolder, manifests: Mapping[str, Path], config: PrepareConfig
+    workers: Workers, output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
 ) -> Generator[Note, None, Plan]:
-    spools = {name: spool_manifest(path, output.state / f"{name}.spool", config) for name, path in manifests.items()}
+    spools = {
+        name: spool_manifest(manifest, output.state / f"{name}.spool", config) for name, manifest in manifests.items()
+    }
+    yield from (Note(message=note) for manifest in manifests.values() for note in manifest.repairs())
     train = spools["train"]
-    sampled, notes = prepare_sample(sample_rows(train), train.corpus, workers, config)
+    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, config)
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     plan = write_plan(output, spools, config=config, shard_rows=shard_rows)

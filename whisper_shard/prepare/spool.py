@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
-from whisper_shard.prepare.manifests.formats import read_manifest
+from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
-from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file
+from whisper_shard.prepare.order import RowGroups, RowOrder, order_rows
+from whisper_shard.storage.atomic import as_environment_fault
 
 SAMPLE_ROWS = 64
 """Rows that are prepared in order to estimate the size of an utterance."""
@@ -34,67 +35,52 @@ class Spool:
 
     path: Path
     """Arrow stream of its rows in MANIFEST_SCHEMA, in the order of the manifest."""
-    ranks: NDArray[np.int32]
-    """Place of each row in the random order, shape (num_rows,)."""
+    order: RowOrder
+    """The random order of the rows."""
     num_bytes: int
     """Approximate size of the rows in memory."""
-    sha256: str
-    """Digest of the manifest."""
-    corpus: Path
-    """Folder of the manifest, to which relative audio paths are relative."""
+    manifest: Manifest
+    """What was read."""
 
     @property
     def num_rows(self) -> int:
         """Rows of the manifest."""
-        return len(self.ranks)
+        return len(self.order.ranks)
 
 
-def check_manifest(path: Path, config: PrepareConfig) -> None:
+def check_manifest(manifest: Manifest) -> None:
     """Read a manifest to its end without keeping anything.
 
     Raises:
-        ManifestError: Missing, unreadable, without the columns, with a malformed line, or without rows.
+        ManifestError: Unreadable, with a malformed line, or without rows.
     """
-    if not sum(len(table) for table in read_manifest(path, config)):
-        raise _no_row(path)
+    if not sum(len(table) for table in manifest.read()):
+        raise _no_row(manifest.path)
 
 
-def spool_manifest(path: Path, spool: Path, config: PrepareConfig) -> Spool:
+def spool_manifest(manifest: Manifest, spool: Path, config: PrepareConfig) -> Spool:
     """Read a manifest once and write it as an Arrow stream.
 
     Raises:
-        ManifestError: Missing, unreadable, without the columns, with a malformed line, or without rows.
+        ManifestError: Unreadable, with a malformed line, or without rows.
         EnvironmentFault: The spool cannot be written.
     """
-    tables = read_manifest(path, config)
     num_rows = num_bytes = 0
+    groups = RowGroups()
     try:
         with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, MANIFEST_SCHEMA) as writer:
-            for table in tables:
+            for table in manifest.read():
                 writer.write_table(table)
+                groups.add(table)
                 num_rows += len(table)
                 num_bytes += table.nbytes
     except OSError as error:
         raise as_environment_fault(error, spool) from error
     if not num_rows:
-        raise _no_row(path)
-    return Spool(
-        path=spool,
-        ranks=rank_rows(num_rows, config.seed),
-        num_bytes=num_bytes,
-        sha256=sha256_of_file(path),
-        corpus=path.parent,
-    )
-
-
-def rank_rows(num_rows: int, seed: int) -> NDArray[np.int32]:
-    """Return the place of each row in a random order, shape (num_rows,)."""
-    # Raw words of Philox: NumPy guarantees them between versions, unlike Generator.permutation. The order of every
-    # dataset depends on it. A stable sort makes the order well defined even if two rows draw the same word.
-    words = np.random.Philox(key=seed).random_raw(num_rows)
-    ranks = np.empty(num_rows, np.int32)
-    ranks[np.argsort(words, kind="stable")] = np.arange(num_rows, dtype=np.int32)
-    return ranks
+        raise _no_row(manifest.path)
+    eval_fraction = 0.0 if config.eval_corpus else config.eval_fraction
+    order = order_rows(num_rows, groups, seed=config.seed, eval_fraction=eval_fraction)
+    return Spool(path=spool, order=order, num_bytes=num_bytes, manifest=manifest)
 
 
 def sample_rows(spool: Spool, count: int = SAMPLE_ROWS) -> pa.Table:
@@ -149,7 +135,7 @@ def _read_spool(spool: Spool) -> Iterator[tuple[pa.Table, NDArray[np.int32]]]:
     position = 0
     with pa.OSFile(str(spool.path), "rb") as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
-            yield pa.Table.from_batches([batch]), spool.ranks[position : position + len(batch)]
+            yield pa.Table.from_batches([batch]), spool.order.ranks[position : position + len(batch)]
             position += len(batch)
 
 

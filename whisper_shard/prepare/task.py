@@ -46,7 +46,7 @@ class Task:
     config: PrepareConfig
     """Settings."""
     quarantined: Mapping[str, Rejection] = field(default_factory=dict)
-    """Recordings that must not be decoded again, by path."""
+    """Recordings that must not be decoded again, by name."""
     is_retry: bool = False
     """Workers have died before: load every library first, so that no recording is charged for the time that takes."""
 
@@ -179,7 +179,7 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
         num_bytes, mtime_ns = stat_source(row.path)
         if rejection is not None:
             result: Utterance | Rejection = rejection
-        elif (known := task.quarantined.get(row.path)) is not None:
+        elif (known := task.quarantined.get(row.recording)) is not None:
             result = row.reject(known.reason, known.detail)
         else:
             heartbeat.begin_row(row.row)
@@ -190,6 +190,7 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
         heartbeat.end_row(
             seconds_in=prepared.seconds, seconds_kept=0.0 if is_rejected else result.seconds, is_rejected=is_rejected
         )
+    pipeline.reader.close()
 
 
 @cache
@@ -236,6 +237,7 @@ def _as_outcome(prepared: _PreparedRow) -> RowOutcome:
     return RowOutcome(
         row=prepared.row.row,
         source=prepared.row.source,
+        file=prepared.row.file,
         num_bytes=prepared.num_bytes,
         mtime_ns=prepared.mtime_ns,
         seconds=round(prepared.seconds, 3),
@@ -282,7 +284,14 @@ def _as_record(utterance: Utterance) -> dict[str, object]:
         "source": row.source,
         "row": row.row,
     }
-    known = {"language": row.language, "speaker": row.speaker, "task": row.task}
+    known = {
+        "language": row.language,
+        "speaker": row.speaker,
+        "task": row.task,
+        "start_seconds": row.start_seconds,
+        "end_seconds": row.end_seconds,
+        "channel": row.channel,
+    }
     return {
         **_rename_reserved(row.extra, {*own, *known}),
         **{name: value for name, value in known.items() if value is not None},

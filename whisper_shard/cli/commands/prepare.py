@@ -19,11 +19,12 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     """Prepare a corpus, or resume; with --dry-run, only print what would be done."""
     from whisper_shard.prepare.estimate import estimate_corpus
 
+    source, output = local_path(corpus, what="CORPUS"), local_path(out, what="OUT")
     if config.dry_run:
-        for line in describe_estimate(estimate_corpus(local_path(corpus, what="CORPUS"), config)):
+        for line in describe_estimate(estimate_corpus(source, config)):
             say(line)
         return 0
-    return _prepare(config, corpus=local_path(corpus, what="CORPUS"), out=local_path(out, what="OUT"))
+    return _prepare(config, corpus=source, out=output)
 
 
 def _prepare(config: PrepareConfig, *, corpus: Path, out: Path) -> int:
@@ -90,6 +91,7 @@ def describe_split(folder: object, split: "events.SplitTotals") -> str:
 
 def describe_estimate(found: "Estimate") -> Iterator[str]:
     """Yield lines about what a run would do, with each of the first rows that would be rejected."""
+    yield from (f"note: {note}" for note in found.notes)
     rows = describe_number(found.num_rows, "row")
     yield f"{rows}: {_describe_sizes(found.splits)}; {describe_number(found.shard_rows, 'row')} per shard"
     sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in found.num_bytes.items())
@@ -105,7 +107,7 @@ def describe_estimate(found: "Estimate") -> Iterator[str]:
 COMMAND = Command(
     config=PrepareConfig,
     positionals={
-        "corpus": "CSV with audio paths and transcripts",
+        "corpus": "CSV, JSON, Parquet or folder with audio paths and transcripts; see docs/corpora.md",
         "out": "output folder; the same command again resumes",
     },
     run=run_prepare,

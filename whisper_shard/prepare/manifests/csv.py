@@ -1,17 +1,17 @@
 """CSV manifests, read in batches: ten million lines need no more memory than ten.
 
-A CSV file has a header. Two columns are needed, the audio path and the transcript, under any of the usual names;
-``language``, ``speaker`` and ``task`` are understood where present, and every other column is carried along. A line
-that is no valid row (wrong number of fields, no path) is not skipped: it becomes a row with a reason to reject it.
+Encoding, delimiter, header and columns are found out and noted. Two columns are needed, the audio path and the
+transcript; `columns` says which others have a meaning, and the rest is carried along. A line that is no valid row
+(wrong number of fields, no path) is not skipped: it becomes a row with a reason to reject it.
 
 Batches are Arrow tables in MANIFEST_SCHEMA, so that rows can be sorted and spilled without a Python object for each.
 """
 
 import csv
-import json
+import io
 import re
-import shlex
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,132 +19,213 @@ from typing import TextIO
 
 import pyarrow as pa
 
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
-from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.prepare.manifests.columns import ROLES, Columns, choose_columns, looks_like_path
+from whisper_shard.prepare.manifests.encoding import decode_head, find_encoding, open_text
+from whisper_shard.prepare.manifests.manifest import Manifest
+from whisper_shard.prepare.manifests.paths import PathFinder, find_folder
+from whisper_shard.prepare.manifests.rows import BATCH_ROWS
+from whisper_shard.prepare.manifests.table import make_table
+from whisper_shard.storage.atomic import sha256_of_file
 
-AUDIO_COLUMNS = ("audios", "audio", "path", "file", "wav", "audio_filepath")
-"""Names of the column with the audio path, in order of preference."""
-TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
-"""Names of the column with the transcript, in order of preference."""
-KNOWN_COLUMNS = ("language", "speaker", "task")
-"""Columns with a meaning of their own; all others are extra."""
-DELIMITERS = ",\t;|"
-"""Characters that may separate fields; the header decides which does."""
-BATCH_ROWS = 50_000
-"""Rows that are read at once."""
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+"""What may separate fields, in order of preference."""
+SAMPLE_ROWS = 100
+"""Rows by which delimiter, header and columns are found out."""
+_BINARY = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save the sheet as CSV",
+    b"PAR1": "Parquet; leave out --manifest-format",
+    b"\xfd7zXZ": "compressed with xz; unpack it (gzip is read as it is)",
+    b"(\xb5/\xfd": "compressed with zstd; unpack it (gzip is read as it is)",
+    b"BZh": "compressed with bzip2; unpack it (gzip is read as it is)",
+    b"ARROW1": "an Arrow file; convert it: pandas.read_feather(...).to_parquet(...)",
+    b"SQLite": "a database; export the table as CSV",
+}
 _DIGIT = re.compile(r"[0-9]")
 _FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
-
-
-class Csv:
-    """CSV files with a header, in UTF-8, with any of DELIMITERS; see `formats.ManifestFormat`."""
-
-    def recognizes(self, _path: Path, _head: bytes, /) -> bool:
-        """Take any file: `find_layout` says what is wrong with one that is not CSV."""
-        return True
-
-    def read(self, path: Path, head: bytes, /, *, audio_column: str, text_column: str) -> Iterator[pa.Table]:
-        """Check the header at once, then return an iterator over all rows."""
-        return read_batches(path, find_layout(path, head, audio_column=audio_column, text_column=text_column))
+_EXCEL_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_CONSISTENT = 0.9  # share of the first rows that must have the same number of fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvLayout:
-    """The delimiter and the columns of one CSV file."""
+    """How one CSV file is written."""
 
+    encoding: str
+    """Name of a codec."""
     delimiter: str
-    """One of DELIMITERS."""
+    """What separates fields."""
+    num_skipped: int
+    """Lines before the first row: the header, and a line like ``sep=;`` before it."""
     names: tuple[str, ...]
-    """Names of the columns, in order."""
-    audio_column: str
-    """Column of audio paths."""
-    text_column: str
-    """Column of transcripts."""
+    """The header; without one, the numbers of the columns from 1."""
+    columns: Columns
+    """What they mean."""
     is_quoted: bool
-    """Quotes may enclose a field; else (tabs, and no quote in the header) a quote is an ordinary character."""
+    """Quotes may enclose a field; else a quote is a letter like any other."""
 
 
-def find_layout(path: Path, head: bytes, *, audio_column: str = "", text_column: str = "") -> CsvLayout:
-    """Find delimiter and columns from the header.
+class Csv:
+    """CSV files, with any of DELIMITERS; see `formats.ManifestFormat`."""
+
+    def recognizes(self, path: Path, _head: bytes, /) -> bool:
+        """Take any file: `find_layout` says what is wrong with one that is not CSV."""
+        return not path.is_dir()
+
+    def open(self, path: Path, head: bytes, config: PrepareConfig, /) -> Manifest:
+        """Find out the layout."""
+        layout, notes = find_layout(path, head, config)
+        rows = _sample(decode_head(head, layout.encoding), layout)
+        audio = layout.names.index(layout.columns.audio)
+        folder, prefix, place = find_folder(path.parent, [row[audio].strip() for row in rows if len(row) > audio])
+        finder = PathFinder(folder, prefix)
+        return Manifest(
+            path=path,
+            format="csv",
+            folder=folder,
+            read=lambda: read_batches(path, layout, finder),
+            digest=lambda: sha256_of_file(path),
+            notes=(*notes, *place),
+            repairs=finder.notes,
+        )
+
+
+def find_layout(path: Path, head: bytes, config: PrepareConfig) -> tuple[CsvLayout, list[str]]:
+    """Return how a CSV file is written, and notes about it.
 
     Args:
-        path: The CSV file, for errors.
-        head: Its first bytes.
-        audio_column: Column of audio paths; empty: the first of AUDIO_COLUMNS that exists.
-        text_column: Column of transcripts; empty: the first of TEXT_COLUMNS that exists.
+        path: The file.
+        head: Its first bytes, decompressed.
+        config: Settings: columns, encoding.
 
     Raises:
-        ManifestError: Not text, or no such column (with the names that exist).
+        ManifestError: It is no text, has no such columns, or they cannot be told.
     """
-    first_line = _decode_first_line(path, head)
+    for magic, words in _BINARY.items():
+        if head.startswith(magic):
+            raise ManifestError(f"{path}: is not CSV but {words}")
+    encoding, notes = find_encoding(path, head, config)
+    text = decode_head(head, encoding)
+    excel = _EXCEL_SEPARATOR.match(text)
+    text = text[excel.end() :] if excel else text
+    first_line = next(iter(io.StringIO(text, newline="")), "").rstrip("\r\n")
     if not first_line.strip():
         raise ManifestError(f"{path}: is empty or begins with an empty line; the first line must name the columns")
     if first_line.startswith(("{", "[{")):
-        raise _not_csv(path, "JSON", f"read_json({json.dumps(path.name)}, lines={first_line.startswith('{')})")
-    audio_names = (audio_column,) if audio_column else AUDIO_COLUMNS
-    text_names = (text_column,) if text_column else TEXT_COLUMNS
-    headers = {
-        delimiter: _known_names(next(csv.reader([first_line], delimiter=delimiter)), asked=(audio_column, text_column))
-        for delimiter in DELIMITERS
-    }
-    for delimiter, names in headers.items():
-        audio = next((name for name in audio_names if name in names), None)
-        text = next((name for name in text_names if name in names), None)
-        if audio is not None and text is not None:
-            if len(set(names)) < len(names):
-                raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
-            return CsvLayout(
-                delimiter=delimiter,
-                names=names,
-                audio_column=audio,
-                text_column=text,
-                is_quoted=delimiter != "\t" or '"' in first_line,
-            )
-    raise _missing_column(path, max(headers.values(), key=len), audio_names, text_names)
+        raise ManifestError(f"{path}: is JSON, not CSV; leave out --manifest-format")
+    delimiter = excel[1] if excel else _find_delimiter(path, text, first_line, config)
+    is_quoted = delimiter != "\t" or '"' in first_line
+    rows = _parse(text, delimiter, is_quoted=is_quoted)
+    has_header = _has_header(path, rows, config)
+    names = _known_names(rows[0], config) if has_header else tuple(str(i + 1) for i in range(len(rows[0])))
+    if len(set(names)) < len(names):
+        raise ManifestError(f"{path}: two columns have the same name: {', '.join(names)}")
+    data = [dict(zip(names, row, strict=False)) for row in rows[has_header:]]
+    columns, choices = choose_columns(path, names, data, config)
+    layout = CsvLayout(
+        encoding=encoding,
+        delimiter=delimiter,
+        num_skipped=bool(excel) + has_header,
+        names=names,
+        columns=columns,
+        is_quoted=is_quoted,
+    )
+    return layout, [*notes, _describe(path, layout, has_header=has_header), *choices]
 
 
-def read_batches(path: Path, layout: CsvLayout, *, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
+def _describe(path: Path, layout: CsvLayout, *, has_header: bool) -> str:
+    separated = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
+    header = "" if has_header else " and without a header (its columns are counted from 1)"
+    return f"{path.name} is CSV separated by {separated}{header}: {layout.columns.describe(layout.names)}"
+
+
+def read_batches(
+    path: Path, layout: CsvLayout, finder: PathFinder, *, batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
     """Yield the rows in order, as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows; empty lines are not counted.
 
     Raises:
-        ManifestError: Not UTF-8, or a quote that never closes or only around other rows; names the row.
+        ManifestError: Not in the encoding, or a quote that never closes or only around other rows; names the row.
     """
     num_rows = 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path, layout.encoding) as file:
         lines = _numbered_fields(path, file, layout)
         while batch := list(islice(lines, batch_rows)):
-            yield _as_table(batch, layout, first_row=num_rows)
+            yield _as_table(batch, layout, first_row=num_rows, finder=finder)
             num_rows += len(batch)
 
 
-def _decode_first_line(path: Path, head: bytes) -> str:
-    if head.startswith(b"PAR1"):
-        raise _not_csv(path, "Parquet", f"read_parquet({json.dumps(path.name)})")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _not_utf8(path, "the header", encoding="UTF-16")
-    if (place := head.find(b"\0")) >= 0:
-        raise ManifestError(f"{path}: is not a CSV text file: byte {place} is zero, and it begins with {head[:8]!r}")
-    # Bytes that are not UTF-8 are found here in the header only: the last character of the head may be cut in two.
-    first_line = next(iter(head.decode("utf-8-sig", errors="replace").splitlines()), "")
-    if "\ufffd" in first_line:
-        raise _not_utf8(path, "the header")
-    return first_line
+def _find_delimiter(path: Path, text: str, first_line: str, config: PrepareConfig) -> str:
+    """Return the delimiter that gives known names, else the one that cuts the first lines most evenly."""
+    audio = {config.audio_column} if config.audio_column else set(ROLES["audio"])
+    texts = {config.text_column} if config.text_column else set(ROLES["text"])
+    for delimiter in DELIMITERS:
+        names = set(_known_names(_parse(first_line, delimiter)[0], config))
+        if audio & names and texts & names:
+            return delimiter
+    evenness = {delimiter: _evenness(_parse(text, delimiter, is_quoted=delimiter != "\t")) for delimiter in DELIMITERS}
+    best = max(evenness, key=lambda delimiter: evenness[delimiter])
+    if evenness[best] == (0.0, 0):
+        raise ManifestError(
+            f"{path}: no column for the audio path and the transcript: the first line has no field separated by comma, "
+            f"tab, semicolon or vertical bar that repeats in the others; it begins with {first_line[:60]!r}"
+        )
+    return best
 
 
-def _known_names(names: Sequence[str], *, asked: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a header, known ones in lower case unless a flag asks for exactly this spelling."""
-    given = [name.strip() for name in names]
-    known = {*AUDIO_COLUMNS, *TEXT_COLUMNS, *KNOWN_COLUMNS} - set(given)
-    return tuple(name.lower() if name.lower() in known and name not in asked else name for name in given)
+def _evenness(rows: Sequence[Sequence[str]]) -> tuple[float, int]:
+    """Return the share of rows with the most common number of fields, and that number; zeros for a bad delimiter."""
+    ((width, count),) = Counter(map(len, rows)).most_common(1)
+    share = count / len(rows)
+    return (share, width) if width > 1 and share >= _CONSISTENT else (0.0, 0)
+
+
+def _parse(text: str, delimiter: str, *, is_quoted: bool = True) -> list[list[str]]:
+    """Return the first rows of a text, without the last line, which may be cut off, unless it is the only one."""
+    lines = list(io.StringIO(text, newline=""))
+    whole = lines[:-1] if len(lines) > 1 and not lines[-1].endswith(("\n", "\r")) else lines
+    rows = list[list[str]]()
+    try:
+        for row in csv.reader(whole, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE):
+            if row:
+                rows.append(row)
+            if len(rows) > SAMPLE_ROWS:
+                break
+    except csv.Error:
+        pass  # reading names the row
+    return rows or [[]]
+
+
+def _sample(text: str, layout: CsvLayout) -> list[list[str]]:
+    excel = _EXCEL_SEPARATOR.match(text)
+    rows = _parse(text[excel.end() if excel else 0 :], layout.delimiter, is_quoted=layout.is_quoted)
+    return rows[layout.num_skipped - bool(excel) :]
+
+
+def _has_header(path: Path, rows: Sequence[Sequence[str]], config: PrepareConfig) -> bool:
+    """Return whether the first line names the columns: no field of it is a recording."""
+    if {config.audio_column, config.text_column} & set(rows[0]):
+        return True
+    finder = PathFinder(path.parent)
+    return not any(looks_like_path(field) or (field.strip() and finder.exists(field.strip())) for field in rows[0])
+
+
+def _known_names(names: Sequence[str], config: PrepareConfig) -> tuple[str, ...]:
+    """Return the names of a header, without spaces around them; a column without a name gets its number."""
+    return tuple(
+        name if name and name in (config.audio_column, config.text_column) else name.strip() or f"column_{i}"
+        for i, name in enumerate(names, 1)
+    )
 
 
 def _numbered_fields(path: Path, file: TextIO, layout: CsvLayout) -> Iterator[list[str]]:
-    """Yield the fields of each line after the header, skipping empty lines; errors name the row."""
+    """Yield the fields of each row, skipping empty lines; errors name the row."""
     reader = csv.reader(
         file, delimiter=layout.delimiter, quoting=csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
     )
-    audio = layout.names.index(layout.audio_column)
-    row, last_line, known = -2, 0, ""
+    audio = layout.names.index(layout.columns.audio)
+    row, last_line, known = -1 - layout.num_skipped, 0, ""
     try:
         for fields in reader:
             num_lines, last_line = reader.line_num - last_line, reader.line_num
@@ -160,11 +241,16 @@ def _numbered_fields(path: Path, file: TextIO, layout: CsvLayout) -> Iterator[li
                 known = fields[audio] if num_lines == 1 and len(fields) > audio else known
                 yield fields
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, f"a line after row {max(row, 0)}") from error
+        raise ManifestError(
+            f"{path}: a line after row {max(row, 0)} is not in the encoding {layout.encoding}; "
+            "name the right one: --encoding cp1252, gbk, shift_jis ..."
+        ) from error
     except csv.Error as error:
         raise ManifestError(
             f"{path}: row {row + 1} (line {reader.line_num}): {error}; does a quote open there that never closes?"
         ) from error
+    except (OSError, EOFError) as error:
+        raise ManifestError(f"{path}: cannot be read after row {max(row, 0)}: {error}") from error
 
 
 def _holds_a_row(fields: Sequence[str], delimiter: str, known: Sequence[str]) -> bool:
@@ -195,66 +281,13 @@ def _shape_of(path: str) -> str:
     return _DIGIT.sub("0", folder + slash or name)
 
 
-def _as_table(batch: Sequence[list[str]], layout: CsvLayout, *, first_row: int) -> pa.Table:
+def _as_table(batch: Sequence[list[str]], layout: CsvLayout, *, first_row: int, finder: PathFinder) -> pa.Table:
     num_names = len(layout.names)
-    faults: list[tuple[str, str] | tuple[None, None]] = [(None, None)] * len(batch)
-    audio = layout.names.index(layout.audio_column)
-    whole: list[list[str]] = []
-    for position, fields in enumerate(batch):
-        if len(fields) != num_names:
-            faults[position] = "malformed_row", f"{len(fields)} fields, the header has {num_names}; quote the text?"
-        elif not fields[audio].strip():
-            faults[position] = "missing_path", f"nothing in column {layout.audio_column}"
-        whole.append(fields if len(fields) == num_names else (fields + [""] * num_names)[:num_names])
-    columns = dict(zip(layout.names, zip(*whole, strict=True), strict=True))
-    extra_names = [n for n in layout.names if n not in (layout.audio_column, layout.text_column, *KNOWN_COLUMNS)]
-    return pa.table(
-        {
-            "row": range(first_row, first_row + len(batch)),
-            "source": [source.strip() for source in columns[layout.audio_column]],
-            "transcript": columns[layout.text_column],
-            **{name: _optional(columns.get(name), len(batch)) for name in KNOWN_COLUMNS},
-            "extra": _as_json({name: columns[name] for name in extra_names}, len(batch)),
-            "reason": [reason for reason, _ in faults],
-            "detail": [detail for _, detail in faults],
-        },
-        schema=MANIFEST_SCHEMA,
-    )
-
-
-def _optional(values: Sequence[str] | None, num_rows: int) -> list[str | None]:
-    return [value.strip() or None for value in values] if values is not None else [None] * num_rows
-
-
-def _as_json(columns: dict[str, Sequence[str]], num_rows: int) -> list[str | None]:
-    if not columns:
-        return [None] * num_rows
-    lines = zip(*columns.values(), strict=True)
-    return [json.dumps(dict(zip(columns, line, strict=True)), ensure_ascii=False) for line in lines]
-
-
-def _missing_column(
-    path: Path, names: Sequence[str], audio_names: Sequence[str], text_names: Sequence[str]
-) -> ManifestError:
-    missing = [
-        f"{what} ({flag}{'; one of' if len(wanted) > 1 else ''} {', '.join(wanted)})"
-        for what, flag, wanted in (
-            ("the audio path", "--audio-column", audio_names),
-            ("the transcript", "--text-column", text_names),
-        )
-        if not set(wanted) & set(names)
-    ]
-    shown = ", ".join(name[:40] for name in names[:20])
-    return ManifestError(f"{path}: no column for {' nor for '.join(missing)}; the header has: {shown}")
-
-
-def _not_utf8(path: Path, where: str, *, encoding: str = "LATIN1") -> ManifestError:
-    names = shlex.quote(path.name), shlex.quote(f"{path.stem}-utf8{path.suffix}")
-    return ManifestError(
-        f"{path}: {where} is not UTF-8; convert it: iconv -f {encoding} -t UTF-8 {names[0]} > {names[1]}"
-    )
-
-
-def _not_csv(path: Path, found: str, read: str) -> ManifestError:
-    convert = f"import pandas; pandas.{read}.to_csv({json.dumps(path.stem + '.csv')}, index=False)"
-    return ManifestError(f"{path}: is {found}, not CSV; convert it: python -c {shlex.quote(convert)}")
+    faults = {
+        position: ("malformed_row", f"{len(fields)} fields, there are {num_names} columns; quote the text?")
+        for position, fields in enumerate(batch)
+        if len(fields) != num_names
+    }
+    whole = [fields if len(fields) == num_names else (fields + [""] * num_names)[:num_names] for fields in batch]
+    values: Mapping[str, Sequence[str]] = dict(zip(layout.names, zip(*whole, strict=True), strict=True))
+    return make_table(layout.columns, values, first_row=first_row, finder=finder, faults=faults)

@@ -1,37 +1,39 @@
 """The formats a manifest may have; each reads it in batches that any other part of `prepare` understands.
 
-To add a format, write a class with `recognizes` and `read` in a module of its own and add it to FORMATS.
+To add a format, write a class with `recognizes` and `open` in a module of its own and add it to FORMATS.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import pyarrow as pa
-
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.errors import ManifestError
+from whisper_shard.errors import ConfigError, ManifestError, suggest
 from whisper_shard.prepare.manifests.csv import Csv
-
-HEAD_BYTES = 1 << 16
-"""Bytes from the beginning of a manifest by which its format is recognized."""
+from whisper_shard.prepare.manifests.encoding import read_head
+from whisper_shard.prepare.manifests.json import Json
+from whisper_shard.prepare.manifests.manifest import Manifest
+from whisper_shard.prepare.manifests.parquet import Parquet, expand_pattern
 
 
 class ManifestFormat(Protocol):
     """One format of manifests."""
 
     def recognizes(self, path: Path, head: bytes, /) -> bool:
-        """Tell whether a file is of this format, by its name or its first HEAD_BYTES bytes."""
-        ...
-
-    def read(self, path: Path, head: bytes, /, *, audio_column: str, text_column: str) -> Iterator[pa.Table]:
-        """Check the columns at once, then return an iterator over all rows as tables in MANIFEST_SCHEMA.
+        """Return whether a file is of this format, by its name or its first bytes.
 
         Args:
-            path: The manifest.
-            head: Its first bytes.
-            audio_column: Column of audio paths; empty: the first with one of the usual names.
-            text_column: Column of transcripts; empty: the first with one of the usual names.
+            path: A file or a folder.
+            head: Its first bytes, decompressed if it is a gzip file; of a folder, nothing.
+        """
+        ...
+
+    def open(self, path: Path, head: bytes, config: PrepareConfig, /) -> Manifest:
+        """Check the columns and return the manifest; its rows are read later.
+
+        Args:
+            path: As above.
+            head: As above.
+            config: Settings: columns, encoding.
 
         Raises:
             ManifestError: The manifest cannot be used.
@@ -39,30 +41,40 @@ class ManifestFormat(Protocol):
         ...
 
 
-FORMATS: dict[str, ManifestFormat] = {"csv": Csv()}
+FORMATS: dict[str, ManifestFormat] = {
+    "parquet": Parquet(),
+    "json": Json(),
+    "csv": Csv(),
+}
 """Tried in this order. CSV comes last: it takes any file, and its errors say what is wrong with one that is not CSV."""
 
 
-def read_manifest(path: Path, config: PrepareConfig) -> Iterator[pa.Table]:
-    """Check the header of a manifest at once, then return an iterator over its rows, as tables in MANIFEST_SCHEMA.
+def open_manifest(path: Path, config: PrepareConfig) -> Manifest:
+    """Recognize a manifest and check it, without reading its rows.
 
     Raises:
-        ManifestError: No such file, of no known format, or without the columns; while iterating: a malformed line.
+        ConfigError: ``manifest_format`` is no format.
+        ManifestError: No such file or folder, of no known format, or without the columns.
     """
+    if config.manifest_format and config.manifest_format not in FORMATS:
+        hint = suggest(config.manifest_format, list(FORMATS))
+        raise ConfigError(f"--manifest-format {config.manifest_format}: must be one of {', '.join(FORMATS)}{hint}")
     head = _read_head(path)
-    found = next(manifest_format for manifest_format in FORMATS.values() if manifest_format.recognizes(path, head))
-    return found.read(path, head, audio_column=config.audio_column, text_column=config.text_column)
+    if config.manifest_format:
+        return FORMATS[config.manifest_format].open(path, head, config)
+    for manifest_format in FORMATS.values():
+        if manifest_format.recognizes(path, head):
+            return manifest_format.open(path, head, config)
+    found = sorted(path.glob("*.csv"))
+    hint = f"; did you mean {found[0]}?" if found else ""
+    raise ManifestError(f"{path}: is a folder in no layout that is known{hint}; see docs/corpora.md")
 
 
 def _read_head(path: Path) -> bytes:
+    files = expand_pattern(path)
     try:
-        with path.open("rb") as file:
-            return file.read(HEAD_BYTES)
+        return read_head(files[0] if files else path)
+    except IsADirectoryError:
+        return b""
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such file; give the path of the corpus CSV") from error
-    except IsADirectoryError as error:
-        found = sorted(path.glob("*.csv"))
-        hint = f"; did you mean {found[0]}?" if found else ""
-        raise ManifestError(f"{path}: is a folder, not a CSV file{hint}") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ManifestError(f"{path}: no such file; give the path of the corpus") from error

@@ -139,13 +139,13 @@ def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareCo
 
 
 def _reject_all(tasks: Sequence[RowsTask], reason: str, config: PrepareConfig) -> dict[str, Rejection]:
-    """Return a rejection for the row of each task, by the path of its recording."""
+    """Return a rejection for the row of each task, by the name of its recording."""
     details = {
         CRASH: "its decoder ended the worker process, twice",
         TIMEOUT: f"its decoder was still busy after {config.decode_timeout_seconds:g} s, twice",
     }
     rows = [row for task in tasks for row, _ in as_rows(task.rows, folder=task.corpus)]
-    return {row.path: row.reject(reason, details[reason]) for row in rows}
+    return {row.recording: row.reject(reason, details[reason]) for row in rows}
 
 
 def _row_alone(task: RowsTask | ShardTask, row: int, *, number: int) -> RowsTask:
@@ -161,8 +161,8 @@ def _row_alone(task: RowsTask | ShardTask, row: int, *, number: int) -> RowsTask
 
 
 def _describe_death(quarantined: Mapping[str, Rejection]) -> Iterator[Note]:
-    for path, rejection in quarantined.items():
-        yield Note(message=f"{path} (row {rejection.row}): {rejection.detail}; rejected as {rejection.reason}")
+    for recording, rejection in quarantined.items():
+        yield Note(message=f"{recording} (row {rejection.row}): {rejection.detail}; rejected as {rejection.reason}")
     if not quarantined:
         yield Note(message="a worker process died, but no recording is to blame; its rows are prepared again")
 
