@@ -18,7 +18,7 @@ from whisper_shard.storage.atomic import WRITER
 def main(corpus, out, settings, step=None):
     writer = KillAt(step=step, pid=os.getpid()) if step else WRITER
     try:
-        for event in prepare_corpus(Path(corpus), Path(out), PrepareConfig(**json.loads(settings)), writer=writer):
+        for event in prepare_corpus(Path(corpus), out, PrepareConfig(**json.loads(settings)), writer=writer):
             print(event, flush=True)
     except WhisperShardError as error:
         print(f"{type(error).__name__}: {error}", flush=True)

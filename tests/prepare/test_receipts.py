@@ -42,7 +42,7 @@ def make_rejected(folder, *, reason):
 
 
 def staleness(folder, receipt, **settings):
-    return find_staleness(receipt, make_shard(folder), PrepareConfig(**settings))
+    return find_staleness(receipt, make_shard(folder), PrepareConfig(**settings), tar_bytes=0)
 
 
 def test_row_that_was_denied_heals_when_it_can_be_read(tmp_path):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.dataset.description import ShardInfo
+from whisper_shard.dataset.description import DATASET_NAME, INDEX_NAME, LENGTHS_NAME, ShardInfo
 from whisper_shard.dataset.schema import INDEX_SCHEMA
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
@@ -44,7 +44,7 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig) -> SplitTotals:
 
     Raises:
         StateError: A receipt is missing, or rows are unaccounted for.
-        EnvironmentFault: The disk is full, failing or not writable.
+        EnvironmentFault: The disk is full, failing or not writable; or the network fails.
     """
     folder, writer = split.folder, split.output.writer
     tally, shards, examples = Tally(), list[ShardInfo](), list[dict[str, object]]()
@@ -67,7 +67,9 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig) -> SplitTotals:
         name: {"num_bytes": f.num_bytes, "sha256": f.sha256} for name, f in ((REJECTS_NAME, file), (REPORT_NAME, page))
     }
     meta = {**_describe(split, config, totals), "files": files}
+    split.output.upload(*(folder / name for name in (INDEX_NAME, LENGTHS_NAME, *files)))
     write_description(folder, shards=shards, index=index, meta=meta, writer=writer)
+    split.output.upload(folder / DATASET_NAME)
     return totals
 
 

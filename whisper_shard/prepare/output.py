@@ -6,18 +6,24 @@ OUT/.prepare/lock                         held by the process that prepares
 OUT/.prepare/plan.json, <split>.arrow     which manifest row goes into which shard
 OUT/.prepare/receipts/<split>/000000.json one for each finished shard
 OUT/.prepare/workers, workers.log         heartbeats and messages of the workers; removed at the end
+
+Where OUT is in a bucket, these are the paths of its work folder on this machine, which is emptied at the end. The
+bucket holds the same files without lock, heartbeats and log, and OUT/.prepare/lease.json during a run.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from whisper_shard.dataset.description import DATASET_NAME
-from whisper_shard.errors import StateError
+from whisper_shard.errors import ConfigError, StateError
+from whisper_shard.prepare.remote import RemoteOutput, empty_folder, hold_remote, work_folder
 from whisper_shard.storage.atomic import WRITER, AtomicWriter
+from whisper_shard.storage.location import Location
 from whisper_shard.storage.lock import hold_lock
+from whisper_shard.storage.object_store import ObjectStore
 
 SPLITS = ("train", "eval")
 """Names of the datasets."""
@@ -28,9 +34,21 @@ class OutputFolder:
     """The paths of a preparation, and the writer of its files."""
 
     path: Path
-    """The folder the user named."""
+    """The folder the user named, or the work folder of a bucket."""
     writer: AtomicWriter = WRITER
     """Writes every file that is kept; crash tests replace it."""
+    remote: RemoteOutput | None = None
+    """The copy in a bucket, where the user named a bucket."""
+
+    @property
+    def shown(self) -> Path | Location:
+        """What the user named, for messages."""
+        return self.remote.location if self.remote else self.path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that prepares."""
+        return self.state / "lock"
 
     @property
     def state(self) -> Path:
@@ -69,19 +87,108 @@ class OutputFolder:
         """Folder of a dataset."""
         return self.path / split
 
+    def upload(self, *paths: Path) -> None:
+        """Copy files to the bucket, one after the other; do nothing where the output is a local folder.
+
+        Raises:
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        for path in paths:
+            if self.remote:
+                self.remote.upload(path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, first from the bucket; that it does not exist is no fault."""
+        if self.remote:
+            self.remote.remove(path)
+        path.unlink(missing_ok=True)
+
+    def commit(self, path: Path, content: bytes) -> None:
+        """Write a file that says that others are complete; a bucket must not hold another one yet.
+
+        Raises:
+            StateError: The bucket holds one with other bytes.
+            EnvironmentFault: The disk or the network fails.
+        """
+        if self.remote:  # first: what is only here does not count
+            self.remote.create(path, content)
+        with self.writer.file(path) as file:
+            file.write(content)
+
+    def tar_sizes(self, split: str) -> dict[str, int]:
+        """Return the size of each tar of a dataset, bytes, by file name."""
+        shards = self.dataset(split) / "shards"
+        if self.remote:
+            return {path.name: info.num_bytes for path, info in self.remote.list(shards).items()}
+        return {path.name: path.stat().st_size for path in shards.glob("*.tar") if path.is_file()}
+
+
+def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectStore | None = None) -> OutputFolder:
+    """Return the paths of an output.
+
+    Args:
+        out: A folder of this machine or of a bucket.
+        writer: Writes all files.
+        store: Access to the bucket.
+
+    Raises:
+        ConfigError: The place can only be read.
+    """
+    if out.scheme == "https":
+        raise ConfigError(f"OUT {out}: https can only be read; give a bucket or a local folder")
+    if out.is_local:
+        return OutputFolder(path=out.path, writer=writer)
+    work = work_folder(out)
+    remote = RemoteOutput(location=out, work=work, store=store or ObjectStore())
+    return OutputFolder(path=work, writer=writer, remote=remote)
+
 
 @contextmanager
-def lock_output(output: OutputFolder) -> Iterator[None]:
-    """Create the output folder and hold its lock.
+def lock_output(output: OutputFolder) -> Iterator[Callable[[], None]]:
+    """Create the output folder and hold its lock; of a bucket, hold its lease too and fetch what earlier runs left.
+
+    Yields:
+        A function that raises StateError if the lease is lost.
 
     Raises:
         StateError: Another process holds the lock, or the folder contains datasets that `prepare` did not make.
-        ConfigError: The output is not a folder.
+        ConfigError: The output is not a folder; or bucket, credentials or endpoint are wrong.
+        EnvironmentFault: The disk or the network fails.
     """
-    if not output.state.exists() and any(output.dataset(split).exists() for split in SPLITS):
-        raise StateError(f"{output.path}: holds train or eval, but not from `prepare`; choose another output folder")
-    with hold_lock(output.state / "lock", folder=output.path, name="output", doing="preparing"):
-        yield
+    if output.remote is None and not output.state.exists():
+        _check_own(output, any(output.dataset(split).exists() for split in SPLITS))
+    with hold_lock(output.lock, folder=output.shown, name="output", doing="preparing"):
+        if output.remote is None:
+            yield lambda: None
+            return
+        with hold_remote(output.remote, state=output.state) as check_lease:
+            _restore(output, output.remote)
+            yield check_lease
+
+
+def _check_own(output: OutputFolder, has_datasets: bool) -> None:
+    if has_datasets:
+        raise StateError(f"{output.shown}: holds train or eval, but not from `prepare`; choose another output folder")
+
+
+def _restore(output: OutputFolder, remote: RemoteOutput) -> None:
+    """Replace the work folder by plan and receipts of the bucket."""
+    # All of it: another machine may have gone on since this one stopped.
+    empty_folder(output.path, keep=output.lock)
+    found = remote.list(output.state)
+    if output.plan not in found:
+        _check_own(output, any(remote.list(output.dataset(split)) for split in SPLITS))
+        return
+    wanted = [info for path, info in found.items() if path.suffix == ".arrow" or path == output.plan]
+    wanted += [info for path, info in found.items() if path.parent.parent == output.state / "receipts"]
+    remote.fetch(wanted)
+
+
+def empty_work_folder(output: OutputFolder) -> None:
+    """Remove what is in the bucket from this machine; do nothing where the output is a local folder."""
+    if output.remote:
+        empty_folder(output.path, keep=output.lock)
 
 
 def remove_temp_files(output: OutputFolder) -> None:
@@ -101,8 +208,10 @@ def remove_output(output: OutputFolder) -> None:
     # A dataset exists as long as dataset.json does, and the plan says that the rest belongs to a preparation. So one
     # goes first and the other last: a kill in between leaves neither a damaged dataset nor files of unknown origin.
     for split in SPLITS:
-        (output.dataset(split) / DATASET_NAME).unlink(missing_ok=True)
+        output.remove(output.dataset(split) / DATASET_NAME)
     for split in SPLITS:
-        shutil.rmtree(output.receipts(split), ignore_errors=True)
-        shutil.rmtree(output.dataset(split), ignore_errors=True)
-    output.plan.unlink(missing_ok=True)
+        for folder in (output.receipts(split), output.dataset(split)):
+            if output.remote:
+                output.remote.remove(*output.remote.list(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+    output.remove(output.plan)

@@ -160,7 +160,7 @@ def write_plan(output: OutputFolder, spools: Mapping[str, Spool], *, config: Pre
         shard_rows: Rows per shard.
 
     Raises:
-        EnvironmentFault: The disk is full, failing or not writable.
+        EnvironmentFault: The disk is full, failing or not writable; or the network fails.
     """
     ranks = split_ranks(spools)
     try:
@@ -179,7 +179,9 @@ def write_plan(output: OutputFolder, spools: Mapping[str, Spool], *, config: Pre
         "shard_rows": shard_rows,
         "splits": {name: {"num_rows": len(found)} for name, found in ranks.items()},
     }
+    output.upload(*map(output.rows, ranks))
     output.writer.json(output.plan, content)
+    output.upload(output.plan)
     return _as_plan(output, content, {name: spool.manifest.folder for name, spool in spools.items()})
 
 
@@ -207,11 +209,11 @@ def open_plan(output: OutputFolder, manifests: Mapping[str, Manifest], config: P
         raise StateError(f"{output.plan}: damaged ({error!r}); give --rebuild to prepare all again") from error
     advice = "choose another output folder, or give --rebuild to prepare all again"
     if changes:
-        raise StateError(f"{output.path}: belongs to another configuration: {'; '.join(changes)}; {advice}")
+        raise StateError(f"{output.shown}: belongs to another configuration: {'; '.join(changes)}; {advice}")
     for name, manifest in manifests.items():
         if (found := manifest.digest()) != digests[name]:
             raise StateError(
-                f"{output.path}: was made from another manifest: {manifest.path} had sha256 {digests[name][:12]}, "
+                f"{output.shown}: was made from another manifest: {manifest.path} had sha256 {digests[name][:12]}, "
                 f"has {found[:12]} (rows added, changed or reordered); {advice}"
             )
     return plan if is_current else None

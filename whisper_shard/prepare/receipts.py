@@ -118,12 +118,12 @@ def write_receipt(shard: ShardPlan, receipt: Receipt) -> None:
     """Write a receipt to its place.
 
     Raises:
-        EnvironmentFault: The disk is full, failing or not writable.
+        StateError: Another process has written another one to the bucket.
+        EnvironmentFault: The disk is full, failing or not writable; or the network fails.
     """
     content = {name: getattr(receipt, name) for name in Receipt.__slots__} | {"info": asdict(receipt.info)}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    with shard.split.output.writer.file(shard.receipt) as file:
-        file.write(text.encode(errors="surrogatepass"))
+    shard.split.output.commit(shard.receipt, text.encode(errors="surrogatepass"))
 
 
 def read_receipt(path: Path) -> Receipt | None:
@@ -179,13 +179,14 @@ def decoder_limits(config: PrepareConfig) -> dict[str, float]:
     }
 
 
-def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig) -> str | None:
+def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig, *, tar_bytes: int) -> str | None:
     """Return why a receipt is no longer valid, or None.
 
     Args:
         receipt: As it was read.
         shard: Its place in the plan of this run.
         config: The settings of this run.
+        tar_bytes: Size of its tar; 0 where there is none.
     """
     # From cheap to expensive: the recordings are examined last, since that takes one system call for each.
     plan, limits = shard.split.fingerprint, decoder_limits(config)
@@ -198,9 +199,8 @@ def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig) ->
         return f"it was made with other libraries ({', '.join(changes)})"
     # The size is enough here: a tar is renamed into place only when it is complete, and hashing every tar at each start
     # would take longer than preparing some of them. `whisper-shard verify` reads every byte.
-    num_bytes = shard.tar.stat().st_size if shard.tar.is_file() else 0
-    if num_bytes != receipt.info.num_bytes:
-        return f"{shard.tar.name} has {num_bytes} bytes, the receipt says {receipt.info.num_bytes}"
+    if tar_bytes != receipt.info.num_bytes:
+        return f"{shard.tar.name} has {tar_bytes} bytes, the receipt says {receipt.info.num_bytes}"
     return _find_changed_recording(receipt, shard.split.corpus)
 
 

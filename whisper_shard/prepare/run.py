@@ -1,6 +1,6 @@
 """A corpus becomes datasets: plan, shards with receipts, index. A run that was killed is resumed by the next one.
 
-Everything needed to resume is in OUT/.prepare: the plan, and a receipt for each finished shard.
+Everything needed to resume is in OUT/.prepare: the plan, and a receipt for each finished shard. OUT may be in a bucket.
 """
 
 import shutil
@@ -16,7 +16,14 @@ from whisper_shard.prepare.assemble import assemble_dataset
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize
 from whisper_shard.prepare.manifests.manifest import Manifest
-from whisper_shard.prepare.output import OutputFolder, lock_output, remove_output, remove_temp_files
+from whisper_shard.prepare.output import (
+    OutputFolder,
+    empty_work_folder,
+    lock_output,
+    open_output,
+    remove_output,
+    remove_temp_files,
+)
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import (
     Plan,
@@ -35,19 +42,30 @@ from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 from whisper_shard.prepare.workers.pool import Workers, count_cores, open_workers
 from whisper_shard.prepare.workers.supervisor import Tick, supervise
 from whisper_shard.storage.atomic import WRITER, AtomicWriter
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.stores import StorageConfig
 
 MAX_STALE_NOTES = 5
 """Stale shards of a dataset that are named one by one."""
 
 
-def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: AtomicWriter = WRITER) -> Iterator[Event]:
+def prepare_corpus(
+    corpus: Path,
+    out: Location | Path | str,
+    config: PrepareConfig,
+    *,
+    writer: AtomicWriter = WRITER,
+    storage: StorageConfig | None = None,
+) -> Iterator[Event]:
     """Prepare a corpus, from the beginning or from where an earlier run was stopped.
 
     Args:
         corpus: The manifest.
-        out: Folder for the datasets ``train`` and ``eval``; created if it does not exist.
+        out: Folder for the datasets ``train`` and ``eval``, local or a URL; created if it does not exist.
         config: Settings.
         writer: Writes all files; crash tests pass one of their own.
+        storage: How object storage is reached.
 
     Yields:
         Note for each assumption about the manifests, PlanMade, then Progress, ShardFinished and Note as they come, then
@@ -55,19 +73,21 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
 
     Raises:
         ManifestError: The manifest cannot be used, none of its rows can, or too many are rejected.
-        ConfigError: A filter or decoder that does not exist, or an output that is not a folder.
+        ConfigError: A filter or decoder that does not exist, an output that is not a folder, or a bucket that is
+            missing or denied.
         StateError: The output belongs to another configuration or manifest, or another process is writing it.
-        EnvironmentFault: The machine failed; the same command resumes.
+        EnvironmentFault: The machine or the network failed; the same command resumes.
     """
     started = time.monotonic()
+    store = ObjectStore(storage) if storage else None
+    output = open_output(parse_location(out), writer=writer, store=store)
     build_pipeline(config)
     manifests = open_manifests(corpus, config)  # before anything is written: a misspelt path creates no folder
     for manifest in manifests.values():
         if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
             check_manifest(manifest)
         yield from (Note(message=note) for note in manifest.notes)
-    output = OutputFolder(path=out, writer=writer)
-    with lock_output(output):
+    with lock_output(output) as check_lease:
         if config.rebuild:
             remove_output(output)
         remove_temp_files(output)
@@ -75,15 +95,18 @@ def prepare_corpus(corpus: Path, out: Path, config: PrepareConfig, *, writer: At
             plan = yield from _open_or_make_plan(workers, output, manifests, config)
             with writer.file(output.settings) as file:
                 file.write(dump_config(replace(config, rebuild=False), "prepare").encode())
+            output.upload(output.settings)
             counts = RunCounts(num_rows=plan.num_rows, started=started)
             missing = yield from _find_missing(plan, config, counts)
             yield _plan_made(plan, len(missing), config)
             yield from _write_shards(workers, missing, config, counts)
         remove_temp_files(output)  # of workers that died in this run
         check_kept(corpus, counts, config)
+        check_lease()
         totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
         shutil.rmtree(output.heartbeats)
         output.worker_log.unlink(missing_ok=True)
+        empty_work_folder(output)
     yield as_done(totals, counts)
 
 
@@ -93,7 +116,7 @@ def _open_or_make_plan(
     plan = open_plan(output, manifests, config)
     if plan is None:
         if output.plan.exists():
-            message = f"{output.path}: another version of whisper-shard began it; everything is prepared again"
+            message = f"{output.shown}: another version of whisper-shard began it; everything is prepared again"
             yield Note(message=message)
             remove_output(output)
         plan = yield from _make_plan(workers, output, manifests, config)
@@ -132,28 +155,32 @@ def _find_missing(plan: Plan, config: PrepareConfig, counts: RunCounts) -> Gener
     for split in plan.splits:
         (split.folder / "shards").mkdir(parents=True, exist_ok=True)
         split.output.receipts(split.name).mkdir(parents=True, exist_ok=True)
-        stale = list[str]()
-        found = [shard for shard in split.shards() if not _is_finished(shard, config, counts, stale)]
+        stale, sizes = list[str](), split.output.tar_sizes(split.name)
+        found = [shard for shard in split.shards() if not _is_finished(shard, config, counts, stale, sizes)]
         yield from (Note(message=message) for message in _shorten(stale, split))
         if found:
             # A dataset without all of its shards must not look finished.
-            (split.folder / DATASET_NAME).unlink(missing_ok=True)
+            split.output.remove(split.folder / DATASET_NAME)
         missing += found
     return missing
 
 
-def _is_finished(shard: ShardPlan, config: PrepareConfig, counts: RunCounts, stale: list[str]) -> bool:
+def _is_finished(
+    shard: ShardPlan, config: PrepareConfig, counts: RunCounts, stale: list[str], sizes: Mapping[str, int]
+) -> bool:
     """Return whether a shard has a valid receipt, and count it; remove a stale receipt and add the reason to a list."""
     receipt = read_receipt(shard.receipt)
     if receipt is None:
+        if shard.receipt.exists():
+            shard.split.output.remove(shard.receipt)
         return False
-    reason = find_staleness(receipt, shard, config)
+    reason = find_staleness(receipt, shard, config, tar_bytes=sizes.get(shard.tar.name, 0))
     if reason is None:
         counts.add(count_receipt(receipt, shard.split.corpus), is_earlier=True)
         return True
     stale.append(f"{shard.split.name} shard {shard.number:06d} is prepared again: {reason}")
     # Before the new tar is written: a kill after that must not leave a new tar with an old receipt of the same size.
-    shard.receipt.unlink()
+    shard.split.output.remove(shard.receipt)
     return False
 
 

@@ -127,18 +127,26 @@ def write_shard(task: ShardTask) -> ShardResult:
     """Prepare the rows of a shard, commit the tar, then its receipt.
 
     Raises:
-        EnvironmentFault: The machine failed: disk full, I/O error.
+        EnvironmentFault: The machine failed: disk full, I/O error, network.
+        StateError: Another process writes into the same bucket.
         MemoryError: The shard and a recording together do not fit into the memory of a worker.
     """
+    output = task.shard.split.output
+    if task.is_retry:  # its worker may have died right after it had committed the shard
+        output.remove(task.shard.receipt)
     outcomes, encoded = list[RowOutcome](), list[_EncodedUtterance]()
     for prepared in _prepare_rows(task):
         outcomes.append(_as_outcome(prepared))
         if isinstance(prepared.result, Utterance):
             encoded.append(_encode(prepared.result, task.config))
     info, index_rows = _write_tar(task.shard, sorted(encoded, key=_by_length), suffix=task.config.codec)
-    # The tar is safely on the disk before its receipt exists. A kill in between costs this shard's work, nothing else.
+    if encoded:
+        output.upload(task.shard.tar)
+    # The tar is safely in its place before its receipt exists. A kill in between costs this shard's work, nothing else.
     receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index_rows=index_rows)
     write_receipt(task.shard, receipt)
+    if output.remote:
+        task.shard.tar.unlink(missing_ok=True)
     return ShardResult(number=task.number, counts=count_receipt(receipt, task.corpus))
 
 
@@ -215,7 +223,7 @@ def _write_tar(
 ) -> tuple[ShardInfo, list[IndexRow]]:
     """Write the tar of a shard, or remove an old one if there are no utterances."""
     if not utterances:
-        shard.tar.unlink(missing_ok=True)
+        shard.split.output.remove(shard.tar)
         return ShardInfo(name=shard.name, num_bytes=0, sha256="", num_utterances=0), []
     with shard.split.output.writer.file(shard.tar) as file:
         writer = ShardWriter(file, shard=shard.number)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from whisper_shard.errors import ConfigError, StateError
 from whisper_shard.storage.atomic import as_environment_fault
+from whisper_shard.storage.location import Location
 
 
 @contextmanager
-def hold_lock(lock: Path, *, folder: Path, name: str, doing: str) -> Iterator[None]:
+def hold_lock(lock: Path, *, folder: Path | Location, name: str, doing: str) -> Iterator[None]:
     """Create the folder of a lock file, and hold the lock.
 
     Args:
@@ -31,7 +32,7 @@ def hold_lock(lock: Path, *, folder: Path, name: str, doing: str) -> Iterator[No
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{folder}: is a file, or lies below one; the {name} must be a folder") from error
     except OSError as error:
-        raise as_environment_fault(error, folder) from error
+        raise as_environment_fault(error, folder if isinstance(folder, Path) else lock.parent) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

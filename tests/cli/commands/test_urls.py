@@ -91,7 +91,7 @@ def test_train(url, folder, tmp_path, capsys, part):
     ("command", "message"),
     [
         (["prepare", "s3://in/corpus.csv", "out"], "CORPUS s3://in/corpus.csv: only a local path can be used here"),
-        (["prepare", "corpus.csv", "s3://out/data"], "OUT s3://out/data: only a local path can be used here"),
+        (["prepare", "corpus.csv", "https://out/data"], "OUT https://out/data: https can only be read; give a bucket"),
         (["train", "s3://in/data", "https://out/run"], "RUN https://out/run: https can only be read; give a bucket"),
         (["score", "tiny", "DATASET", "--out", "az://out/score"], "--out az://out/score: only a local path"),
         (["bench", "DATASET", "--out", "s3://out/score"], "--out s3://out/score: only a local path"),

@@ -8,7 +8,7 @@ from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say
 from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.storage.location import local_path
+from whisper_shard.storage.location import Location, local_path, parse_location
 
 if TYPE_CHECKING:
     from whisper_shard.prepare import events
@@ -19,7 +19,7 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     """Prepare a corpus, or resume; with --dry-run, only print what would be done."""
     from whisper_shard.prepare.estimate import estimate_corpus
 
-    source, output = local_path(corpus, what="CORPUS"), local_path(out, what="OUT")
+    source, output = local_path(corpus, what="CORPUS"), parse_location(out)
     if config.dry_run:
         for line in describe_estimate(estimate_corpus(source, config)):
             say(line)
@@ -27,7 +27,7 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     return _prepare(config, corpus=source, out=output)
 
 
-def _prepare(config: PrepareConfig, *, corpus: Path, out: Path) -> int:
+def _prepare(config: PrepareConfig, *, corpus: Path, out: Location) -> int:
     from whisper_shard.prepare import events
     from whisper_shard.prepare.run import prepare_corpus
 
@@ -44,12 +44,12 @@ def _prepare(config: PrepareConfig, *, corpus: Path, out: Path) -> int:
                 case events.Done():
                     done = event
     for name, split in done.splits.items():
-        say(describe_split(out / name, split))
+        say(describe_split(out.join(name), split))
     if is_finished:
-        say(f"nothing was left to prepare; `whisper-shard verify {out / 'train'}` reads every byte again")
+        say(f"nothing was left to prepare; `whisper-shard verify {out.join('train')}` reads every byte again")
     else:
         speed = f"{done.audio_seconds_per_second:,.0f} x real time"
-        say(f"done in {describe_duration(done.seconds)}, {speed}; see {out / 'train' / 'report.html'}")
+        say(f"done in {describe_duration(done.seconds)}, {speed}; see {out.join('train', 'report.html')}")
     return 0
 
 
@@ -108,7 +108,7 @@ COMMAND = Command(
     config=PrepareConfig,
     positionals={
         "corpus": "CSV, JSON, Parquet or folder with audio paths and transcripts; see docs/corpora.md",
-        "out": "output folder; the same command again resumes",
+        "out": "output folder, local or a URL; the same command again resumes",
     },
     run=run_prepare,
 )
