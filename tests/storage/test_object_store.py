@@ -133,7 +133,7 @@ class TestFaults:
         assert piece.num_requests == s3.num_gets() == fault["times"] + 1
 
     def test_a_download_that_breaks_again_goes_on_where_it_broke(self, s3, location):
-        s3.inject("reset", after_bytes=3_000_000, times=3)
+        s3.inject("cut", after_bytes=3_000_000, times=3)  # a reset would also discard what the client has not read yet
         assert read(PATIENT, location, 0, 8_500_000) == DATA[:8_500_000]
         begins = [int(byte_range.split("=")[1].split("-")[0]) for _, _, byte_range in s3.requests]
         assert begins[:2] == [0, 0]

@@ -34,7 +34,7 @@ def test_finished_run_answers_at_once(finished, task):
     events = []
     again = train_model(task, run, config, events.append)
     assert again == report
-    assert events == [AlreadyOver(run=run)]
+    assert events == [AlreadyOver(run=str(run))]
 
 
 def test_settings_of_speed_may_change_others_may_not(finished, task):
