@@ -194,6 +194,7 @@ def test_encodings_are_recognized(tmp_path, encoding):
     assert [row.transcript for row in rows] == [line.split(",")[1] for line in lines[1:]]
     noted = [note for note in notes_of(path) if "not UTF-8" in note]
     assert len(noted) == (not encoding.startswith("utf-8"))
+    assert any(" is CSV in " in note for note in notes_of(path))
 
 
 def test_an_encoding_is_believed(tmp_path):
@@ -228,7 +229,7 @@ def test_columns_of_any_name_are_told_by_what_is_in_them(tmp_path):
         ("2.mp3", "Good night", {"who": "Bob"}),
     ]
     assert notes_of(path) == [
-        "c.csv is CSV separated by commas: audio paths from 'clip', transcripts from 'said'; carried along: 'who'"
+        "c.csv is CSV in UTF-8, separated by commas, with a header: audio paths from 'clip', transcripts from 'said'; carried along: 'who'"
     ]
 
 

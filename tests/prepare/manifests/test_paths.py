@@ -18,7 +18,7 @@ def test_backslashes_are_read_as_slashes(tmp_path):
     touch(tmp_path, "clips/a.wav", "odd\\name.wav")
     finder = PathFinder(tmp_path)
     assert finder.find_all(["clips\\a.wav", "odd\\name.wav", "clips\\none.wav"]) == ["clips/a.wav", None, None]
-    assert finder.notes() == ["1 audio path with backslashes were read with slashes, such as 'clips\\\\a.wav'"]
+    assert finder.notes() == ["1 audio path with backslashes, read with slashes, such as 'clips\\\\a.wav'"]
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
@@ -40,7 +40,7 @@ def test_missing_suffixes_are_found(tmp_path):
         "utt.004.mp3",
         None,
     ]
-    assert finder.notes() == ["4 audio paths without a suffix were found with one, such as 'utt1'"]
+    assert finder.notes() == ["4 audio paths without a suffix, found with one, such as 'utt1'"]
     # A file that comes later is noticed by its expected name.
     assert finder.find("utt9") == "utt9.mp3"
 
@@ -69,5 +69,5 @@ def test_rows_keep_their_source_and_get_the_path_of_the_file(tmp_path):
     assert (row.source, row.file, row.path) == ("a", "wavs/a.flac", f"{tmp_path}/wavs/a.flac")
     assert [note.split(":")[0] for note in notes_of(path)[1:]] == [
         f"audio paths are relative to {tmp_path}/wavs",
-        "1 audio path without a suffix were found with one, such as 'a'",
+        "1 audio path without a suffix, found with one, such as 'a'",
     ]

@@ -136,8 +136,10 @@ def find_layout(path: Path, head: bytes, config: PrepareConfig) -> tuple[CsvLayo
 
 def _describe(path: Path, layout: CsvLayout, *, has_header: bool) -> str:
     separated = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
-    header = "" if has_header else " and without a header (its columns are counted from 1)"
-    return f"{path.name} is CSV separated by {separated}{header}: {layout.columns.describe(layout.names)}"
+    header = "with a header" if has_header else "without a header (its columns are counted from 1)"
+    encoding = "Windows-1252" if layout.encoding == "cp1252" else layout.encoding.upper()
+    columns = layout.columns.describe(layout.names)
+    return f"{path.name} is CSV in {encoding}, separated by {separated}, {header}: {columns}"
 
 
 def read_batches(

@@ -8,11 +8,19 @@ from typing import Protocol
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError, ManifestError, suggest
+from whisper_shard.prepare.manifests.audiofolder import AudioFolder
+from whisper_shard.prepare.manifests.common_voice import CommonVoice
 from whisper_shard.prepare.manifests.csv import Csv
 from whisper_shard.prepare.manifests.encoding import read_head
 from whisper_shard.prepare.manifests.json import Json
+from whisper_shard.prepare.manifests.kaldi import Kaldi
+from whisper_shard.prepare.manifests.lhotse import Lhotse
+from whisper_shard.prepare.manifests.librispeech import LibriSpeech
+from whisper_shard.prepare.manifests.ljspeech import LJSpeech
 from whisper_shard.prepare.manifests.manifest import Manifest
+from whisper_shard.prepare.manifests.mls import Mls
 from whisper_shard.prepare.manifests.parquet import Parquet, expand_pattern
+from whisper_shard.prepare.manifests.voxpopuli import VoxPopuli
 
 
 class ManifestFormat(Protocol):
@@ -42,6 +50,14 @@ class ManifestFormat(Protocol):
 
 
 FORMATS: dict[str, ManifestFormat] = {
+    "kaldi": Kaldi(),
+    "lhotse": Lhotse(),
+    "librispeech": LibriSpeech(),
+    "ljspeech": LJSpeech(),
+    "common_voice": CommonVoice(),
+    "mls": Mls(),
+    "voxpopuli": VoxPopuli(),
+    "audiofolder": AudioFolder(),
     "parquet": Parquet(),
     "json": Json(),
     "csv": Csv(),

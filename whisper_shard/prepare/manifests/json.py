@@ -21,7 +21,7 @@ from whisper_shard.prepare.manifests.encoding import find_encoding, open_text
 from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.manifests.paths import PathFinder, find_folder
 from whisper_shard.prepare.manifests.rows import BATCH_ROWS
-from whisper_shard.prepare.manifests.table import make_table
+from whisper_shard.prepare.manifests.table import dump_extra, make_table
 from whisper_shard.storage.atomic import sha256_of_file
 
 SAMPLE_ROWS = 100
@@ -176,9 +176,5 @@ def _as_table(
     used = columns.used
     values = {name: [row.get(name) for row in rows] for name in (*used, columns.duration) if name}
     values[columns.audio] = [_path_of(value) for value in values[columns.audio]]
-    extra = [_dump({name: value for name, value in row.items() if name not in used}) for row in rows]
+    extra = [dump_extra(row, used) for row in rows]
     return make_table(columns, values, first_row=first_row, finder=finder, faults=faults, extra=extra)
-
-
-def _dump(extra: Mapping[str, Any]) -> str | None:
-    return json.dumps(extra, ensure_ascii=False) if extra else None

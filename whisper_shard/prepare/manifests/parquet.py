@@ -6,7 +6,6 @@ the files of the training split are taken and the other splits named in a note.
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
 from whisper_shard.prepare.manifests.columns import Columns, choose_columns
 from whisper_shard.prepare.manifests.embedded import AudioColumn, find_audio_column
+from whisper_shard.prepare.manifests.folders import find_first, find_split, walk_files
 from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.manifests.paths import PathFinder, find_folder
 from whisper_shard.prepare.manifests.table import make_table
@@ -28,17 +28,7 @@ SAMPLE_ROWS = 100
 """Rows by which the columns are found out."""
 BATCH_ROWS = 10_000
 """Rows of a batch, at most; a batch lies in one row group."""
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""Words by which a hub knows the split of a file, in its name or that of a folder.
-
-Source: datasets.data_files, https://huggingface.co/docs/datasets/repository_structure
-"""
 _FOOTER_BYTES = 8  # length of the footer, and the magic number
-_NOT_A_WORD = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +58,7 @@ class Parquet:
 
     def recognizes(self, path: Path, head: bytes, /) -> bool:
         """Return whether it is a Parquet file, or a folder with some in it."""
-        return head.startswith(MAGIC) or (path.is_dir() and next(path.rglob("*.parquet"), None) is not None)
+        return head.startswith(MAGIC) or (path.is_dir() and find_first(path, _is_parquet) is not None)
 
     def open(self, path: Path, _head: bytes, config: PrepareConfig, /) -> Manifest:
         """Find out the files and the columns."""
@@ -96,8 +86,8 @@ def find_files(folder: Path) -> tuple[list[Path], list[str]]:
         ManifestError: The folder has several data sets, or no split for training.
     """
     splits = dict[str, list[Path]]()
-    for file in sorted(folder.rglob("*.parquet")):
-        splits.setdefault(_split_of(file.relative_to(folder)), []).append(file)
+    for file in walk_files(folder, _is_parquet):
+        splits.setdefault(find_split(file.relative_to(folder)), []).append(file)
     if "train" not in splits and len(splits) > 1:
         found = ", ".join(_describe_files(files) for _, files in sorted(splits.items()))
         raise ManifestError(f"{folder}: no split is called train; name one of {found}")
@@ -111,18 +101,13 @@ def find_files(folder: Path) -> tuple[list[Path], list[str]]:
     ]
 
 
+def _is_parquet(name: str) -> bool:
+    return name.endswith(".parquet")
+
+
 def expand_pattern(path: Path) -> list[Path]:
     """Return the files that a path with ``*`` in its last part means, or the file itself."""
     return [path] if "*" not in path.name or path.exists() else sorted(path.parent.glob(path.name))
-
-
-def _split_of(path: Path) -> str:
-    for part in reversed(path.with_suffix("").parts):
-        words = _NOT_A_WORD.split(part.lower())
-        for split, names in SPLITS.items():
-            if set(names) & set(words):
-                return split
-    return "train"
 
 
 def _describe_files(files: Sequence[Path]) -> str:

@@ -22,9 +22,9 @@ SAMPLE_PATHS = 20
 _MAX_SUBFOLDERS = 100
 _ANY_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _WORDS = {
-    "backslashes": "with backslashes were read with slashes",
-    "form": "were found under the other Unicode form of their names (NFC or NFD)",
-    "suffix": "without a suffix were found with one",
+    "backslashes": "with backslashes, read with slashes",
+    "form": "found under the other Unicode form of the name (NFC or NFD)",
+    "suffix": "without a suffix, found with one",
 }
 
 

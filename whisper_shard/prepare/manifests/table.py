@@ -6,14 +6,16 @@ Every format ends here, so that times, channels, paths and extra columns mean th
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from whisper_shard.prepare.manifests.columns import Columns
 from whisper_shard.prepare.manifests.paths import PathFinder
-from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.prepare.manifests.rows import BATCH_ROWS, MANIFEST_SCHEMA
 
 CLOCK_TOLERANCE_SECONDS = 0.25
 """How much ``end`` may differ from ``start`` plus ``duration``."""
@@ -70,6 +72,46 @@ def make_table(
         },
         schema=MANIFEST_SCHEMA,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of a manifest that is not read column by column."""
+
+    values: Mapping[str, Any]
+    """What it holds, by column; what has no meaning is carried along."""
+    fault: tuple[str, str] | None = None
+    """Reason and detail, if it cannot be used."""
+
+
+def make_tables(
+    columns: Columns, lines: Iterable[Line], finder: PathFinder, *, batch_rows: int = BATCH_ROWS
+) -> Iterator[pa.Table]:
+    """Yield rows as tables in MANIFEST_SCHEMA of up to ``batch_rows`` rows.
+
+    Args:
+        columns: What the columns mean.
+        lines: The rows, in order.
+        finder: Finds the audio files.
+        batch_rows: Rows that are in memory at once.
+    """
+    used, num_rows, remaining = columns.used, 0, iter(lines)
+    while batch := list(islice(remaining, batch_rows)):
+        yield make_table(
+            columns,
+            {name: [line.values.get(name) for line in batch] for name in (*used, columns.duration) if name},
+            first_row=num_rows,
+            finder=finder,
+            faults={i: line.fault for i, line in enumerate(batch) if line.fault},
+            extra=[dump_extra(line.values, used) for line in batch],
+        )
+        num_rows += len(batch)
+
+
+def dump_extra(values: Mapping[str, Any], used: Collection[str]) -> str | None:
+    """Return the JSON of what is carried along, or None if there is nothing."""
+    extra = {name: value for name, value in values.items() if name not in used}
+    return json.dumps(extra, ensure_ascii=False, default=str) if extra else None
 
 
 class _Rows:
