@@ -229,7 +229,8 @@ def test_columns_of_any_name_are_told_by_what_is_in_them(tmp_path):
         ("2.mp3", "Good night", {"who": "Bob"}),
     ]
     assert notes_of(path) == [
-        "c.csv is CSV in UTF-8, separated by commas, with a header: audio paths from 'clip', transcripts from 'said'; carried along: 'who'"
+        "c.csv is CSV in UTF-8, separated by commas, with a header: audio paths from 'clip', transcripts from 'said'; "
+        "carried along: 'who'"
     ]
 
 
