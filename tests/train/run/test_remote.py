@@ -15,12 +15,13 @@ import pytest
 from tests.s3 import BUCKET
 from tests.train.running import Kill, _Killer, final_weights, lasting_metrics, of_kind, tiny_config
 from whisper_shard.errors import ConfigError, EnvironmentFault, StateError
+from whisper_shard.storage.lease import LEASE_SECONDS
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
 from whisper_shard.train.events import AlreadyOver, Stepped
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.run.remote import LEASE_SECONDS, RemoteRun, work_folder
+from whisper_shard.train.run.remote import RemoteRun, work_folder
 
 ROOT = Path(__file__).parents[3]
 

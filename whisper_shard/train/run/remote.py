@@ -8,30 +8,26 @@ The bucket holds a lease, an object that names the process that trains: a second
 """
 
 import hashlib
-import json
 import os
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whisper_shard.errors import ConfigError, EnvironmentFault, StateError
-from whisper_shard.storage.atomic import as_environment_fault, json_bytes
+from whisper_shard.errors import ConfigError, EnvironmentFault
+from whisper_shard.storage.atomic import as_environment_fault
+from whisper_shard.storage.lease import hold_lease
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.train.events import Event, Progress, Saved
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.context import RunContext
 
-LEASE_SECONDS = 180.0
-"""A lease that was not renewed for so long belongs to a process that is gone."""
 _LEASE_NAME = "lease.json"
-_SMALL_BYTES = 1 << 20  # train.json and the lease
+_SMALL_BYTES = 1 << 20  # such as train.json
 _LAST = ("state.json", "report.json")  # uploaded last in their folders, removed first: they say that all is there
 _UNKNOWN = (-1, -1)
 _NOT_UPLOADED = (".lock", ".tmp.")
@@ -163,56 +159,17 @@ class RemoteRun:
         Raises:
             StateError: Another process trains into it.
             EnvironmentFault: The network fails.
-            ConfigError: Bucket, credentials or endpoint are wrong, or the place can only be read.
+            ConfigError: Bucket, credentials or endpoint are wrong.
         """
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "began": time.time()}
-        self._take_lease(mine)
-        ended = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(mine, ended), name="run-lease", daemon=True)
-        renewing.start()
-        try:
-            yield
-        finally:
+        with hold_lease(
+            self.location.join(_LEASE_NAME), self.store, folder=self.location, name="run", doing="training"
+        ) as lease:
             try:
-                self.wait()
-                self.push()
+                yield
             finally:
-                ended.set()
-                renewing.join()
-                self.store.delete(self.location.join(_LEASE_NAME))
-
-    def _take_lease(self, mine: Mapping[str, Any]) -> None:
-        place = self.location.join(_LEASE_NAME)
-        for _ in range(2):
-            try:
-                self.store.put(place, json_bytes({**mine, "time": time.time()}), if_absent=True)
-            except FileExistsError:
-                if (holder := self._live_holder()) is not None:
-                    raise StateError(
-                        f"{self.location}: process {holder.get('pid')} of {holder.get('host')} is training into it "
-                        f"right now; wait until it ends, or choose another run folder; if that machine was lost, the "
-                        f"run is free {LEASE_SECONDS:.0f} s after its last sign of life"
-                    ) from None
-                self.store.delete(place)
-            else:
-                return
-        raise StateError(f"{self.location}: another process has just begun to train into it; choose another run folder")
-
-    def _live_holder(self) -> Mapping[str, Any] | None:
-        """Return who holds the lease; None: nobody, or a process that is gone."""
-        try:
-            holder: dict[str, Any] = json.loads(self._read(_SMALL_BYTES, _LEASE_NAME))
-            is_fresh = time.time() - float(holder["time"]) < LEASE_SECONDS
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
-            return None
-        return holder if is_fresh else None
-
-    def _renew(self, mine: Mapping[str, Any], ended: threading.Event) -> None:
-        while not ended.wait(LEASE_SECONDS / 3):
-            with suppress(EnvironmentFault, ConfigError):  # where the network fails, the upload says so
-                self.store.put(self.location.join(_LEASE_NAME), json_bytes({**mine, "time": time.time()}))
+                self.wait()
+                lease.check()
+                self.push()
 
     def _read(self, max_bytes: int, name: str) -> bytes:
         return self.store.get(self.location.join(name), max_bytes=max_bytes)
