@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from whisper_shard.version import __version__
 
 if TYPE_CHECKING:
+    from whisper_shard.config.index import IndexConfig as IndexConfig
     from whisper_shard.config.prepare import PrepareConfig as PrepareConfig
     from whisper_shard.config.score import ScoreConfig as ScoreConfig
     from whisper_shard.config.stream import StreamConfig as StreamConfig
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
+    from whisper_shard.prepare.tars.run import index_tars as index_tars
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
     from whisper_shard.storage.stores import StorageConfig as StorageConfig
@@ -48,12 +50,14 @@ if TYPE_CHECKING:
 _HOMES = {
     # settings
     "PrepareConfig": "config.prepare",
+    "IndexConfig": "config.index",
     "StreamConfig": "config.stream",
     "TrainConfig": "config.train",
     "ScoreConfig": "config.score",
     "BenchConfig": "config.tools",
     # prepare a corpus; open and verify a dataset
     "prepare_corpus": "prepare.run",
+    "index_tars": "prepare.tars.run",
     "open_dataset": "dataset.index",
     "Dataset": "dataset.index",
     "verify_dataset": "dataset.verify",

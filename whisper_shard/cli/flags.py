@@ -18,7 +18,7 @@ from whisper_shard.config.plugins import list_plugin_settings
 from whisper_shard.config.settings import list_settings, replace_settings
 from whisper_shard.errors import ConfigError, suggest
 
-TABLES = ("prepare", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
+TABLES = ("prepare", "index", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
 """Tables that a TOML file can have: the commands."""
 _REWORDED = (
     (r"Missing from .*?: ", "needs "),

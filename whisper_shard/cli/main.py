@@ -107,7 +107,7 @@ def _handle_os_error(error: OSError) -> int:
 def _how_to_continue(argv: Sequence[str]) -> str:
     if "--rebuild" in argv:
         return "run the same command without --rebuild to resume"
-    if argv[:1] in (["prepare"], ["train"]):
+    if argv[:1] in (["prepare"], ["index"], ["train"]):
         return "run the same command again to resume"
     return "run the same command again to start over"
 

@@ -8,12 +8,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import join, normpath
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from whisper_shard.errors import DatasetError, suggest
+from whisper_shard.errors import ConfigError, DatasetError, suggest
 from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 
@@ -21,6 +22,9 @@ DATASET_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"
 LENGTHS_NAME = "lengths.arrow"
 FORMAT_VERSION = 1
+"""Of datasets whose shards this package wrote."""
+FOREIGN_VERSION = 2
+"""Of indexes of tars that others wrote."""
 MAX_BYTES = 64 << 20
 """Longest dataset.json that is read: enough for 300,000 shards."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -43,6 +47,24 @@ class ShardInfo:
     """Digest of the tar."""
     num_utterances: Count
     """Utterances in it."""
+
+    @property
+    def cached_name(self) -> str:
+        """Path of a copy, relative to the folder of the copies of the dataset."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignShard(ShardInfo):
+    """A tar that others wrote."""
+
+    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,4000}\.tar\Z")]
+    """Path relative to the dataset, or absolute, or a URL; see `locate_shard`."""
+
+    @property
+    def cached_name(self) -> str:
+        """Path of a copy: its own path may lead anywhere."""
+        return f"shards/{self.sha256}.tar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +112,31 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """What is known of all tars that others wrote."""
+
+    texts: Literal["members", "nemo", "shar"]
+    """Where the texts come from: members of the tars, NeMo manifests, or the cuts of Lhotse Shar."""
+    npy_sample_rate: Annotated[int, Meta(ge=1_000, le=768_000)]
+    """Hz of the npy members, which do not say it themselves."""
+    suffixes: Mapping[str, Count] = field(default_factory=dict)
+    """Utterances by suffix of their audio member."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignDescription(Description):
+    """The fields of dataset.json of an index of foreign tars."""
+
+    shards: tuple[ForeignShard, ...]
+    """In order of shard number."""
+    foreign: Foreign
+    """What is known of all of them."""
+
+
+_DESCRIPTIONS: Mapping[int, type[Description]] = {FORMAT_VERSION: Description, FOREIGN_VERSION: ForeignDescription}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Version:
     format_version: int
 
@@ -115,11 +162,12 @@ def read_description(
         raise DatasetError(f"{path}: sha256 is {found}, but {sha256} is required: this is another dataset")
     try:
         version = msgspec.json.decode(content, type=_Version).format_version
-        if version != FORMAT_VERSION:
+        if version not in _DESCRIPTIONS:
+            known = " and ".join(map(str, _DESCRIPTIONS))
             raise DatasetError(
-                f"{path}: format version {version}, this program reads {FORMAT_VERSION}; use the version that wrote it"
+                f"{path}: format version {version}, this program reads {known}; use the version that wrote it"
             )
-        description = msgspec.json.decode(content, type=Description)
+        description: Description = msgspec.json.decode(content, type=_DESCRIPTIONS[version])
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not a dataset description ({error}); prepare the dataset again") from error
     if (num_utterances := sum(s.num_utterances for s in description.shards)) != description.totals.num_utterances:
@@ -128,6 +176,32 @@ def read_description(
             "prepare the dataset again"
         )
     return description
+
+
+def locate_shard(dataset: Location, shard: ShardInfo) -> Location:
+    """Return where a shard lies.
+
+    A tar that others wrote may lie outside of the dataset's folder. Even so, a dataset.json from anywhere can make its
+    reader do no more than open a regular file or an object named ``*.tar``, compare its size, and hand to a decoder
+    bytes whose checksum the index knew already. One in object storage cannot name files of this machine.
+
+    Raises:
+        DatasetError: The name is one that `whisper-shard index` does not write.
+    """
+    if not isinstance(shard, ForeignShard):
+        return dataset.join(shard.name)
+    name = shard.name
+    try:
+        if "://" in name:
+            if not (location := parse_location(name)).is_local:
+                return location
+        elif dataset.is_local:
+            return Location(dataset.scheme, "", str(Path(dataset.key, name)))
+        elif not name.startswith("/"):
+            return Location(dataset.scheme, dataset.bucket, "").join(normpath(join(dataset.key, name)))
+    except ConfigError as error:
+        raise DatasetError(f"{dataset}: names the tar {name!r} ({error}); index the tars again") from error
+    raise DatasetError(f"{dataset}: names the tar {name!r}, which it cannot reach; index the tars again")
 
 
 def read_description_bytes(folder: Location, store: ObjectStore) -> bytes:

@@ -22,13 +22,15 @@ from whisper_shard.dataset.description import (
     LENGTHS_NAME,
     Description,
     FileInfo,
+    ForeignDescription,
     ShardInfo,
+    locate_shard,
     read_description,
 )
 from whisper_shard.dataset.index_copy import copy_index
 from whisper_shard.dataset.index_file import IndexFile, check_lengths, read_lengths, reading
-from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, Place
-from whisper_shard.dataset.shard import BLOCK, MAX_MEMBER_BYTES
+from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, ForeignDetails, Place
+from whisper_shard.dataset.shard import BLOCK, MAX_FOREIGN_BYTES, MAX_MEMBER_BYTES
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
 from whisper_shard.storage.location import Location, parse_location
@@ -38,6 +40,8 @@ from whisper_shard.storage.stores import StorageConfig
 _PIECE_ROWS = 50_000  # rows read together: enough that a row group's own cost is all there is
 _HASHED_BYTES = 64 << 20  # of an index at each opening, 0.1 s; what is longer is checked page by page, as it is read
 _CACHED_SHARDS = 512  # shards whose places a reader keeps
+_BRIDGED_BYTES = 16 << 10  # between two audio members, that are read along: header, padding and text
+_PLACES = ("audio_offset", "audio_bytes", "json_offset", "json_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,16 @@ class Dataset:
     def shards(self) -> tuple[ShardInfo, ...]:
         """In order of shard number."""
         return self.description.shards
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the shards are tars that others wrote."""
+        return isinstance(self.description, ForeignDescription)
+
+    @property
+    def shard_scheme(self) -> str:
+        """``file``, or the scheme of the URLs at which the shards lie."""
+        return self.shard_location(0).scheme if self.shards else self.location.scheme
 
     @property
     def index_sha256(self) -> str:
@@ -107,8 +121,12 @@ class Dataset:
         return codes
 
     def shard_location(self, shard: int) -> Location:
-        """Return where shard number ``shard`` lies."""
-        return self.location.join(self.shards[shard].name)
+        """Return where shard number ``shard`` lies.
+
+        Raises:
+            DatasetError: It is a tar that others wrote, and its name is one that no index should hold.
+        """
+        return locate_shard(self.location, self.shards[shard])
 
     def shard_path(self, shard: int) -> Path:
         """Return the path of shard number ``shard`` of a local dataset.
@@ -142,6 +160,7 @@ class IndexReader:
         """
         self._path = dataset.folder / INDEX_NAME
         self._shards = dataset.shards
+        self._is_foreign = dataset.is_foreign
         self._ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
         self._index = dataset.open_index()
         groups = [i for i, count in enumerate(self._index.counts) if count]
@@ -169,6 +188,14 @@ class IndexReader:
         """
         return self._places(shard)
 
+    def details(self, shard: int) -> list[ForeignDetails]:
+        """Return what else a loader needs of the utterances of a foreign tar, in order.
+
+        Raises:
+            DatasetError: The index is damaged.
+        """
+        return list(map(ForeignDetails._make, zip(*self.rows(shard, *ForeignDetails._fields).values(), strict=True)))
+
     def find(self, row: int) -> tuple[int, Place]:
         """Return the shard of a row of the whole index, and the utterance's place in it.
 
@@ -187,6 +214,29 @@ class IndexReader:
         shard, position = self.locate(row)
         return str(self.rows(shard, "key")["key"][position])
 
+    def extents(self, shard: int) -> NDArray[np.int64]:
+        """Return the bytes that a loader reads for each utterance of a shard: the first, and the one after the last.
+
+        Two extents are neighbours where reading through costs less than reading twice. Shape (rows, 2).
+
+        Raises:
+            DatasetError: The index is damaged, or places an utterance outside of the shard.
+        """
+        columns = {name: np.array(values, np.int64) for name, values in self.rows(shard, *_PLACES).items()}
+        if self._is_foreign:
+            extents = _extents_of_audio(columns["audio_offset"], columns["audio_bytes"])
+        else:
+            ends = columns["json_offset"] + columns["json_bytes"]
+            extents = np.stack([columns["audio_offset"] - BLOCK, ends + -ends % BLOCK], axis=1)
+        size = self._shards[shard].num_bytes
+        if len(extents) and not (
+            extents[:, 0].min() >= 0 and np.all(extents[:, 0] < extents[:, 1]) and extents.max() <= size
+        ):
+            raise DatasetError(
+                f"{self._path}: places utterances of shard {shard} outside its {size} bytes; prepare the dataset again"
+            )
+        return extents
+
     def locate(self, row: int) -> tuple[int, int]:
         """Return (shard, row within the shard) of a row of the whole index."""
         shard = bisect_right(self._ends, row)
@@ -196,7 +246,7 @@ class IndexReader:
         places = list(map(Place._make, zip(*self.rows(shard, *Place._fields).values(), strict=True)))
         size = self._shards[shard].num_bytes
         for place in places:
-            if not _is_possible(place, size):
+            if not _is_possible(place, size, is_foreign=self._is_foreign):
                 raise DatasetError(
                     f"{self._path}: places {place.key!r} at bytes {place.audio_offset} to "
                     f"{place.json_offset + place.json_bytes} of a shard of {size} bytes, which cannot be; "
@@ -250,14 +300,25 @@ def _check_file(path: Path, info: FileInfo, *, is_hashed: bool) -> None:
     raise DatasetError(f"{path}: {state}; restore it or prepare the dataset again")
 
 
-def _is_possible(place: Place, shard_bytes: int) -> bool:
-    """Return whether two adjacent members can lie there; checked before any of the sizes is used."""
+def _is_possible(place: Place, shard_bytes: int, *, is_foreign: bool) -> bool:
+    """Return whether the members can lie there; ours are adjacent. Checked before any of the sizes is used."""
     key, audio_offset, audio_bytes, json_offset, json_bytes, *_ = place
-    is_sized = 0 <= audio_bytes <= MAX_MEMBER_BYTES and 0 <= json_bytes <= MAX_MEMBER_BYTES
+    limit = MAX_FOREIGN_BYTES if is_foreign else MAX_MEMBER_BYTES
+    is_sized = 0 <= audio_bytes <= limit and 0 <= json_bytes <= MAX_MEMBER_BYTES
     if not is_sized or audio_offset < BLOCK or place.num_samples < 0 or not KEY_PATTERN.fullmatch(key):
         return False
+    if is_foreign:
+        return max(audio_offset + audio_bytes, json_offset + json_bytes) <= shard_bytes and json_offset >= 0
     follows = audio_offset + audio_bytes + -audio_bytes % BLOCK + BLOCK
     return json_offset == follows <= shard_bytes - json_bytes
+
+
+def _extents_of_audio(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return from where to where audio members reach, and up to the next one where little lies in between."""
+    ends = offsets + sizes
+    starts = np.unique(offsets)
+    following = np.append(starts, np.iinfo(np.int64).max)[np.searchsorted(starts, offsets, side="right")]
+    return np.stack([offsets, np.where(following - ends <= _BRIDGED_BYTES, following, ends)], axis=1)
 
 
 def _share_out(counts: Sequence[int], rows: int) -> Iterator[list[int]]:

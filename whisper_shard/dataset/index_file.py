@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from whisper_shard.dataset.description import DATASET_NAME, Description
-from whisper_shard.dataset.schema import INDEX_SCHEMA, LENGTHS_SCHEMA
+from whisper_shard.dataset.description import DATASET_NAME, Description, ForeignDescription
+from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA
 from whisper_shard.errors import DatasetError
 
 MAX_ROW_BYTES = 1 << 16
@@ -51,7 +51,8 @@ class IndexFile:
                 thrift_container_size_limit=2 * len(description.shards) + 1000,
             )
             metadata = self._file.metadata
-            if not self._file.schema_arrow.equals(INDEX_SCHEMA):
+            self._schema = FOREIGN_SCHEMA if isinstance(description, ForeignDescription) else INDEX_SCHEMA
+            if not self._file.schema_arrow.equals(self._schema):
                 raise DatasetError(f"{path}: its columns are not those of an index; prepare the dataset again")
             self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         counts = [shard.num_utterances for shard in description.shards if shard.num_utterances]
@@ -89,7 +90,7 @@ class IndexFile:
 
     def _check_groups(self, groups: Sequence[int], names: Sequence[str]) -> list[str]:
         """Check sizes; return the columns of strings that a dictionary could make very long."""
-        columns = {name: INDEX_SCHEMA.get_field_index(name) for name in names}
+        columns = {name: self._schema.get_field_index(name) for name in names}
         shared = set()
         for number in groups:
             group = self._file.metadata.row_group(number)
@@ -104,7 +105,7 @@ class IndexFile:
                     raise self._impossible(number, f"is compressed with {chunk.compression}, not with ZSTD")
             if not 0 <= total <= MAX_ROW_BYTES * num_rows + _SLACK_BYTES:
                 raise self._impossible(number, f"has {total} bytes for {num_rows} rows")
-        return [name for name in shared if INDEX_SCHEMA.field(name).type == pa.string()]
+        return [name for name in shared if self._schema.field(name).type == pa.string()]
 
     def _check_strings(self, groups: Sequence[int], names: Sequence[str]) -> None:
         """Add up the lengths of strings that share a dictionary, without making them."""

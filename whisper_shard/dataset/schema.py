@@ -62,6 +62,18 @@ class IndexRow:
     """Audio path as the manifest gave it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignRow(IndexRow):
+    """A row of the index of foreign tars, whose members keep their names and formats and may lie anywhere in the tar.
+
+    ``source`` is the name of the audio member. ``json_offset``, ``json_bytes`` and ``json_crc32`` are those of the
+    member with the text, ``txt`` or ``json``; all three are 0 where the text comes from a manifest.
+    """
+
+    audio_start: Int32
+    """First sample of the utterance in the audio of its member, at 16 kHz."""
+
+
 class Place(NamedTuple):
     """Where an utterance lies in its shard and what its bytes must be: the fields of `IndexRow` that reading needs."""
 
@@ -75,13 +87,30 @@ class Place(NamedTuple):
     num_samples: int
 
 
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field(column.name, get_args(column.type)[1], nullable=column.type == OptionalText)
-        for column in fields(IndexRow)
-    ]
-)
+class ForeignDetails(NamedTuple):
+    """The fields of `ForeignRow` that a loader needs besides those of `Place`."""
+
+    source: str
+    audio_start: int
+    text: str
+    language: str | None
+    speaker: str | None
+    task: str | None
+
+
+def _schema_of(row: type[IndexRow]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field(column.name, get_args(column.type)[1], nullable=column.type == OptionalText)
+            for column in fields(row)
+        ]
+    )
+
+
+INDEX_SCHEMA = _schema_of(IndexRow)
 """The columns of index.parquet, in order."""
+FOREIGN_SCHEMA = _schema_of(ForeignRow)
+"""The columns of index.parquet for foreign tars."""
 LENGTHS_SCHEMA = pa.schema([pa.field(name, pa.int32()) for name in ("num_samples", "num_chars")])
 """The columns of lengths.arrow: those from which the order of training is planned."""
 

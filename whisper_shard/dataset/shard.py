@@ -20,6 +20,8 @@ BLOCK = 512
 """Tar headers and member bodies come in blocks of this many bytes."""
 MAX_MEMBER_BYTES = 1 << 26
 """Longest body that is read: 34 minutes of audio."""
+MAX_FOREIGN_BYTES = 1 << 30
+"""Longest audio body in a tar that others wrote: its format is theirs, and many utterances may be segments of it."""
 _TAR_REST = b"0".ljust(101, b"\0") + b"ustar\x0000" + bytes(64 + 16 + 167)
 _TAR_REST_SUM = sum(_TAR_REST) + sum(b"00000000000")
 

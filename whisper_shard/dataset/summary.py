@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from whisper_shard.audio.members import encode_wav
-from whisper_shard.audio.samples import FULL_SCALE
+from whisper_shard.audio.samples import to_float32, to_int16
+from whisper_shard.dataset.description import ForeignDescription
 from whisper_shard.dataset.index import Dataset, open_dataset
-from whisper_shard.dataset.reader import RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.reader import decode_audio, decode_json, open_reader
 from whisper_shard.dataset.search import find_key
 from whisper_shard.dataset.sources.open import open_source
 from whisper_shard.errors import DatasetError
@@ -42,7 +43,7 @@ class DatasetOverview:
     num_bytes: int
     """Bytes of all tars."""
     codec: str
-    """``npy`` or ``flac``."""
+    """``npy`` or ``flac``; the suffixes of the audio members of tars that others wrote."""
     num_chars: int
     """Code points of all texts."""
     seconds_quantiles: Mapping[str, float]
@@ -78,7 +79,7 @@ class UtteranceView:
     rms_dbfs: float
     """Root mean square, in dB below full scale."""
     record: Mapping[str, Any]
-    """All of the json member."""
+    """All of the json member; of a tar that others wrote, what the index says."""
     samples: NDArray[np.int16]
     """The audio, 16 kHz."""
 
@@ -98,7 +99,7 @@ def inspect_dataset(folder: Path | str) -> DatasetOverview:
         hours=dataset.num_samples / SAMPLE_RATE / 3600,
         num_shards=len(dataset.shards),
         num_bytes=sum(shard.num_bytes for shard in dataset.shards),
-        codec=dataset.description.codec,
+        codec=_describe_codec(dataset),
         num_chars=int(lengths["num_chars"].sum(dtype=np.int64)),
         seconds_quantiles=_describe(lengths["num_samples"] / SAMPLE_RATE),
         seconds_histogram=tuple(_count_lengths(lengths["num_samples"])),
@@ -118,22 +119,22 @@ def inspect_utterance(folder: Path | str, key: str) -> UtteranceView:
     row = find_key(dataset, key)
     if row is None:
         raise DatasetError(f"{dataset.location}: no utterance has the key {key!r}{_suggest_keys(dataset, key)}")
-    with closing(RecordReader(dataset, open_source(dataset))) as reader:
+    with closing(open_reader(dataset, open_source(dataset))) as reader:
         shard, place = reader.index.find(row)
         raw = reader.read(row)
-    samples, record = decode_audio(raw), decode_json(raw)
-    scaled = samples.astype(np.float64) / FULL_SCALE
+    waveform, record = to_float32(decode_audio(raw)), decode_json(raw)
+    scaled = waveform.astype(np.float64)
     return UtteranceView(
         key=key,
         shard=dataset.shards[shard].name,
         audio_offset=place.audio_offset,
         audio_bytes=place.audio_bytes,
         text=record["text"],
-        seconds=len(samples) / SAMPLE_RATE,
+        seconds=len(waveform) / SAMPLE_RATE,
         peak_dbfs=_as_db(float(np.abs(scaled).max(initial=0.0))),
         rms_dbfs=_as_db(float(np.sqrt(np.mean(np.square(scaled))))),
         record=record,
-        samples=samples,
+        samples=to_int16(waveform),
     )
 
 
@@ -145,6 +146,11 @@ def write_wav(view: UtteranceView, path: Path) -> None:
     """
     with atomic_file(path) as file:
         file.write(encode_wav(view.samples))
+
+
+def _describe_codec(dataset: Dataset) -> str:
+    description = dataset.description
+    return ", ".join(description.foreign.suffixes) if isinstance(description, ForeignDescription) else description.codec
 
 
 def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:

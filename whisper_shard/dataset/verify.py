@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whisper_shard.audio.foreign import foreign_decoders
 from whisper_shard.audio.members import decode_member
 from whisper_shard.dataset.description import (
     DATASET_NAME,
     INDEX_NAME,
     LENGTHS_NAME,
     FileInfo,
+    ForeignDescription,
     ShardInfo,
     has_description,
     has_own_digest,
@@ -26,8 +28,9 @@ from whisper_shard.dataset.description import (
 )
 from whisper_shard.dataset.index import Dataset, IndexReader, open_dataset
 from whisper_shard.dataset.reader import RawUtterance, decode_json, find_faults, raw_utterance
-from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, Place
+from whisper_shard.dataset.schema import KEY_PATTERN, LENGTHS_SCHEMA, ForeignDetails, Place
 from whisper_shard.dataset.shard import BLOCK
+from whisper_shard.dataset.verify_foreign import check_foreign_members
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import sha256_of_file
 from whisper_shard.storage.location import Location, parse_location
@@ -108,7 +111,8 @@ def _check_index_and_shards(dataset: Dataset) -> Iterator[Fault | ShardChecked]:
         for name, values in lengths.items():
             if values[num_utterances : num_utterances + len(places)].tolist() != rows[name]:
                 yield Fault(file=LENGTHS_NAME, key=None, detail=f"{name} differs from {INDEX_NAME} in {shard.name}")
-        yield from _check_shard(dataset, shard, places, rows)
+        details = index.details(number) if dataset.is_foreign else []
+        yield from _check_shard(dataset, number, places, rows, details)
         num_utterances += len(places)
         num_samples += sum(rows["num_samples"])
         num_bytes += shard.num_bytes
@@ -139,7 +143,8 @@ def _check_other_files(dataset: Dataset) -> Iterator[Fault]:
         if fault := _check_file(dataset, name, expected):
             yield fault
     listed = {shard.name for shard in dataset.shards}
-    for name in sorted(_list_shards(dataset) - listed):
+    # Tars that others wrote may have any neighbours.
+    for name in () if dataset.is_foreign else sorted(_list_shards(dataset) - listed):
         yield Fault(file=name, key=None, detail=f"is not listed in {DATASET_NAME}")
 
 
@@ -201,15 +206,21 @@ def _check_keys(shard: ShardInfo, rows: dict[str, list[Any]], number: int, seen:
 
 
 def _check_shard(
-    dataset: Dataset, shard: ShardInfo, places: list[Place], rows: dict[str, list[Any]]
+    dataset: Dataset, number: int, places: list[Place], rows: dict[str, list[Any]], details: list[ForeignDetails]
 ) -> Iterator[Fault]:
-    num_faults, digest, location = 0, hashlib.sha256(), dataset.location.join(shard.name)
+    num_faults, digest, shard, description = 0, hashlib.sha256(), dataset.shards[number], dataset.description
     try:
-        with _open_shard(dataset, location) as file:
+        with _open_shard(dataset, dataset.shard_location(number)) as file:
             if (size := file.num_bytes) != shard.num_bytes:
                 num_faults += 1
                 yield Fault(file=shard.name, key=None, detail=f"has {size} bytes, must have {shard.num_bytes}")
-            for key, detail in _check_members(file, digest, places, rows, dataset.description.codec):
+            found_faults: Iterator[tuple[str | None, str]]
+            if isinstance(description, ForeignDescription):
+                decoders = foreign_decoders(description.foreign.npy_sample_rate)
+                found_faults = check_foreign_members(file.read, digest, places, details, decoders)
+            else:
+                found_faults = _check_members(file, digest, places, rows, description.codec)
+            for key, detail in found_faults:
                 num_faults += 1
                 yield Fault(file=shard.name, key=key, detail=detail)
                 if num_faults >= MAX_FAULTS_A_SHARD:

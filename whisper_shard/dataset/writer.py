@@ -50,8 +50,16 @@ def write_dataset(
     write_description(folder, shards=shards, index=write_index(folder, tables), meta=meta)
 
 
-def write_index(folder: Path, tables: Iterable[pa.Table], *, writer: AtomicWriter = WRITER) -> IndexInfo:
+def write_index(
+    folder: Path, tables: Iterable[pa.Table], *, schema: pa.Schema = INDEX_SCHEMA, writer: AtomicWriter = WRITER
+) -> IndexInfo:
     """Write index.parquet, one row group a table, holding one table in memory at a time, and the lengths beside it.
+
+    Args:
+        folder: The dataset's folder.
+        tables: In ``schema``.
+        schema: INDEX_SCHEMA or FOREIGN_SCHEMA.
+        writer: Writes the files.
 
     Raises:
         EnvironmentFault: The disk is full, failing or not writable.
@@ -60,7 +68,7 @@ def write_index(folder: Path, tables: Iterable[pa.Table], *, writer: AtomicWrite
     with (
         writer.file(folder / INDEX_NAME) as file,
         pq.ParquetWriter(
-            pa.PythonFile(file, mode="w"), INDEX_SCHEMA, compression="zstd", write_page_checksum=True
+            pa.PythonFile(file, mode="w"), schema, compression="zstd", write_page_checksum=True
         ) as index_writer,
     ):
         for table in tables:

@@ -119,11 +119,16 @@ def _describe(split: SplitPlan, config: PrepareConfig, totals: SplitTotals) -> d
         "config": deciding_settings(config),
         "source": {"num_rows": totals.num_rows, "num_rejects": totals.num_rejects, "seconds": totals.seconds_in},
         "rejects": dict(totals.rejects),
-        "versions": {
-            "whisper-shard": __version__,
-            "libsndfile": LIBSNDFILE_VERSION,
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-            **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
-        },
+        "versions": library_versions(),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that made a dataset."""
+    return {
+        "whisper-shard": __version__,
+        "libsndfile": LIBSNDFILE_VERSION,
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+        **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
     }

@@ -11,7 +11,7 @@ from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError
 from whisper_shard.prepare.filters import Filter, TextLength, build_filters
-from whisper_shard.prepare.recordings import RowReader
+from whisper_shard.prepare.recordings import RecordingReader, RowReader
 from whisper_shard.prepare.text import TEXT_STYLES
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
@@ -29,7 +29,7 @@ class Pipeline:
     """Normalizes a transcript."""
     text_length: TextLength
     """Rejects texts that are too short, before the recording is opened."""
-    reader: RowReader
+    reader: RecordingReader
     """Reads the recordings; close it in the end."""
     trim_db: float
     """See PrepareConfig."""

@@ -67,7 +67,7 @@ def check_rejects(counts: RunCounts, config: PrepareConfig) -> None:
         )
 
 
-def check_kept(corpus: Path, counts: RunCounts, config: PrepareConfig) -> None:
+def check_kept(corpus: Path | str, counts: RunCounts, config: PrepareConfig) -> None:
     """Check, before the datasets are assembled, that rows were kept, and enough of them.
 
     Raises:

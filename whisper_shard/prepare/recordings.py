@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from whisper_shard.audio.decoders import decode_recording
 from whisper_shard.audio.files import open_recording, read_recording
@@ -19,6 +19,23 @@ DURATION_TOLERANCE = (0.25, 0.02)
 Encoders add and cut up to a tenth of a second of silence, and lengths are rounded; what is further off is another
 recording, or a part of one.
 """
+
+
+class RecordingReader(Protocol):
+    """Reads the audio of rows."""
+
+    def read(self, row: ManifestRow) -> Recording:
+        """Return the audio of a row.
+
+        Raises:
+            AudioError: It cannot be decoded, or is not as long as the manifest says.
+            OSError: The machine failed, not the file.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
 
 
 class RowReader:

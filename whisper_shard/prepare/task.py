@@ -4,13 +4,15 @@ The utterances of a shard are stored by length, so that those which a training s
 same length, lie together. A worker therefore holds a whole shard in memory, already encoded, before it writes it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from whisper_shard.audio.ffmpeg import load_ffmpeg
 from whisper_shard.audio.members import ENCODERS
@@ -38,8 +40,8 @@ from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utteran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """Rows for one worker to prepare; `RowsTask` or `ShardTask`."""
+class Task(ABC):
+    """Rows for one worker to prepare; one class for each kind of work."""
 
     number: int
     """As the main process counts tasks."""
@@ -49,6 +51,14 @@ class Task:
     """Recordings that must not be decoded again, by name."""
     is_retry: bool = False
     """Workers have died before: load every library first, so that no recording is charged for the time that takes."""
+
+    @abstractmethod
+    def recordings(self) -> Iterator[ManifestRow]:
+        """Yield the rows, with the paths by which their recordings are quarantined."""
+
+    @abstractmethod
+    def alone(self, row: int, *, number: int) -> "Task":
+        """Return a task for one of the rows, for which nothing is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +75,14 @@ class RowsTask(Task):
     def read_rows(self) -> pa.Table:
         """Return the rows."""
         return self.rows
+
+    def recordings(self) -> Iterator[ManifestRow]:
+        """Yield the rows."""
+        return (row for row, _ in as_rows(self.rows, folder=self.corpus))
+
+    def alone(self, row: int, *, number: int) -> "RowsTask":
+        """Return a task for one of the rows."""
+        return replace(self, number=number, rows=self.rows.filter(pc.field("row") == row), is_retry=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +105,23 @@ class ShardTask(Task):
     def read_rows(self) -> pa.Table:
         """Return the rows of the shard, in MANIFEST_SCHEMA."""
         return self.shard.read_rows()
+
+    def recordings(self) -> Iterator[ManifestRow]:
+        """Yield the rows of the shard."""
+        return self._without_shard().recordings()
+
+    def alone(self, row: int, *, number: int) -> RowsTask:
+        """Return a task for one of the rows."""
+        return self._without_shard().alone(row, number=number)
+
+    def _without_shard(self) -> RowsTask:
+        return RowsTask(
+            number=self.number,
+            config=self.config,
+            rows=self.read_rows(),
+            corpus=self.corpus,
+            heartbeats=self.heartbeats,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_shard.dataset.index import Dataset, IndexReader
-from whisper_shard.dataset.shard import BLOCK
-from whisper_shard.errors import DatasetError
 from whisper_shard.stream.timetable import Step, Timetable
 
 MAX_RUN_BYTES = 16 << 20
@@ -47,13 +45,11 @@ class Extents:
     """Where the utterances of a dataset lie in its shards."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._index = IndexReader(dataset)
         self._ends = np.cumsum([shard.num_utterances for shard in dataset.shards])
-        self._of_shard = lru_cache(_CACHED_SHARDS)(self._read)
+        self._of_shard = lru_cache(_CACHED_SHARDS)(IndexReader(dataset).extents)
 
     def locate(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (shard, first byte, byte after the last) of rows of the whole index, (N, 3); from header to padding.
+        """Return (shard, first byte, byte after the last) of rows of the whole index, (N, 3).
 
         Raises:
             DatasetError: The index is damaged.
@@ -66,18 +62,6 @@ class Extents:
             places = rows[here] - self._ends[shard]  # negative: counted from the shard's end
             found[here, 1:] = self._of_shard(shard)[places]
         return found
-
-    def _read(self, shard: int) -> NDArray[np.int64]:
-        columns = self._index.rows(shard, "audio_offset", "json_offset", "json_bytes")
-        starts = np.array(columns["audio_offset"], np.int64) - BLOCK
-        ends = np.array(columns["json_offset"], np.int64) + columns["json_bytes"]
-        info = self._dataset.shards[shard]
-        if len(starts) and not (starts.min() >= 0 and np.all(starts < ends) and ends.max() <= info.num_bytes):
-            raise DatasetError(
-                f"{self._dataset.shard_path(shard)}: the index places utterances outside its {info.num_bytes} bytes; "
-                "prepare the dataset again"
-            )
-        return np.stack([starts, ends + -ends % BLOCK], axis=1)
 
 
 class RunSequence:

@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from whisper_shard.dataset.index import Dataset
-from whisper_shard.dataset.reader import RawUtterance, RecordReader, decode_audio, decode_json
+from whisper_shard.dataset.reader import RawUtterance, UtteranceReader, decode_audio, decode_json, open_reader
 from whisper_shard.dataset.sources.protocol import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
 from whisper_shard.stream.augment.transforms import Augmentation, augment
@@ -78,10 +78,7 @@ class ReadStage:
         timetable = self.turns.timetable
         steps = self._open_steps()
         readers = [
-            [
-                RecordReader(dataset, StepSource(steps=steps, dataset=place, is_direct=direct))
-                for direct in (False, True)
-            ]
+            [open_reader(dataset, StepSource(steps=steps, dataset=place, is_direct=direct)) for direct in (False, True)]
             for place, dataset in enumerate(timetable.datasets)
         ]
         try:
@@ -109,7 +106,7 @@ class ReadStage:
             worker=worker.id if worker else 0,
         )
 
-    def _read(self, ahead: RecordReader, direct: RecordReader, row: int) -> RawUtterance:
+    def _read(self, ahead: UtteranceReader, direct: UtteranceReader, row: int) -> RawUtterance:
         """Read an utterance; where its bytes are wrong, once more from the source: they may be right in the shard."""
         try:
             raw = ahead.read(row)
@@ -120,7 +117,7 @@ class ReadStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeStage:
-    """Third stage: bytes become a waveform (int16, not copied), a text and metadata."""
+    """Third stage: bytes become a waveform (int16, not copied; float32 of a foreign tar), a text and metadata."""
 
     skip: bool
     """Let damaged utterances pass as faults of weight 0."""

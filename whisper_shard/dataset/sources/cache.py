@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.dataset.description import DATASET_NAME, ShardInfo
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.dataset.sources.protocol import Source, SourceCounts
@@ -81,7 +81,7 @@ class CacheSource:
             (self._folder / "shards").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise as_environment_fault(error, cache.folder) from error
-        self._files = LocalSource(replace(dataset, location=parse_location(self._folder)))
+        self._files = LocalSource(_copies_of(dataset, self._folder))
         self._boot_time = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._chosen = choose_shards(dataset, cache.max_bytes - cache.count_others(dataset))
         self._ready: set[int] = set()
@@ -131,7 +131,7 @@ class CacheSource:
         self._origin.close()
 
     def _path(self, shard: int) -> Path:
-        return self._folder / self._dataset.shards[shard].name
+        return self._folder / self._dataset.shards[shard].cached_name
 
     def _is_verified(self, shard: int) -> bool:
         """Return whether a shard is there, and was checked after the machine was started.
@@ -287,7 +287,7 @@ def _shrink(dataset: Dataset, folder: Path, max_bytes: int) -> None:
     """Remove shards, the last chosen first, until at most ``max_bytes`` are left."""
     excess = _count_bytes(folder) - max_bytes
     for shard in reversed(choose_shards(dataset, sum(info.num_bytes for info in dataset.shards))):
-        path = folder / dataset.shards[shard].name
+        path = folder / dataset.shards[shard].cached_name
         for present in (path.with_name(f"{path.name}.part"), path):
             if excess > 0:
                 with suppress(FileNotFoundError):
@@ -300,6 +300,15 @@ def _rank_by_hash(seed: str) -> Callable[[int], bytes]:
         return hashlib.sha256(f"{seed}/{shard}".encode()).digest()
 
     return rank
+
+
+def _copies_of(dataset: Dataset, folder: Path) -> Dataset:
+    """Return the dataset as it would be if all its shards were in the cache."""
+    shards = tuple(
+        ShardInfo(name=s.cached_name, num_bytes=s.num_bytes, sha256=s.sha256, num_utterances=s.num_utterances)
+        for s in dataset.shards
+    )
+    return replace(dataset, location=parse_location(folder), description=replace(dataset.description, shards=shards))
 
 
 def _count_bytes(folder: Path) -> int:

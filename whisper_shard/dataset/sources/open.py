@@ -21,7 +21,7 @@ SOURCES: dict[str, Callable[[Dataset], Source]] = {
     "az": ObjectStoreSource,
     "https": ObjectStoreSource,
 }
-"""By the scheme of a dataset's location."""
+"""By the scheme of the location of the shards."""
 
 
 def open_sources(config: StreamConfig) -> Callable[[Dataset], Source]:
@@ -52,5 +52,5 @@ def open_source(dataset: Dataset, *, cache: NodeCache | None = None) -> Source:
     Raises:
         EnvironmentFault: The folder of the cache cannot be made.
     """
-    source = SOURCES[dataset.location.scheme](dataset)
+    source = SOURCES[dataset.shard_scheme](dataset)
     return source if cache is None else CacheSource(dataset, source, cache)

@@ -9,15 +9,12 @@ were bystanders, so a worker that was killed from outside costs only time.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow.compute as pc
+from typing import Any, Protocol, TypeVar
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import Note
-from whisper_shard.prepare.manifests.rows import as_rows
-from whisper_shard.prepare.task import ProbeResult, RowsTask, ShardResult, ShardTask, probe_rows
+from whisper_shard.prepare.task import Task, probe_rows
 from whisper_shard.prepare.workers.heartbeat import (
     WorkerStatus,
     find_decoding,
@@ -42,22 +39,35 @@ class Tick:
     """What the workers are doing."""
 
 
-Outcome = ShardResult | ProbeResult | Tick | Note
+class Result(Protocol):
+    """What a task gives."""
+
+    @property
+    def number(self) -> int:
+        """Number of the task."""
+        ...
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def supervise(
     workers: Workers,
-    function: Callable[[Any], Any],
-    tasks: Sequence[RowsTask | ShardTask],
+    function: Callable[[AnyTask], AnyResult],
+    tasks: Sequence[AnyTask],
     config: PrepareConfig,
-) -> Iterator[Outcome]:
+    *,
+    probe: Callable[[Any], Result] = probe_rows,
+) -> Iterator[AnyResult | Tick | Note]:
     """Yield the result of every task, in any order, with ticks and notes in between.
 
     Args:
         workers: The pool.
-        function: Called with each task: `write_shard` or `probe_rows`.
+        function: Called with each task: `write_shard`, for example.
         tasks: All with different numbers.
         config: Settings: jobs and limits.
+        probe: Called with a task of one row, to find out whether its recording is to blame.
 
     Raises:
         EnvironmentFault: A task met a fault of the machine, a worker needs more memory than it may use, or workers keep
@@ -84,7 +94,7 @@ def supervise(
         except BrokenProcessPool as error:
             is_retry = True
             suspects = {
-                (status.task, status.row): _row_alone(pending[status.task], status.row, number=-number)
+                (status.task, status.row): pending[status.task].alone(status.row, number=-number)
                 for number, status in enumerate(find_decoding(read_heartbeats(workers.heartbeats)), 1)
                 if status.task in pending
             }
@@ -94,7 +104,7 @@ def supervise(
             slow_again = {path: rejection for path, rejection in slow.items() if path in slow_before}
             slow_before |= slow.keys()
             # The first strike was the death among others, this is the second.
-            found = slow_again | _try_alone(workers, list(suspects.values()), config)
+            found = slow_again | _try_alone(workers, probe, list(suspects.values()), config)
             # Progress of any kind resets the count. If nothing ever finishes and no recording is suspected, something
             # else kills the workers, most likely for their memory, and restarting them would never end.
             num_futile = 0 if found or slow else num_futile + 1
@@ -111,11 +121,14 @@ def _kill_stalled(statuses: Sequence[WorkerStatus], config: PrepareConfig) -> li
     return stalled
 
 
-def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareConfig) -> dict[str, Rejection]:
+def _try_alone(
+    workers: Workers, probe: Callable[[Any], Result], suspects: Sequence[Task], config: PrepareConfig
+) -> dict[str, Rejection]:
     """Prepare each suspect alone, and return a rejection for each that ends its worker again, by path.
 
     Args:
         workers: The pool.
+        probe: Called with each suspect.
         suspects: Tasks of one row each.
         config: Settings.
     """
@@ -124,7 +137,7 @@ def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareCo
     while untried:
         is_stalled = False
         try:
-            for result in run_tasks(workers, probe_rows, list(untried.values()), jobs=1):
+            for result in run_tasks(workers, probe, list(untried.values()), jobs=1):
                 if result is None:
                     is_stalled |= bool(_kill_stalled(read_heartbeats(workers.heartbeats), config))
                 else:
@@ -138,26 +151,14 @@ def _try_alone(workers: Workers, suspects: Sequence[RowsTask], config: PrepareCo
     return rejections
 
 
-def _reject_all(tasks: Sequence[RowsTask], reason: str, config: PrepareConfig) -> dict[str, Rejection]:
+def _reject_all(tasks: Sequence[Task], reason: str, config: PrepareConfig) -> dict[str, Rejection]:
     """Return a rejection for the row of each task, by the name of its recording."""
     details = {
         CRASH: "its decoder ended the worker process, twice",
         TIMEOUT: f"its decoder was still busy after {config.decode_timeout_seconds:g} s, twice",
     }
-    rows = [row for task in tasks for row, _ in as_rows(task.rows, folder=task.corpus)]
+    rows = [row for task in tasks for row in task.recordings()]
     return {row.recording: row.reject(reason, details[reason]) for row in rows}
-
-
-def _row_alone(task: RowsTask | ShardTask, row: int, *, number: int) -> RowsTask:
-    """Return a task for one row of another."""
-    return RowsTask(
-        number=number,
-        config=task.config,
-        rows=task.read_rows().filter(pc.field("row") == row),
-        corpus=task.corpus,
-        heartbeats=task.heartbeats,
-        is_retry=True,
-    )
 
 
 def _describe_death(quarantined: Mapping[str, Rejection]) -> Iterator[Note]:

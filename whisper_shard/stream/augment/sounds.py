@@ -19,7 +19,7 @@ from whisper_shard.audio.resample import resample
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.dataset.index import open_dataset
-from whisper_shard.dataset.reader import RecordReader, decode_audio
+from whisper_shard.dataset.reader import decode_audio, open_reader
 from whisper_shard.dataset.sources.open import open_source
 from whisper_shard.errors import AudioError, ConfigError, DatasetError
 from whisper_shard.storage.atomic import atomic_file, write_json
@@ -37,7 +37,7 @@ class Bank(Protocol):
         """Return how many there are."""
         ...
 
-    def sound(self, number: int) -> NDArray[np.int16]:
+    def sound(self, number: int) -> NDArray[np.int16] | NDArray[np.float32]:
         """Return one of them at 16 kHz; not to be written to."""
         ...
 
@@ -48,13 +48,13 @@ class DatasetBank:
     def __init__(self, folder: Path) -> None:
         dataset = open_dataset(folder)
         self._count = dataset.num_utterances
-        self._reader = RecordReader(dataset, open_source(dataset))
+        self._reader = open_reader(dataset, open_source(dataset))
 
     def __len__(self) -> int:
         """Return how many there are."""
         return self._count
 
-    def sound(self, number: int) -> NDArray[np.int16]:
+    def sound(self, number: int) -> NDArray[np.int16] | NDArray[np.float32]:
         """Return one of them at 16 kHz."""
         return decode_audio(self._reader.read(number))
 
