@@ -18,7 +18,6 @@ import datetime
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -244,12 +243,18 @@ def _memory() -> dict[str, float]:
 def stream_some(read_ahead_mb: int) -> None:
     """Stream an epoch and print the peak of resident memory in MB, less that of the imports."""
     dataset = open_dataset(URL)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_kb()
     config = replace(PLAIN, batch_size=64, read_ahead_mb=read_ahead_mb, sample_format="int16")
     for number, _ in enumerate(open_loader(dataset, config, epochs=1)):
         if not read_ahead_mb and number > 20:
             break
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+    print((_peak_kb() - before) / 1000)
+
+
+def _peak_kb() -> int:
+    """Return the peak of this process's resident memory; ru_maxrss would begin with that of its parent."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
 
 
 # -- cache
