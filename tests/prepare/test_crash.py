@@ -196,9 +196,15 @@ def test_leaving_early_stops_the_workers(tmp_path):
     assert totals_of(prepare(corpus, tmp_path / "out", decoders=HOSTILE))["train"].num_rejects == 0
 
 
+def notes_of(events):
+    """What a run says, but for what it assumes about the manifest."""
+    notes = [event.message for event in events if isinstance(event, Note)]
+    return [note for note in notes if " is CSV in " not in note]
+
+
 def test_two_runs_into_one_folder(corpus, tmp_path):
     run = prepare_corpus(corpus, tmp_path / "out", PrepareConfig(trim_db=0.0, jobs=1))
-    assert isinstance(next(run), PlanMade)
+    assert any(isinstance(event, PlanMade) for event in run)  # behind the notes on the manifest
     with pytest.raises(StateError, match=rf"process {os.getpid()} is preparing into it right now"):
         prepare(corpus, tmp_path / "out")
     run.close()
@@ -248,7 +254,7 @@ def test_changed_recording_makes_its_shard_stale_by_name(tmp_path):
     prepare(corpus, tmp_path / "out")
     (tmp_path / "corpus/audios/5.wav").write_bytes((tmp_path / "corpus/audios/6.wav").read_bytes())
     events = prepare(corpus, tmp_path / "out")
-    (note,) = [event.message for event in events if isinstance(event, Note)]
+    (note,) = notes_of(events)
     assert "is prepared again: row 5 ('audios/5.wav') has changed" in note
     assert len([event for event in events if isinstance(event, ShardFinished)]) == 1
     prepare(corpus, tmp_path / "fresh")
@@ -260,7 +266,7 @@ def test_damaged_or_missing_tar_is_noticed(tmp_path):
     prepare(corpus, tmp_path / "out")
     before = fingerprint(tmp_path / "out")
     (tmp_path / "out/train/shards/000000.tar").unlink()
-    notes = [event.message for event in prepare(corpus, tmp_path / "out") if isinstance(event, Note)]
+    notes = notes_of(prepare(corpus, tmp_path / "out"))
     assert notes[0].startswith("train shard 000000 is prepared again: 000000.tar has 0 bytes, the receipt says ")
     assert fingerprint(tmp_path / "out") == before
 
@@ -288,7 +294,7 @@ def test_preparation_of_another_version_is_started_over(tmp_path):
     plan.write_text(json.dumps(content))
     (tmp_path / "out/train/shards/000009.tar").touch()
     events = prepare(corpus, tmp_path / "out", jobs=1)
-    (note,) = [event.message for event in events if isinstance(event, Note)]
+    (note,) = notes_of(events)
     assert note == f"{tmp_path}/out: another version of whisper-shard began it; everything is prepared again"
     assert len([event for event in events if isinstance(event, ShardFinished)]) == 2
     assert fingerprint(tmp_path / "out") == before
