@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {"date": datetime.date.today().isoformat(), "command": " ".join(sys.argv[1:])}
+    results: dict[str, Any] = {"date": datetime.date.today().isoformat(), "command": _command(arguments)}
     with ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(running_s3())
@@ -74,6 +74,12 @@ def main() -> None:
     path = Path("benchmarks/results") / f"{results['date']}-{name}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {path}")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the arguments that a reader needs to repeat the measurement anywhere."""
+    numbers = f"--utterances {arguments.utterances} --mean-seconds {arguments.mean_seconds:g} --turns {arguments.turns}"
+    return f"--parts {' '.join(arguments.parts)} {numbers}"
 
 
 def _corpus(folder: Path, num_utterances: int, mean_seconds: float) -> Dataset:
