@@ -56,3 +56,16 @@ def test_settings_from_a_file(tars, tmp_path):
         run(["index", str(tars), str(tmp_path / "index"), "--config", str(recipe), "--max-reject-fraction", "1"]) == 0
     )
     assert open_dataset(tmp_path / "index").description.rejects["too_fast"] >= 1
+
+
+def test_a_damaged_tar_is_to_be_restored_and_not_removed(tmp_path, capsys):
+    tar, out = tmp_path / "set_0.tar", str(tmp_path / "index")
+    write_tar(tar, {"0.wav": encode(0.5), "0.txt": b"Number one, two, three."})
+    assert run(["index", str(tar), out, *QUICK]) == 0
+    content = bytearray(tar.read_bytes())
+    content[600] ^= 1
+    tar.write_bytes(content)
+    capsys.readouterr()
+    assert run(["verify", out]) == 1
+    shown = capsys.readouterr().err
+    assert "restore the files named above, or run `index` again" in shown and "remove" not in shown

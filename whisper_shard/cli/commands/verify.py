@@ -4,7 +4,7 @@ from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say, say_error
 from whisper_shard.cli.text import describe_bytes, describe_number
 from whisper_shard.config.tools import VerifyConfig
-from whisper_shard.errors import EXIT_ERROR
+from whisper_shard.errors import EXIT_ERROR, WhisperShardError
 from whisper_shard.storage.location import parse_location
 
 
@@ -29,13 +29,26 @@ def run_verify(config: VerifyConfig, *, dataset: str) -> int:
                 )
     if num_faults:
         faults = describe_number(num_faults, "fault")
-        say_error(f"{dataset}: {faults}; remove the files named above and run `prepare` again, or restore them")
+        say_error(f"{dataset}: {faults}; {_describe_cure(dataset)}")
         return EXIT_ERROR
     if checked is not None:
         utterances = describe_number(checked.num_utterances, "utterance")
         shards, size = describe_number(checked.num_shards, "shard"), describe_bytes(checked.num_bytes)
         say(f"{dataset}: intact; {utterances} in {shards}, {size}, all read")
     return 0
+
+
+def _describe_cure(dataset: str) -> str:
+    """Return what to do; tars that others wrote are not ours to remove."""
+    from whisper_shard.dataset.index import open_dataset
+
+    try:
+        is_foreign = open_dataset(dataset).is_foreign
+    except WhisperShardError:
+        is_foreign = False
+    if is_foreign:
+        return "restore the files named above, or run `index` again on the tars as they are now"
+    return "remove the files named above and run `prepare` again, or restore them"
 
 
 COMMAND = Command(config=VerifyConfig, positionals=DATASET, run=run_verify)
