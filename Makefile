@@ -26,7 +26,7 @@ test: setup  ## the tests, in one process per core (ten minutes on two)
 	$(PYTEST) -m "not long"
 
 test-crash: setup  ## the long crash tests: many kills at random moments
-	$(PYTEST) -m long tests/prepare tests/train
+	$(PYTEST) -m long tests/prepare tests/tars tests/train
 
 test-long: setup  ## all tests, including the long ones
 	$(PYTEST)

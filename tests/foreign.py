@@ -14,7 +14,7 @@ import soxr
 from tests.making import make_waveform
 from whisper_shard.config.index import IndexConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
-from whisper_shard.prepare.tars.run import index_tars
+from whisper_shard.tars.run import index_tars
 
 QUICK = {"jobs": 1, "min_seconds": 0.1, "min_text_chars": 1, "max_reject_fraction": 1.0}
 """Settings for short utterances."""

@@ -28,11 +28,11 @@ def test_every_file_of_the_walks_exists():
 # Each entry: the file that is added, its content; the file that registers it, and what is changed there.
 EXTENSIONS = {
     "manifest format": (
-        "prepare/manifests/lines.py",
+        "manifests/lines.py",
         '''"""One recording a line: the path, a bar, the transcript."""
 import pyarrow as pa
-from whisper_shard.prepare.manifests.manifest import Manifest
-from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.manifests.manifest import Manifest
+from whisper_shard.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.storage.atomic import sha256_of_file
 
 class Lines:
@@ -49,7 +49,7 @@ def read(path):
     rest = {name: [None] * len(pairs) for name in MANIFEST_SCHEMA.names if name not in columns}
     yield pa.table({**columns, **rest}, schema=MANIFEST_SCHEMA)
 ''',
-        "prepare/manifests/formats.py",
+        "manifests/formats.py",
         ("FORMATS: dict[str, ManifestFormat] = {", "Lines", "lines", "Lines()"),
     ),
     "filter": (

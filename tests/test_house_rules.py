@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def test_modules_stay_readable(path):
     source = path.read_text()
     assert len(source.splitlines()) <= 440, f"{path} is too long to read in one sitting"
     assert source.isascii(), f"{path} holds characters outside ASCII"
+
+
+def test_no_package_holds_more_than_a_fifth_of_the_lines():
+    lines = Counter()
+    for path in MODULES:
+        lines[path.relative_to(PACKAGE).parts[0]] += len(path.read_text().splitlines())
+    assert max(lines.values()) <= sum(lines.values()) / 5, lines.most_common(3)
 
 
 def test_results_of_benchmarks_are_named_by_date_and_say_where_they_were_measured():

@@ -3,7 +3,7 @@
 Read the packages in the order in which one utterance travels through them:
 
     utterance.py           the nouns: ManifestRow, Utterance, Rejection
-    prepare/manifests/     a line of the corpus list becomes a ManifestRow
+    manifests/             a line of the corpus list becomes a ManifestRow
     audio/                 the bytes of a recording become a waveform
     prepare/               waveform and transcript become an Utterance, or a Rejection with its reason
     dataset/               utterances become tar shards and one index, and are read back
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
-    from whisper_shard.prepare.tars.run import index_tars as index_tars
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
     from whisper_shard.storage.stores import StorageConfig as StorageConfig
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from whisper_shard.stream.loader import open_loader as open_loader
     from whisper_shard.stream.resume import PlanState as PlanState
     from whisper_shard.stream.resume import plan_state_from_json as plan_state_from_json
+    from whisper_shard.tars.run import index_tars as index_tars
     from whisper_shard.train.loop import train_model as train_model
 
 _HOMES = {
@@ -57,7 +57,7 @@ _HOMES = {
     "BenchConfig": "config.tools",
     # prepare a corpus; open and verify a dataset
     "prepare_corpus": "prepare.run",
-    "index_tars": "prepare.tars.run",
+    "index_tars": "tars.run",
     "open_dataset": "dataset.index",
     "Dataset": "dataset.index",
     "verify_dataset": "dataset.verify",

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from whisper_shard.errors import ManifestError
-from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.prepare.order import RowGroups, order_rows, rank_rows
 
 

@@ -5,8 +5,8 @@ import pytest
 from tests.prepare.corpora import write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
+from whisper_shard.manifests.formats import open_manifest
 from whisper_shard.prepare import plan as plans
-from whisper_shard.prepare.manifests.formats import open_manifest
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import spool_manifest
 

@@ -5,16 +5,16 @@ import pytest
 import soundfile
 
 from tests.making import make_waveform
+from tests.manifests.hub import write_hub
+from tests.manifests.reading import write
 from tests.prepare.corpora import fingerprint, prepare, totals_of
-from tests.prepare.manifests.hub import write_hub
-from tests.prepare.manifests.reading import write
 from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.summary import inspect_utterance
 from whisper_shard.errors import AudioError, ConfigError
-from whisper_shard.prepare.manifests.formats import open_manifest
-from whisper_shard.prepare.manifests.rows import as_rows
+from whisper_shard.manifests.formats import open_manifest
+from whisper_shard.manifests.rows import as_rows
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.recordings import RowReader
 from whisper_shard.prepare.spool import read_shard_rows, sort_into_shards, spool_manifest

@@ -6,8 +6,8 @@ import pytest
 from tests.prepare.corpora import write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
+from whisper_shard.manifests.formats import open_manifest
 from whisper_shard.prepare import spool as spools
-from whisper_shard.prepare.manifests.formats import open_manifest
 from whisper_shard.prepare.order import rank_rows
 
 

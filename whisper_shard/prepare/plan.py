@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
-from whisper_shard.prepare.manifests.formats import open_manifest
-from whisper_shard.prepare.manifests.manifest import Manifest
+from whisper_shard.manifests.formats import open_manifest
+from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import Spool, read_shard_rows, sort_into_shards
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder

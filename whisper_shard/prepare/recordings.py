@@ -10,7 +10,7 @@ from whisper_shard.audio.files import open_recording, read_recording
 from whisper_shard.audio.recording import Decoder, Recording
 from whisper_shard.audio.segments import Part, SegmentReader
 from whisper_shard.errors import AudioError
-from whisper_shard.prepare.manifests.embedded import EmbeddedAudio
+from whisper_shard.manifests.embedded import EmbeddedAudio
 from whisper_shard.utterance import ManifestRow
 
 DURATION_TOLERANCE = (0.25, 0.02)

@@ -12,10 +12,10 @@ from pathlib import Path
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.assemble import assemble_dataset
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize
-from whisper_shard.prepare.manifests.manifest import Manifest
 from whisper_shard.prepare.output import (
     OutputFolder,
     empty_work_folder,

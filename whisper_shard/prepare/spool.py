@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
-from whisper_shard.prepare.manifests.manifest import Manifest
-from whisper_shard.prepare.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.manifests.manifest import Manifest
+from whisper_shard.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.prepare.order import RowGroups, RowOrder, order_rows
 from whisper_shard.storage.atomic import as_environment_fault
 

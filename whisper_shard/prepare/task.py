@@ -23,7 +23,7 @@ from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
-from whisper_shard.prepare.manifests.rows import as_rows
+from whisper_shard.manifests.rows import as_rows
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
 from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.prepare.receipts import (

@@ -12,8 +12,8 @@ from whisper_shard.config.index import IndexConfig
 from whisper_shard.utterance import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from whisper_shard.prepare.tars.assemble import IndexTotals
-    from whisper_shard.prepare.tars.run import TarsFound
+    from whisper_shard.tars.assemble import IndexTotals
+    from whisper_shard.tars.run import TarsFound
 
 _TEXTS = {
     "members": "txt and json members",
@@ -25,7 +25,7 @@ _TEXTS = {
 def run_index(config: IndexConfig, *, tars: str, out: str) -> int:
     """Index tars, or resume."""
     from whisper_shard.prepare import events
-    from whisper_shard.prepare.tars import run
+    from whisper_shard.tars import run
 
     with Progress("indexing") as progress:
         for event in run.index_tars(tars, Path(out), config):
