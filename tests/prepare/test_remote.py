@@ -5,7 +5,6 @@ import random
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +22,12 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.errors import ConfigError, EnvironmentFault, StateError
 from whisper_shard.prepare.events import Note, PlanMade, ShardFinished
-from whisper_shard.prepare.remote import work_folder
 from whisper_shard.prepare.run import prepare_corpus
 from whisper_shard.storage.lease import hold_lease
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig, forget_stores
+from whisper_shard.storage.work_folder import work_folder
 
 SETTINGS = {"shard_mb": 1}
 
@@ -78,7 +77,7 @@ def notes_of_changes(events):
 
 
 def lose_machine(url):
-    shutil.rmtree(work_folder(parse_location(url)), ignore_errors=True)
+    shutil.rmtree(work_folder("prepare", parse_location(url)), ignore_errors=True)
 
 
 def kill_after(corpus, url, seconds):
@@ -104,8 +103,8 @@ def test_every_object_is_that_of_a_local_run(corpus, local, url, tmp_path):
     assert totals_of(events)["train"].num_utterances == 107
     assert_same(url, local, tmp_path)
     assert not [fault for fault in verify_dataset(f"{url}/train") if isinstance(fault, Fault)]
-    assert [path for path in work_folder(parse_location(url)).rglob("*") if path.is_file()] == [
-        work_folder(parse_location(url)) / ".prepare/lock"
+    assert [path for path in work_folder("prepare", parse_location(url)).rglob("*") if path.is_file()] == [
+        work_folder("prepare", parse_location(url)) / ".prepare/lock"
     ]
 
 
@@ -245,10 +244,3 @@ def test_a_shard_without_utterances_has_no_tar(url, tmp_path):
     del expected[".prepare/lock"]
     assert len([name for name in expected if name.endswith(".tar")]) == 1
     assert_same(url, expected, tmp_path)
-
-
-def test_work_folder_is_below_the_cache(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    found = work_folder(parse_location("s3://corpora/german"))
-    assert found.parent == Path("/cache/whisper-shard/prepare") and found.name.startswith("german-")
-    assert found != work_folder(parse_location("gs://corpora/german"))

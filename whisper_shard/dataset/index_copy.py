@@ -6,7 +6,6 @@ removed at any time.
 """
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.storage.atomic import atomic_file, sha256_of_file
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.work_folder import cache_folder
 
 _SMALLEST_LIMIT = 1 << 20
 _LONGEST_ROW = {INDEX_NAME: 16 << 10, LENGTHS_NAME: 16}
@@ -35,7 +35,7 @@ def copy_index(folder: Location, description: Description, store: ObjectStore, *
         DatasetError: A file is missing, or is not the one that dataset.json names.
         EnvironmentFault: The network fails, or the copy cannot be written.
     """
-    copies = _cache_folder() / description.index.sha256
+    copies = cache_folder() / description.index.sha256
     try:
         copies.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _one_at_a_time(copies / "lock"):
@@ -52,11 +52,6 @@ def copy_index(folder: Location, description: Description, store: ObjectStore, *
             "written"
         ) from error
     return copies
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "whisper-shard"
 
 
 @contextmanager

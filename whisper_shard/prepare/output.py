@@ -19,11 +19,12 @@ from pathlib import Path
 
 from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.errors import ConfigError, StateError
-from whisper_shard.prepare.remote import RemoteOutput, empty_folder, hold_remote, work_folder
+from whisper_shard.prepare.remote import RemoteOutput, empty_folder, hold_remote
 from whisper_shard.storage.atomic import WRITER, AtomicWriter
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.lock import hold_lock
 from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.work_folder import work_folder
 
 SPLITS = ("train", "eval")
 """Names of the datasets."""
@@ -139,7 +140,7 @@ def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectSt
         raise ConfigError(f"OUT {out}: https can only be read; give a bucket or a local folder")
     if out.is_local:
         return OutputFolder(path=out.path, writer=writer)
-    work = work_folder(out)
+    work = work_folder("prepare", out)
     remote = RemoteOutput(location=out, work=work, store=store or ObjectStore())
     return OutputFolder(path=work, writer=writer, remote=remote)
 

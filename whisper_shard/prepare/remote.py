@@ -5,8 +5,6 @@ begins by fetching plan and receipts, so that any machine resumes it, and a tar 
 finished: the work folder holds no more than the shards that are being written.
 """
 
-import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,16 +24,6 @@ _SMALL_BYTES = 1 << 20
 """Files up to this size are uploaded from memory, in one request."""
 _AT_ONCE = 16
 """Small objects that are fetched or removed at the same time."""
-
-
-def work_folder(location: Location) -> Path:
-    """Return the folder of this machine in which an output in a bucket is prepared.
-
-    It may be removed while nothing is prepared into that bucket.
-    """
-    base = os.environ.get("XDG_CACHE_HOME")
-    name = f"{location.name}-{hashlib.sha256(str(location).encode()).hexdigest()[:16]}"
-    return (Path(base) if base else Path.home() / ".cache") / "whisper-shard" / "prepare" / name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

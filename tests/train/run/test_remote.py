@@ -19,9 +19,10 @@ from whisper_shard.storage.lease import LEASE_SECONDS
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
+from whisper_shard.storage.work_folder import work_folder
 from whisper_shard.train.events import AlreadyOver, Stepped
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.run.remote import RemoteRun, work_folder
+from whisper_shard.train.run.remote import RemoteRun
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,14 +74,14 @@ def train_and_die(task, url, kill):
     arguments = [str(task), url, str(kill.step), str(kill.seconds)]
     ran = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, timeout=120, capture_output=True)
     assert ran.returncode in (0, -signal.SIGKILL), ran.stderr.decode()
-    shutil.rmtree(work_folder(parse_location(url)), ignore_errors=True)  # the machine is lost
+    shutil.rmtree(work_folder("runs", parse_location(url)), ignore_errors=True)  # the machine is lost
 
 
 def test_a_run_in_a_bucket_is_that_of_a_local_folder(task, local, url, tmp_path):
     report = train_model(task, url, tiny_config(task))
     assert report.model == f"{url}/model"
     assert_same_run(url, local, tmp_path)
-    shutil.rmtree(work_folder(parse_location(url)))
+    shutil.rmtree(work_folder("runs", parse_location(url)))
     events = []
     assert train_model(task, url, tiny_config(task), events.append).wer == report.wer
     assert of_kind(events, AlreadyOver)[0].run == url and not of_kind(events, Stepped)
@@ -105,7 +106,7 @@ def test_killed_10_times_at_random_moments(task, local, url, tmp_path):
 
 def test_other_settings_are_refused_from_another_machine(task, url):
     train_model(task, url, tiny_config(task, max_steps=2))
-    shutil.rmtree(work_folder(parse_location(url)))
+    shutil.rmtree(work_folder("runs", parse_location(url)))
     with pytest.raises(StateError, match=rf"{url}: this run began with lr = 0.003, now it is 0.01"):
         train_model(task, url, tiny_config(task, max_steps=2, lr=0.01))
 

@@ -23,11 +23,11 @@ _NAMED_KEYS = 8  # as many as fit into a line
 
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or resume; then print the result."""
+    from whisper_shard.storage.work_folder import work_folder
     from whisper_shard.train.loop import train_model
-    from whisper_shard.train.run.remote import work_folder
 
     location = parse_location(run)
-    folder = location.path if location.is_local else work_folder(location)
+    folder = location.path if location.is_local else work_folder("runs", location)
     settings = partial(_write_settings, folder / "train.toml", dump_config(config, "train"))
     with Progress("training") as progress:
         report = train_model(dataset, run, config, partial(_show_training, progress, settings))

@@ -7,7 +7,6 @@ checkpoint that resumes on any other machine. Uploads run beside training; only 
 The bucket holds a lease, an object that names the process that trains: a second one is refused.
 """
 
-import hashlib
 import os
 import shutil
 import threading
@@ -22,6 +21,7 @@ from whisper_shard.storage.atomic import as_environment_fault
 from whisper_shard.storage.lease import hold_lease
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.work_folder import work_folder
 from whisper_shard.train.events import Event, Progress, Saved
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.context import RunContext
@@ -31,13 +31,6 @@ _SMALL_BYTES = 1 << 20  # such as train.json
 _LAST = ("state.json", "report.json")  # uploaded last in their folders, removed first: they say that all is there
 _UNKNOWN = (-1, -1)
 _NOT_UPLOADED = (".lock", ".tmp.")
-
-
-def work_folder(location: Location) -> Path:
-    """Return the folder of this machine in which a run in a bucket works; it may be removed while nothing trains."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    name = f"{location.name}-{hashlib.sha256(str(location).encode()).hexdigest()[:16]}"
-    return (Path(base) if base else Path.home() / ".cache") / "whisper-shard" / "runs" / name
 
 
 @dataclass(slots=True)
@@ -64,7 +57,7 @@ class RemoteRun:
     @property
     def folder(self) -> Path:
         """The work folder."""
-        return work_folder(self.location)
+        return work_folder("runs", self.location)
 
     # -- bucket to machine
 
