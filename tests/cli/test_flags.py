@@ -1,13 +1,19 @@
 """Flags override the TOML file; every mistake is named in one line."""
 
 import dataclasses
+import io
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from whisper_shard.cli.commands import COMMANDS
 from whisper_shard.cli.flags import load_config
+from whisper_shard.config.plugins import list_plugin_settings
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.score import ScoreConfig
+from whisper_shard.config.settings import list_settings
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.tools import BenchConfig
 from whisper_shard.config.train import TrainConfig
@@ -126,3 +132,42 @@ def test_every_shipped_recipe_loads():
         for command, kind in kinds.items():
             config, _ = load_config(kind, command=command, argv=["--config", str(recipe)], positionals={})
             assert dataclasses.is_dataclass(config)
+
+
+def show_help(capsys, command):
+    known = COMMANDS[command]
+    with pytest.raises(SystemExit):
+        load_config(known.config, command=command, argv=["--help"], positionals=known.positionals)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_shows_no_empty_default_and_every_setting(capsys, command):
+    shown = show_help(capsys, command)
+    assert "default: ''" not in shown
+    assert "default: )" not in shown
+    plugins = list_plugin_settings(COMMANDS[command].config)
+    for name in list_settings(COMMANDS[command].config):
+        assert name in plugins or f"--{name.replace('_', '-')}" in shown
+
+
+def test_help_comes_in_groups(capsys):
+    shown = show_help(capsys, "prepare")
+    titles = re.findall(r"^\W+(\w+)(?: options| arguments)? \W+$", shown, re.MULTILINE)
+    assert titles == ["positional", "options", "corpus", "waveform", "text", "filter", "output", "run"]
+    assert shown.index("--trim-db") > shown.index("waveform options")
+
+
+@pytest.mark.parametrize("no_color", ["1", ""])
+def test_help_honours_no_color(capfd, monkeypatch, no_color):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    with pytest.raises(SystemExit):
+        load_config(PrepareConfig, command="prepare", argv=["--help"], positionals=PATHS)
+    assert "--trim-db" in terminal.getvalue()
+    assert ("\x1b[" in terminal.getvalue()) == (not no_color)

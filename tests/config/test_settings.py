@@ -62,7 +62,7 @@ def test_settings_are_found_and_changed_by_their_flat_names():
 
 
 def test_a_setting_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match=r"there is no setting 'learning_rate'$"):
+    with pytest.raises(ConfigError, match=r"there is no setting 'learning_rate'; here it is lr$"):
         replace_settings(TrainConfig(), {"learning_rate": 0.1})
     with pytest.raises(ConfigError, match=r"there is no setting 'warmpu'; did you mean 'warmup'\?"):
         replace_settings(TrainConfig(), {"warmpu": 0.1})

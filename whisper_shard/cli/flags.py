@@ -8,14 +8,17 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import os
 import re
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+from whisper_shard.config.hints import hint_at_setting
 from whisper_shard.config.plugins import list_plugin_settings
-from whisper_shard.config.settings import list_settings, replace_settings
+from whisper_shard.config.settings import Section, describe_settings, list_sections, list_settings, replace_settings
 from whisper_shard.errors import ConfigError, suggest
 
 TABLES = ("prepare", "index", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
@@ -63,22 +66,9 @@ def load_config(
     plugins = {name: tuple(table.get(name, default)) for name, default in defaults.items()}
     flags = _toml_flags(kind, {name: value for name, value in table.items() if name not in plugins})
     _check_flag_names(kind, rest, command)
-    # Without plugins, which are put in after parsing: tyro would show those of the default as flags.
-    empty = replace_settings(kind(), dict.fromkeys(plugins, ()))
-    arguments = dataclasses.make_dataclass(
-        "arguments",
-        [
-            *(
-                (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())])
-                for name, text in positionals.items()
-            ),
-            ("options", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=empty)),
-        ],
-        kw_only=True,
-    )
-    arguments.__doc__ = kind.__doc__
-    with _one_line_errors(command):
-        # OmitArgPrefixes: a setting in a group is --lr, not --optimizer.lr.
+    arguments = _make_arguments(kind, positionals, without=plugins)
+    with _one_line_errors(command), _colors_as_wanted():
+        # OmitArgPrefixes: a setting in a section is --lr, not --optimizer.lr.
         parsed: Any = tyro.cli(
             arguments,
             prog=f"whisper-shard {command}",
@@ -86,7 +76,74 @@ def load_config(
             args=[*flags, *rest],
             config=(tyro.conf.OmitArgPrefixes,),
         )
-    return replace_settings(parsed.options, plugins), {name: getattr(parsed, name) for name in positionals}
+    sections = [getattr(parsed, _member_of(section)) for section in list_sections(kind)]
+    values = {field.name: getattr(section, field.name) for section in sections for field in dataclasses.fields(section)}
+    return replace_settings(kind(), {**values, **plugins}), {name: getattr(parsed, name) for name in positionals}
+
+
+def _make_arguments(kind: type, positionals: Mapping[str, str], *, without: Collection[str]) -> type:
+    """Return a dataclass with the positional arguments, and one dataclass of settings for each section of --help."""
+    import tyro
+
+    helps = describe_settings(kind)
+    members: list[tuple[str, Any, Any]] = [
+        (
+            name,
+            Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())],
+            dataclasses.field(),
+        )
+        for name, text in positionals.items()
+    ]
+    for section in list_sections(kind):
+        settings = [field for field in section.fields if field.name not in without]
+        made = dataclasses.make_dataclass(
+            section.name,
+            [(field.name, _as_argument(field, helps[field.name]), _default_of(field)) for field in settings],
+            kw_only=True,
+        )
+        made.__doc__ = section.description
+        title = tyro.conf.arg(name="" if section.name == "options" else section.name)
+        members.append((_member_of(section), Annotated[made, title], dataclasses.field(default_factory=made)))
+    arguments = dataclasses.make_dataclass("arguments", members, kw_only=True)
+    arguments.__doc__ = kind.__doc__
+    return arguments
+
+
+def _member_of(section: Section) -> str:
+    return f"{section.name}_options"  # not the name of an argument, which may be that of the section
+
+
+def _as_argument(field: dataclasses.Field[Any], text: str) -> Any:
+    """Return the type of a setting with its help."""
+    import tyro
+
+    choices = [choice for choice in get_args(field.type) if choice] if get_origin(field.type) is Literal else []
+    metavar = "{" + ",".join(choices) + "}" if choices else None  # tyro would also show the empty one
+    return Annotated[field.type, tyro.conf.arg(help=text, help_behavior_hint=_describe_default, metavar=metavar)]
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return dataclasses.field(default=field.default)
+
+
+def _describe_default(default: str) -> str:
+    """Return a default as help shows it; an empty one is explained by the help text itself."""
+    words = {"''": "", "": "", "True": "(default: on)", "False": "(default: off)"}
+    return words.get(default, f"(default: {default})")
+
+
+@contextlib.contextmanager
+def _colors_as_wanted() -> Iterator[None]:
+    """Let help be printed without colors if NO_COLOR is set, which tyro does not look at; https://no-color.org."""
+    if not os.environ.get("NO_COLOR"):
+        yield
+        return
+    plain = io.StringIO()  # no terminal, so tyro does not color what it prints
+    try:
+        with contextlib.redirect_stdout(plain):
+            yield
+    finally:
+        sys.stdout.write(plain.getvalue())
 
 
 def _describe_file(command: str, plugins: Sequence[str]) -> str:
@@ -135,7 +192,7 @@ def _check_table(table: Mapping[str, Any], kind: type, *, file: Path, command: s
     plugins = list_plugin_settings(kind)
     for name, value in table.items():
         if name not in known:
-            raise ConfigError(f"{where} has no setting {name!r}{suggest(name, list(known))}")
+            raise ConfigError(f"{where} has no setting {name!r}{hint_at_setting(name, list(known), command=command)}")
         if isinstance(known[name], bool) and not isinstance(value, bool):
             raise ConfigError(f"{where} {name} is {value!r}; it must be true or false")
         if isinstance(value, list) and not isinstance(known[name], tuple):
@@ -172,16 +229,15 @@ def _check_flag_names(kind: type, argv: Sequence[str], command: str) -> None:
     Raises:
         ConfigError: It is not; names the nearest flag.
     """
-    known = ["--help", "--config"]
     plugins = list_plugin_settings(kind)
-    for name, field in list_settings(kind).items():
-        if name not in plugins:
-            flag = "--" + name.replace("_", "-")
-            known += [flag, "--no-" + flag[2:]] if field.type in (bool, "bool") else [flag]
+    settings = {name: field for name, field in list_settings(kind).items() if name not in plugins}
+    switches = {f"no_{name}" for name, field in settings.items() if field.type in (bool, "bool")}
+    known = {"help", "config", *settings, *switches}
     for argument in argv:
-        flag = argument.split("=")[0].replace("_", "-")
-        if argument.startswith("--") and flag not in known:
-            raise ConfigError(f"whisper-shard {command}: unknown flag {flag}{suggest(flag, known)}")
+        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name not in known:
+            hint = hint_at_setting(name, [*settings, "config"], command=command, as_flag=True)
+            raise ConfigError(f"whisper-shard {command}: unknown flag --{name.replace('_', '-')}{hint}")
 
 
 @contextlib.contextmanager

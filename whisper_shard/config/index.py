@@ -1,7 +1,8 @@
 """Settings of the command `index`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from whisper_shard.config.checks import check_range
 from whisper_shard.config.plugins import PluginTables
@@ -12,7 +13,14 @@ from whisper_shard.config.prepare import PrepareConfig
 class IndexConfig:
     """Index tars that others wrote (WebDataset, NeMo, Lhotse Shar), to stream them as they are."""
 
-    # -- the texts
+    SECTIONS: ClassVar[Mapping[str, str]] = {
+        "manifest": "text",
+        "npy_sample_rate": "audio",
+        "min_seconds": "filter",
+        "jobs": "run",
+    }
+    """Sections of ``--help``, each by the first of its settings."""
+
     manifest: str = ""
     """NeMo manifest of the tars, or a pattern of one manifest for each tar; empty: texts lie in or beside the tars."""
     text_field: str = "text"
@@ -20,11 +28,9 @@ class IndexConfig:
     text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
     """lowercase: letters and digits only, as the guide; written: clean spaces and Unicode; verbatim: no change."""
 
-    # -- the audio
     npy_sample_rate: int = 16_000
     """Sampling rate of npy members in Hz, which they do not say themselves."""
 
-    # -- the filters
     min_seconds: float = 1.0
     """Reject utterances of this many seconds or less."""
     max_seconds: float = 30.0
@@ -36,7 +42,6 @@ class IndexConfig:
     filters: PluginTables = ()
     """Further filters, TOML only: [[index.filters]] kind = "speaking_rate" ..."""
 
-    # -- the run
     jobs: int = 0
     """Worker processes; 0: one per core."""
     decode_timeout_seconds: float = 120.0

@@ -1,7 +1,8 @@
 """Settings of the command `prepare`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from whisper_shard.config.checks import check_range
 from whisper_shard.config.plugins import PluginTables
@@ -12,7 +13,16 @@ from whisper_shard.errors import ConfigError
 class PrepareConfig:
     """Turn a corpus into tar shards, a Parquet index and a report."""
 
-    # -- the corpus
+    SECTIONS: ClassVar[Mapping[str, str]] = {
+        "manifest_format": "corpus",
+        "channel": "waveform",
+        "text_style": "text",
+        "min_seconds": "filter",
+        "codec": "output",
+        "jobs": "run",
+    }
+    """Sections of ``--help``, each by the first of its settings."""
+
     manifest_format: str = ""
     """Format of the corpus, as in docs/corpora.md: csv, json, parquet, kaldi ...; empty: by its content."""
     audio_column: str = ""
@@ -30,7 +40,6 @@ class PrepareConfig:
     seed: int = 42
     """Seed of the split and of the order of utterances in the shards."""
 
-    # -- the waveform
     channel: str = "mix"
     """Channel of recordings with several, for rows that do not say which: mix (their average), 0, 1 ..."""
     trim_db: float = 30.0
@@ -38,7 +47,6 @@ class PrepareConfig:
     peak: float = 1.0
     """Largest absolute sample after peak normalization, 0 to 1; 0: keep the level."""
 
-    # -- the text and the filters
     text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
     """lowercase: letters and digits only, as in the guide; written: clean spaces and Unicode; verbatim: no change."""
     min_seconds: float = 1.0
@@ -54,13 +62,11 @@ class PrepareConfig:
     decoders: PluginTables = ()
     """Further decoders, tried before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
 
-    # -- the output
     codec: Literal["npy", "flac"] = "npy"
     """npy: int16 arrays, fastest to read; flac: half the bytes, lossless, slower to read."""
     shard_mb: int = 256
     """Target size of a shard in MB (10^6 bytes); each worker holds one shard in memory."""
 
-    # -- the run
     jobs: int = 0
     """Worker processes; 0: one per core."""
     decode_timeout_seconds: float = 120.0
