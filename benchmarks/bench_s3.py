@@ -8,7 +8,8 @@ and bytes, and adds latency. Ratios are between measurements of one run. Writes 
 
 counts   ranks {1, 2, 4} x workers {0, 2} x batch {32, 256}: every byte of an epoch once, in long requests, and the same
          batches, to the bit, as from a local disk
-speed    the loader from S3 against obstore alone, which gets the same ranges, and against the local disk
+speed    the loader from S3 against obstore alone, which gets the same ranges, and against the local disk: with the
+         server on the same cores, and with half of the cores for each, as if it ran on another machine
 latency  the same with 30 and with 100 ms more for each request
 cache    the second epoch with a node cache that holds a part of the dataset, and all of it
 """
@@ -35,9 +36,9 @@ import numpy as np
 
 from benchmarks.corpus import make_corpus
 from benchmarks.machine import describe_machine
-from tests.s3 import BUCKET, FaultProxy, S3Server, environment, running_s3, upload_folder
+from tests.s3 import BUCKET, FaultProxy, S3Server, environment, restart_forkserver, running_s3, upload_folder
 from whisper_shard import Batch, Dataset, StreamConfig, open_dataset, open_loader
-from whisper_shard.dataset.sources.open import open_source
+from whisper_shard.dataset.sources.open import open_source, open_sources
 from whisper_shard.storage.stores import forget_stores
 from whisper_shard.stream.runs import Run, RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["counts", "speed", "latency", "cache"])
     parser.add_argument("--utterances", type=int, default=20_000)
     parser.add_argument("--mean-seconds", type=float, default=3.0)
+    parser.add_argument("--per-shard", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
@@ -58,7 +60,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(running_s3())
-        local = _corpus(folder / "corpus", arguments.utterances, arguments.mean_seconds)
+        local = _corpus(folder / "corpus", arguments)
         with _endpoint(server.endpoint):
             upload_folder(local.folder, URL)
         results["corpus"] = {
@@ -78,14 +80,15 @@ def main() -> None:
 
 def _command(arguments: argparse.Namespace) -> str:
     """Return the arguments that a reader needs to repeat the measurement anywhere."""
-    numbers = f"--utterances {arguments.utterances} --mean-seconds {arguments.mean_seconds:g} --turns {arguments.turns}"
-    return f"--parts {' '.join(arguments.parts)} {numbers}"
+    names = ("utterances", "mean_seconds", "per_shard", "turns")
+    numbers = (f"--{name.replace('_', '-')} {getattr(arguments, name):g}" for name in names)
+    return " ".join(["--parts", *arguments.parts, *numbers])
 
 
-def _corpus(folder: Path, num_utterances: int, mean_seconds: float) -> Dataset:
+def _corpus(folder: Path, arguments: argparse.Namespace) -> Dataset:
     if folder.exists():
         return open_dataset(folder)
-    return make_corpus(folder, num_utterances, per_shard=1000, mean_seconds=mean_seconds)
+    return make_corpus(folder, arguments.utterances, per_shard=arguments.per_shard, mean_seconds=arguments.mean_seconds)
 
 
 @contextmanager
@@ -170,7 +173,31 @@ def _fingerprint(batch: Batch) -> int:
 def measure_speed(local: Dataset, server: S3Server, turns: int) -> dict[str, Any]:
     """Compare the loader from S3 with obstore alone on the same ranges, and with the local disk."""
     with _endpoint(server.endpoint):
-        return _compare(local, turns)
+        found = {"same_cores": _compare(local, server, turns)}
+        with _own_cores(server):
+            found["own_cores"] = _compare(local, server, turns)
+        return {**found, "memory": _memory()}
+
+
+@contextmanager
+def _own_cores(server: S3Server) -> Iterator[None]:
+    """Give half of the cores to the server and the others to this process and its children."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    restart_forkserver()  # it has the cores of its start
+    _pin(server.pid, cores[:half])
+    _pin(os.getpid(), cores[half:])
+    try:
+        yield
+    finally:
+        restart_forkserver()
+        _pin(server.pid, cores)
+        _pin(os.getpid(), cores)
+
+
+def _pin(process: int, cores: list[int]) -> None:
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
 
 
 def measure_latency(_local: Dataset, server: S3Server, turns: int) -> dict[str, Any]:
@@ -185,7 +212,7 @@ def measure_latency(_local: Dataset, server: S3Server, turns: int) -> dict[str, 
     return found
 
 
-def _compare(local: Dataset, turns: int) -> dict[str, Any]:
+def _compare(local: Dataset, server: S3Server, turns: int) -> dict[str, Any]:
     remote = open_dataset(URL)
     ways: dict[str, Callable[[], float]] = {
         "obstore": lambda: _raw_rate(remote),
@@ -203,7 +230,28 @@ def _compare(local: Dataset, turns: int) -> dict[str, Any]:
         "loader_2_workers_over_obstore": _median_ratio(found["loader_s3_2_workers"], found["obstore"]),
         "s3_over_local": _median_ratio(found["loader_s3"], found["loader_local"]),
     }
-    return {**medians, **ratios, "memory": _memory()}
+    megabytes = sum(shard.num_bytes for shard in local.shards) / 1e6
+    config = replace(PLAIN, batch_size=64)
+    epochs: dict[str, Callable[[], Any]] = {
+        "obstore": ways["obstore"],
+        "loader_s3": lambda: _drain(open_loader(remote, config, epochs=1)),
+        "loader_local": lambda: _drain(open_loader(local, config, epochs=1)),
+    }
+    costs = {f"{name}_cpu_ms_per_mb": _cpu_cost(epoch, server, megabytes) for name, epoch in epochs.items()}
+    return {**medians, **ratios, **costs}
+
+
+def _cpu_cost(epoch: Callable[[], Any], server: S3Server, megabytes: float) -> dict[str, float]:
+    """Return the CPU time of an epoch in ms per MB, here and in the server: with few cores it is the bound."""
+    before = time.process_time(), _cpu_seconds(server.pid)
+    epoch()
+    scale = 1000 / megabytes
+    return {"here": (time.process_time() - before[0]) * scale, "server": (_cpu_seconds(server.pid) - before[1]) * scale}
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _median_ratio(first: list[float], second: list[float]) -> float:
@@ -226,14 +274,16 @@ def _raw_rate(dataset: Dataset) -> float:
 
 
 def _loader_rate(dataset: Dataset, *, workers: int) -> float:
-    """Return MB/s of an epoch through the loader, from its first batch on."""
-    loader = open_loader(dataset, replace(PLAIN, batch_size=64, workers=workers), epochs=1)
-    batches = iter(loader)
-    began = time.perf_counter()
-    for _ in batches:
-        pass
+    """Return MB/s of the second of three epochs: as much has been read ahead at its end as at its beginning."""
+    loader = open_loader(dataset, replace(PLAIN, batch_size=64, workers=workers), epochs=3)
+    starts: dict[int, float] = {}
+    for batch in loader:
+        starts.setdefault(batch.epoch, time.perf_counter())
+        if batch.epoch == 2:
+            break
+    loader.close()
     total = sum(shard.num_bytes for shard in dataset.shards)
-    return total / 1e6 / (time.perf_counter() - began)
+    return total / 1e6 / (starts[2] - starts[1])
 
 
 def _memory() -> dict[str, float]:
@@ -275,6 +325,9 @@ def measure_cache(local: Dataset, server: S3Server, _turns: int) -> dict[str, An
             dataset = open_dataset(URL)
             config = replace(PLAIN, batch_size=64, cache=folder, cache_gb=share * total / 1e9)
             _drain(open_loader(dataset, config, epochs=1))
+            filling = open_sources(config)(dataset)  # an epoch of hours has filled the cache by now, one of seconds not
+            filling.wait()
+            filling.close()
             proxy.reset_counts()
             loader = open_loader(dataset, config, epochs=2)
             _drain(open_loader(dataset, config, epochs=2, state=loader.start.at(1, 0)))

@@ -104,6 +104,17 @@ class S3Server:
         (folder / "data").mkdir(exist_ok=True)
         (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
 
+    @property
+    def pid(self) -> int:
+        """Process of the server.
+
+        Raises:
+            RuntimeError: It does not run.
+        """
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process.pid
+
     def start(self, timeout: float = _START_SECONDS) -> None:
         """Start the server and wait until it answers."""
         master, volume, filer, admin = self._ports

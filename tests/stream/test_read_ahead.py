@@ -178,7 +178,7 @@ def test_a_buffer_is_the_same_memory_in_another_process():
     buffer = RunBuffer(1 << 16)
     assert buffer.wait(make_run(0)) is None  # not open: to be read directly
     buffer.open()
-    buffer.view(512, 8)[:] = b"whisper!"
+    buffer.room(make_run(0), 512)(b"whisper!")
     buffer.publish(make_run(0), 512)
     buffer.publish(make_run(1), None)
     other = pickle.loads(ForkingPickler.dumps(buffer))
@@ -190,3 +190,23 @@ def test_a_buffer_is_the_same_memory_in_another_process():
     assert other.wait(make_run(2)) is None
     buffer.close()
     assert buffer.wait(make_run(0)) is None
+
+
+def test_a_buffer_of_one_process_keeps_the_bytes_that_came():
+    buffer = RunBuffer(1 << 16, is_shared=False)
+    buffer.open()
+    data, run = b"whisper!", make_run(0)
+    late = buffer.room(make_run(1), 1024)
+    buffer.room(run, 512)(data)
+    buffer.publish(run, 512)
+    found = buffer.wait(run)
+    assert found.obj is data
+    with pytest.raises(TypeError, match=r"cannot modify read-only memory"):
+        found[0] = 0
+    buffer.drop(run)
+    assert bytes(found) == data  # who still holds the bytes keeps them
+    buffer.open()
+    late(b"of old: ")
+    buffer.publish(make_run(1), 1024)
+    with pytest.raises(KeyError):  # what was read for an earlier iteration does not reach this one
+        buffer.wait(make_run(1))

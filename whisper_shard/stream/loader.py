@@ -256,7 +256,7 @@ def open_loader(
         begin = begin.at(state.epoch, state.step)
     turns = Turns(timetable=timetable, start=Step(epoch=begin.epoch, step=begin.step), stop_epoch=epochs)
     augmentations = build_augmentations(config.augment) if augment else ()
-    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB)
+    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB, is_shared=config.workers > 0)
     pipeline = build_pipeline(turns, buffer, augmentations=augmentations, stages=stages, open_source=open_source)
     return Loader(
         timetable,
@@ -295,7 +295,7 @@ def open_evaluation(
     config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=(), bad_record=bad_record)
     timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
-    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB)
+    buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB, is_shared=config.workers > 0)
     pipeline = build_pipeline(turns, buffer, open_source=open_source)
     return Loader(
         timetable,

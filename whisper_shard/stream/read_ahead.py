@@ -7,7 +7,7 @@ is kept, and nothing waits for ever.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from whisper_shard.dataset.sources.protocol import Source, SourceCounts, add_counts
@@ -54,6 +54,7 @@ class ReadAhead:
             for last_step in [last for last in self._held if last <= step]:
                 for run, place in self._held.pop(last_step):
                     self._space.give_back(place, _rounded(run.num_bytes))
+                    self._buffer.drop(run)
             self._changed.notify_all()
 
     @property
@@ -80,8 +81,8 @@ class ReadAhead:
                 if run is None or self._is_closed:
                     return
                 place = self._find_place(run)
-                out = None if place is None else self._buffer.view(place, run.num_bytes)
-            is_read = out is not None and self._fetch(run, out)
+                room = None if place is None else self._buffer.room(run, place)
+            is_read = room is not None and self._fetch(run, room)
             with self._changed:  # after `close` there is no table to write to
                 self._buffer.publish(run, place if is_read else None)
 
@@ -92,7 +93,7 @@ class ReadAhead:
             self._buffer.stop_waiting()
             return None
 
-    def _fetch(self, run: Run, out: memoryview) -> bool:
+    def _fetch(self, run: Run, room: Callable[[bytes | memoryview], None]) -> bool:
         """Read a run into the buffer; return whether it is there. Local files stay in the cache of the system instead.
 
         Where reading fails, the process that needs the run reads its utterances directly, and meets the error.
@@ -102,7 +103,7 @@ class ReadAhead:
             if source.is_local(run.shard):
                 source.advise(run.shard, run.offset, run.num_bytes)
                 return False
-            out[:] = source.read(run.shard, run.offset, run.num_bytes)
+            room(source.read(run.shard, run.offset, run.num_bytes))
         except Exception:
             return False
         return True

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,13 +29,17 @@ class RunBuffer:
     checksum, and then read the utterance directly.
     """
 
-    def __init__(self, num_bytes: int) -> None:
+    def __init__(self, num_bytes: int, *, is_shared: bool = True) -> None:
         """Prepare a buffer.
 
         Args:
             num_bytes: Its size; 0: nothing is read ahead.
+            is_shared: Whether other processes read from it. If none does, runs stay in the memory in which the source
+                returned them: one copy less.
         """
         self.num_bytes = num_bytes
+        self._is_shared = is_shared
+        self._own: dict[int, memoryview] = {}  # number of a run -> its bytes, where no other process needs them
         self._files: tuple[int, ...] = ()
         self._memory = np.empty(0, np.uint8)
         self._words = np.empty(0, np.int64)
@@ -41,7 +47,7 @@ class RunBuffer:
     def open(self) -> None:
         """Allocate memory, always anew: a read of an earlier iteration that is still under way cannot write into it."""
         self.close()
-        memory_file, self._memory = new_shared(max(self.num_bytes, ALIGNMENT))
+        memory_file, self._memory = new_shared(max(self.num_bytes if self._is_shared else 0, ALIGNMENT))
         table_file, table = new_shared(8 * (3 * _ENTRIES + 2 * _WORKERS + 1))
         self._files = memory_file, table_file
         self._words = table.view(np.int64)
@@ -53,6 +59,7 @@ class RunBuffer:
         for descriptor in self._files:
             os.close(descriptor)
         self._files, self._memory, self._words = (), np.empty(0, np.uint8), np.empty(0, np.int64)
+        self._own = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {"num_bytes": self.num_bytes, "files": tuple(map(Outgoing, self._files))}
@@ -78,8 +85,17 @@ class RunBuffer:
         """Whether a `ReadAhead` uses it."""
         return len(self._words) > 0
 
-    def view(self, place: int, num_bytes: int) -> memoryview:
-        """Return a stretch of the memory, to be written."""
+    def room(self, run: Run, place: int) -> Callable[[bytes | memoryview], None]:
+        """Return a function that takes the bytes of a run; after the buffer is opened again it has no effect there."""
+        if self._is_shared:
+            return partial(self._view(place, run.num_bytes).__setitem__, slice(None))
+        return partial(_keep, self._own, run.number)
+
+    def drop(self, run: Run) -> None:
+        """Free the memory of a run that nothing needs any more."""
+        self._own.pop(run.number, None)
+
+    def _view(self, place: int, num_bytes: int) -> memoryview:
         return self._memory[place : place + num_bytes].data
 
     def publish(self, run: Run, place: int | None) -> None:
@@ -106,7 +122,9 @@ class RunBuffer:
             if words[-1] or words[number] > run.number:
                 return None
             time.sleep(_POLL_SECONDS)
-        return None if words[place] < 0 else self.view(int(words[place]), run.num_bytes).toreadonly()
+        if words[place] < 0:
+            return None
+        return self._view(int(words[place]), run.num_bytes).toreadonly() if self._is_shared else self._own[run.number]
 
     def count(self, worker: int, counts: SourceCounts) -> None:
         """Note what a process has read directly so far."""
@@ -118,6 +136,10 @@ class RunBuffer:
         """What all processes have read directly."""
         gets, num_bytes = self._counts.sum(axis=0).tolist()
         return SourceCounts(gets=gets, num_bytes=num_bytes)
+
+
+def _keep(own: dict[int, memoryview], number: int, data: bytes | memoryview) -> None:
+    own[number] = memoryview(data).toreadonly()
 
 
 class Space:
