@@ -42,7 +42,7 @@ bench: setup  ## benchmarks on this machine; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.bench_stream
 	$(BIN)/python -m benchmarks.bench_index
 
-bench-peers: setup  ## the loader against webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData
+bench-peers: setup  ## the loader against webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData; disk and S3
 	sh benchmarks/peers.sh
 
 clean:  ## remove .venv, caches, build/ and demo/

@@ -164,13 +164,13 @@ def write_litdata(dataset: Dataset, folder: Path) -> None:
     paths = []
     for item in read_items(dataset):
         np.save(wave_folder / f"{item['key']}.npy", item["audio"])
-        paths.append((str(wave_folder / f"{item['key']}.npy"), item["text"]))
+        paths.append((str(wave_folder / f"{item['key']}.npy"), item["key"], item["text"]))
     litdata.optimize(read_saved, paths, output_dir=str(folder / "chunks"), chunk_bytes="64MB", num_workers=1)
     shutil.rmtree(wave_folder)
 
 
-def read_saved(place: tuple[str, str]) -> Item:
-    return {"audio": np.load(place[0]), "text": place[1]}
+def read_saved(place: tuple[str, str, str]) -> Item:
+    return {"audio": np.load(place[0]), "key": place[1], "text": place[2]}
 
 
 def open_litdata(folder: Path) -> Iterable[Item]:

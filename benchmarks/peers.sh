@@ -10,7 +10,9 @@ python=${PYTHON:-.venv/bin/python}
     "$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" >"$site/project.pth"
     build/peers/bin/pip install -q --no-deps lhotse==1.33.0 datasets==5.2.0 litdata==0.2.76 mosaicml-streaming==0.13.0
     build/peers/bin/pip install -q intervaltree lilcom click tabulate sortedcontainers cytoolz audioread dill xxhash \
-        multiprocess aiohttp lightning-utilities boto3 tifffile Brotli zstandard zstd python-snappy catalogue \
-        azure-storage-blob matplotlib
+        multiprocess aiohttp lightning-utilities boto3==1.43.117 aiobotocore==3.10.0 s3fs==2026.9.0 fsspec==2026.9.0 \
+        tifffile Brotli zstandard zstd python-snappy catalogue azure-storage-blob matplotlib
 }
-exec build/peers/bin/python -m benchmarks.bench_peers "$@"
+ln -sf "$(cd "$(dirname "$python")" && pwd)/weed" build/peers/bin/weed
+build/peers/bin/python -m benchmarks.bench_peers
+exec build/peers/bin/python -m benchmarks.bench_peers_s3
