@@ -32,8 +32,6 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "channel": ("channel", "channel_id"),
 }  # fmt: skip
 """Names of columns by meaning, in order of preference; matched without regard to case."""
-TIME_ROLES = ("start", "end", "duration")
-"""Meanings of columns with seconds, or milliseconds where the name ends in ``_ms``."""
 _NEEDED = ("audio", "text")
 _LETTERS = re.compile(r"[^\W\d_]")
 _LIKE = 0.9  # share of the first rows that must look like a path or a text

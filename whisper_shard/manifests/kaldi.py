@@ -6,7 +6,7 @@ Source: https://kaldi-asr.org/doc/data_prep.html
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -65,13 +65,13 @@ def _folder_of(path: Path) -> Path:
 def read_folder(folder: Path, finder: PathFinder) -> Iterator[pa.Table]:
     """Yield the utterances as tables in MANIFEST_SCHEMA: those of ``text`` in its order, then those without a text."""
     with ExitStack() as stack:
-        tables = {name: stack.enter_context(Lookup()) for name in ("wav.scp", *OPTIONAL)}
+        tables = {"wav.scp": stack.enter_context(Lookup())}
         _fill(folder / "wav.scp", tables["wav.scp"], _read_recordings(folder))
         for name in OPTIONAL:
             if (folder / name).is_file():
+                tables[name] = stack.enter_context(Lookup())
                 _fill(folder / name, tables[name], _read_pairs(folder / name))
-        has_segments = (folder / "segments").is_file()
-        yield from make_tables(COLUMNS, _join(folder, tables, has_segments=has_segments), finder)
+        yield from make_tables(COLUMNS, _join(folder, tables), finder)
 
 
 def _fill(file: Path, table: Lookup, pairs: Iterator[tuple[str, str]]) -> None:
@@ -106,18 +106,14 @@ def _read_recordings(folder: Path) -> Iterator[tuple[str, str]]:
         yield name, source
 
 
-def _join(folder: Path, tables: dict[str, Lookup], *, has_segments: bool) -> Iterator[Line]:
+def _join(folder: Path, tables: Mapping[str, Lookup]) -> Iterator[Line]:
     """Yield the lines of ``text`` with what the other files say of them."""
-    audio = tables["segments" if has_segments else "wav.scp"]
-    where = "segments" if has_segments else "wav.scp"
+    where = "segments" if "segments" in tables else "wav.scp"
+    audio, has_segments = tables[where], where == "segments"
+    known = {role: tables[name] for role, name in (("speaker", "utt2spk"), ("language", "utt2lang")) if name in tables}
     for name, text in _read_pairs(folder / "text"):
-        values: dict[str, object] = {
-            "id": name,
-            "text": text,
-            "speaker": tables["utt2spk"].get(name),
-            "language": tables["utt2lang"].get(name),
-        }
-        found = audio.get(name)
+        values = {"id": name, "text": text, **{role: table.get(name) for role, table in known.items()}}
+        found = audio.use(name)
         if found is None:
             yield Line({**values, "audio": ""}, ("missing_path", f"{name} is not in {where}"))
         else:
@@ -127,12 +123,12 @@ def _join(folder: Path, tables: dict[str, Lookup], *, has_segments: bool) -> Ite
         yield Line({"id": name, "audio": source, "text": ""}, ("missing_transcript", f"{name} is not in text"))
 
 
-def _locate(values: dict[str, object], segment: str, recordings: Lookup) -> Line:
+def _locate(values: Mapping[str, object], segment: str, recordings: Lookup) -> Line:
     """Return a line with the recording and the times of its segment."""
     fields = segment.split()
     if len(fields) < 3:
         return Line({**values, "audio": ""}, ("malformed_row", f"segments says {segment!r}, not recording, begin, end"))
-    source = recordings.get(fields[0])
+    source = recordings.use(fields[0])
     if source is None:
         return Line({**values, "audio": ""}, ("missing_path", f"{fields[0]} is not in wav.scp"))
     # -1 stands for the end of the recording.

