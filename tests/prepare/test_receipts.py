@@ -8,6 +8,7 @@ import pytest
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.errors import EnvironmentFault
+from whisper_shard.prepare.files import stat_source
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.plan import SplitPlan
 from whisper_shard.prepare.receipts import (
@@ -16,7 +17,6 @@ from whisper_shard.prepare.receipts import (
     find_staleness,
     make_receipt,
     read_receipt,
-    stat_source,
     write_receipt,
 )
 

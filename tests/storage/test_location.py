@@ -81,3 +81,22 @@ def test_nothing_joined_climbs_out(name):
 def test_a_url_is_no_path():
     with pytest.raises(ConfigError, match="s3://bucket/run: a URL cannot be used here; give a local path"):
         _ = parse_location("s3://bucket/run").path
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "expected"),
+    [
+        ("s3://in/lists", "a/b.wav", "s3://in/lists/a/b.wav"),
+        ("s3://in/lists", "../audio/b.wav", "s3://in/audio/b.wav"),
+        ("s3://in", "./b.wav", "s3://in/b.wav"),
+        ("s3://in", "../b.wav", "s3://in/../b.wav"),  # which does not exist
+        ("https://host/a%20b", "c d.wav", "https://host/a%20b/c%20d.wav"),
+        ("s3://in", "gs://other/b.wav", "gs://other/b.wav"),
+        ("s3://in", "/data/b.wav", "/data/b.wav"),
+        ("/lists", "a/b.wav", "/lists/a/b.wav"),
+        ("/lists", "s3://in/b.wav", "s3://in/b.wav"),
+        ("/lists", "file:///a%20b.wav", "/a b.wav"),
+    ],
+)
+def test_names_in_a_list_of_files(folder, name, expected):
+    assert parse_location(folder).resolve(name) == expected

@@ -4,9 +4,9 @@ A column holds the bytes of audio files, alone or in a struct ``{bytes, path}``.
 beginning of a row group, so rows are cheap to read in the order of the file and dear in any other; the plan sees to it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from whisper_shard.audio.files import open_recording
 from whisper_shard.errors import AudioError
+from whisper_shard.storage.location import is_url
 
 ROWS_AT_ONCE = 8
 """Recordings that are in memory at the same time."""
@@ -63,9 +64,14 @@ def _is_binary(kind: pa.DataType) -> bool:
 class EmbeddedAudio:
     """Reads the bytes of single rows, and keeps the place in the file for the next one."""
 
-    def __init__(self, audio_column: str = "") -> None:
-        """Prepare to read; ``audio_column`` is the user's choice, or empty."""
-        self._asked = audio_column
+    def __init__(self, audio_column: str = "", *, open_file: Callable[[str], BinaryIO] = open_recording) -> None:
+        """Prepare to read.
+
+        Args:
+            audio_column: The user's choice, or empty.
+            open_file: Opens a Parquet file by its path or URL.
+        """
+        self._asked, self._open_file = audio_column, open_file
         self._path = ""
         self._file: Any = None
         self._starts = np.zeros(1, np.int64)
@@ -99,8 +105,10 @@ class EmbeddedAudio:
 
     def _open(self, path: str) -> None:
         self.close()
-        open_recording(path).close()  # names what is wrong with a missing file
-        self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        file = self._open_file(path)  # names what is wrong with a missing file
+        if not is_url(path):  # which Arrow reads faster by itself
+            file.close()
+        self._file = pq.ParquetFile(file if is_url(path) else path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

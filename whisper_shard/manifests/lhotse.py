@@ -1,7 +1,7 @@
 """Manifests of Lhotse: recordings and supervisions, or cuts, as JSON or JSON lines, plain or compressed with gzip.
 
 Each supervision becomes a row: a segment of its recording. A cut gives one row for each of its supervisions, as
-``cuts.trim_to_supervisions()`` would. Only recordings in local files are read, commands are never executed; what else
+``cuts.trim_to_supervisions()`` would. Only files and URLs are read, commands are never executed; what else
 audio can be in Lhotse (mixed, augmented, features only) becomes a reject that says so.
 
 Source: https://lhotse.readthedocs.io
@@ -23,6 +23,7 @@ from whisper_shard.manifests.lookup import Lookup
 from whisper_shard.manifests.manifest import Manifest, digest_files
 from whisper_shard.manifests.paths import PathFinder, find_folder
 from whisper_shard.manifests.table import Line, make_tables
+from whisper_shard.storage.location import is_url
 
 COLUMNS = Columns(
     audio="audio",
@@ -222,7 +223,7 @@ def locate(recording: Mapping[str, Any], channel: Any) -> tuple[str, int | None,
         return "", None, (_UNSUPPORTED, words)
     (source,) = sources
     path, channels = str(source.get("source", "")), source.get("channels", [])
-    if source.get("type") != "file":
+    if source.get("type") != "file" and not (source.get("type") == "url" and is_url(path)):
         kind = source.get("type")
         words = "a command, which is never executed" if kind == "command" else f"no local file but a {kind}"
         return path[:80], None, (_UNSUPPORTED, f"its audio is {words}: {path[:80]!r}; store it in a file")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from whisper_shard.storage.atomic import sha256_of_file
+from whisper_shard.storage.location import Location
 
 
 def _nothing() -> list[str]:
@@ -18,11 +19,11 @@ def _nothing() -> list[str]:
 class Manifest:
     """A list of recordings and transcripts, in one file or several."""
 
-    path: Path
+    path: Path | Location
     """What the user named: a file or a folder."""
     format: str
     """Name of its format."""
-    folder: Path
+    folder: Path | Location
     """Folder to which audio paths are relative."""
     read: Callable[[], Iterator[pa.Table]]
     """Returns an iterator over all rows, as tables in MANIFEST_SCHEMA, from the beginning.

@@ -28,7 +28,8 @@ SAMPLE_ROWS = 100
 """Rows by which the columns are found out."""
 BATCH_ROWS = 10_000
 """Rows of a batch, at most; a batch lies in one row group."""
-_FOOTER_BYTES = 8  # length of the footer, and the magic number
+FOOTER_BYTES = 8
+"""Behind the footer: its length, and the magic number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,16 +257,16 @@ def digest_parquet(layout: ParquetLayout) -> str:
         metadata, num_bytes = _open_file(path).metadata, path.stat().st_size
         digest.update(f"{path.relative_to(layout.folder).as_posix()}\n{num_bytes}\n".encode())
         with path.open("rb") as file:
-            for start, length in _ranges(metadata, layout.embedded):
+            for start, length in column_ranges(metadata, layout.embedded):
                 file.seek(start)
                 digest.update(file.read(length))
-            file.seek(num_bytes - metadata.serialized_size - _FOOTER_BYTES)
+            file.seek(num_bytes - metadata.serialized_size - FOOTER_BYTES)
             digest.update(file.read())
     return digest.hexdigest()
 
 
-def _ranges(metadata: Any, embedded: AudioColumn | None) -> Iterator[tuple[int, int]]:
-    """Yield where the bytes of the columns lie."""
+def column_ranges(metadata: Any, embedded: AudioColumn | None) -> Iterator[tuple[int, int]]:
+    """Yield where the bytes of all columns but that with embedded recordings lie: first byte and length."""
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         for number in range(group.num_columns):

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from whisper_shard.storage.location import is_url
+
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm", ".aac", ".wma", ".amr", ".aif", ".aiff", ".au",
     ".caf", ".w64", ".mka", ".mkv", ".sph", ".3gp", ".oga", ".mov",
@@ -35,6 +37,11 @@ def has_audio_suffix(path: str) -> bool:
     return dot >= 0 and path[dot:].lower() in _SUFFIX_SET
 
 
+def has_suffix(path: str) -> bool:
+    """Return whether a path ends like the name of a file."""
+    return _ANY_SUFFIX.search(path) is not None
+
+
 class PathFinder:
     """Finds the files that paths mean, and counts what had to be mended."""
 
@@ -52,6 +59,8 @@ class PathFinder:
     def find(self, source: str) -> str | None:
         """Return the path to use instead of ``source``, or None where it is right as it is or nothing better exists."""
         plain = self._prefix + source if self._prefix else None
+        if is_url(source):
+            return None
         if not source or ("\\" not in source and source.isascii() and has_audio_suffix(source)):
             return plain
         if self.exists(plain or source):
@@ -63,7 +72,7 @@ class PathFinder:
                     self._examples.setdefault(fault, source)
                 return mended
         # A file that is added later should be noticed, so the row names the file that would be it.
-        return plain if _ANY_SUFFIX.search(source) else self._prefix + source + self._suffixes[0]
+        return plain if has_suffix(source) else self._prefix + source + self._suffixes[0]
 
     def notes(self) -> list[str]:
         """Return a line for each kind of path that was mended so far."""
@@ -88,7 +97,7 @@ class PathFinder:
             for form in ("NFC", "NFD"):
                 if (other := unicodedata.normalize(form, slashed)) != slashed:
                     yield other, [*faults, "form"]
-            if not _ANY_SUFFIX.search(slashed):
+            if not has_suffix(slashed):
                 yield from ((suffixed, [*faults, "suffix"]) for suffixed in self._add_suffix(slashed))
 
     def _add_suffix(self, path: str) -> Iterator[str]:
@@ -115,7 +124,8 @@ def find_folder(folder: Path, sources: Sequence[str]) -> tuple[Path, str, list[s
     Returns:
         The folder, what to put before each path (a subfolder with a slash, or nothing), and notes.
     """
-    found = [source for source in sources if source and not source.startswith("/")][:SAMPLE_PATHS]
+    found = [source for source in sources if source and not source.startswith("/") and not is_url(source)]
+    found = found[:SAMPLE_PATHS]
     if not found or _holds_any(folder, found):
         return folder, "", []
     subfolders = [sub for sub in _subfolders(folder) if _holds_any(folder / sub, found)]

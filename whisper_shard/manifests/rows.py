@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.utterance import ManifestRow, Rejection
 
 BATCH_ROWS = 50_000
@@ -36,16 +37,17 @@ _SAME_NAME = (
 )  # fmt: skip
 
 
-def as_rows(table: pa.Table, *, folder: Path) -> Iterator[tuple[ManifestRow, Rejection | None]]:
+def as_rows(table: pa.Table, *, folder: Path | Location) -> Iterator[tuple[ManifestRow, Rejection | None]]:
     """Yield each row of a table in MANIFEST_SCHEMA, with its rejection where the manifest itself is at fault.
 
     Args:
         table: Some rows.
-        folder: Folder to which relative audio paths are relative.
+        folder: Folder to which relative audio paths are relative, on this machine or in object storage.
     """
+    base = parse_location(folder)
     for line in table.to_pylist():
         row = ManifestRow(
-            path=str(folder / (line["file"] or line["source"])),
+            path=base.resolve(line["file"] or line["source"]),
             extra=json.loads(line["extra"]) if line["extra"] else {},
             **{name: line[name] for name in _SAME_NAME},
         )

@@ -18,6 +18,9 @@ from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
 from whisper_shard.prepare.workers.pool import Workers, open_workers
 from whisper_shard.prepare.workers.supervisor import supervise
+from whisper_shard.storage.location import Location
+from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.stores import StorageConfig
 
 PROBE_ROWS = 8
 """Rows per task when rows are prepared only to learn their size."""
@@ -45,30 +48,35 @@ class Estimate:
     """What was assumed about the manifests."""
 
 
-def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50) -> Estimate:
+def estimate_corpus(
+    corpus: Location | Path | str, config: PrepareConfig, *, num_first: int = 50, storage: StorageConfig | None = None
+) -> Estimate:
     """Plan a run and prepare a few recordings as it would, without keeping anything.
 
     Args:
         corpus: The manifest.
         config: Settings.
         num_first: Rows from the beginning of the manifest that are prepared.
+        storage: How object storage is reached.
 
     Raises:
         ManifestError: The manifest cannot be used.
         ConfigError: A filter or decoder that does not exist.
+        EnvironmentFault: The machine or the network failed.
     """
     build_pipeline(config)
+    store = ObjectStore(storage or StorageConfig())
     with TemporaryDirectory(prefix="whisper-shard-") as temporary:
         output = OutputFolder(path=Path(temporary))
         spools = {
             name: spool_manifest(manifest, output.path / f"{name}.spool", config)
-            for name, manifest in open_manifests(corpus, config).items()
+            for name, manifest in open_manifests(corpus, config, copies=output.path / "corpus", store=store).items()
         }
         train = spools["train"]
         folder = train.manifest.folder
         with open_workers(output, config) as workers:
-            sampled, _ = prepare_sample(sample_rows(train), folder, workers, config)
-            first, _ = prepare_sample(first_rows(train, num_first), folder, workers, config)
+            sampled, _ = prepare_sample(sample_rows(train), folder, workers, config, store=store)
+            first, _ = prepare_sample(first_rows(train, num_first), folder, workers, config, store=store)
     num_rows = sum(spool.num_rows for spool in spools.values())
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     sizes = {name: len(ranks) for name, ranks in split_ranks(spools).items()}
@@ -85,7 +93,7 @@ def estimate_corpus(corpus: Path, config: PrepareConfig, *, num_first: int = 50)
 
 
 def prepare_sample(
-    rows: pa.Table, corpus: Path, workers: Workers, config: PrepareConfig
+    rows: pa.Table, corpus: Location | Path, workers: Workers, config: PrepareConfig, *, store: ObjectStore
 ) -> tuple[list[RowProbe], list[Note]]:
     """Prepare some rows in the workers and return their sizes and rejections, in order of row, and notes.
 
@@ -94,6 +102,7 @@ def prepare_sample(
         corpus: Folder of the manifest, to which relative audio paths are relative.
         workers: The pool.
         config: Settings.
+        store: Access to recordings in object storage.
     """
     # Negative, unlike the numbers of shards: a worker that has not begun a shard yet must not count in its progress.
     tasks = [
@@ -103,6 +112,7 @@ def prepare_sample(
             rows=rows.slice(start, PROBE_ROWS),
             corpus=corpus,
             heartbeats=workers.heartbeats,
+            store=store,
         )
         for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
     ]

@@ -14,7 +14,7 @@ bucket holds the same files without lock, heartbeats and log, and OUT/.prepare/l
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from whisper_shard.dataset.description import DATASET_NAME
@@ -40,6 +40,8 @@ class OutputFolder:
     """Writes every file that is kept; crash tests replace it."""
     remote: RemoteOutput | None = None
     """The copy in a bucket, where the user named a bucket."""
+    store: ObjectStore = field(default_factory=ObjectStore)
+    """Access to object storage, for the recordings too."""
 
     @property
     def shown(self) -> Path | Location:
@@ -131,7 +133,7 @@ def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectSt
     Args:
         out: A folder of this machine or of a bucket.
         writer: Writes all files.
-        store: Access to the bucket.
+        store: Access to object storage.
 
     Raises:
         ConfigError: The place can only be read.
@@ -139,10 +141,10 @@ def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectSt
     if out.scheme == "https":
         raise ConfigError(f"OUT {out}: https can only be read; give a bucket or a local folder")
     if out.is_local:
-        return OutputFolder(path=out.path, writer=writer)
+        return OutputFolder(path=out.path, writer=writer, store=store or ObjectStore())
     work = work_folder("prepare", out)
     remote = RemoteOutput(location=out, work=work, store=store or ObjectStore())
-    return OutputFolder(path=work, writer=writer, remote=remote)
+    return OutputFolder(path=work, writer=writer, remote=remote, store=remote.store)
 
 
 @contextmanager

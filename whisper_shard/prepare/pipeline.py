@@ -4,8 +4,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import BinaryIO
 
 from whisper_shard.audio.decoders import DECODERS
+from whisper_shard.audio.files import open_recording
 from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
@@ -39,8 +41,12 @@ class Pipeline:
     """Applied in order, up to the first rejection."""
 
 
-def build_pipeline(config: PrepareConfig) -> Pipeline:
+def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO] = open_recording) -> Pipeline:
     """Build the steps from the configuration.
+
+    Args:
+        config: Settings.
+        open_file: Opens a recording by its path or URL.
 
     Raises:
         ConfigError: An unknown kind of filter or decoder, or a parameter it does not take.
@@ -54,6 +60,7 @@ def build_pipeline(config: PrepareConfig) -> Pipeline:
             max_seconds=config.max_recording_seconds,
             channel=None if config.channel == "mix" else int(config.channel),
             audio_column=config.audio_column,
+            open_file=open_file,
         ),
         trim_db=config.trim_db,
         peak=config.peak,

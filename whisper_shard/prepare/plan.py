@@ -19,10 +19,12 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
 from whisper_shard.manifests.formats import open_manifest
 from whisper_shard.manifests.manifest import Manifest
+from whisper_shard.manifests.remote import open_remote_manifest
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import Spool, read_shard_rows, sort_into_shards
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder
-from whisper_shard.storage.location import local_path
+from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.object_store import ObjectStore
 
 OUTPUT_VERSION = 5
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
@@ -47,7 +49,7 @@ class SplitPlan:
     """Where it is written."""
     fingerprint: str
     """Fingerprint of the whole plan."""
-    corpus: Path
+    corpus: Path | Location
     """Folder of the manifest, to which relative audio paths are relative."""
     num_rows: int
     """Manifest rows."""
@@ -111,17 +113,29 @@ class Plan:
         return sum(split.num_shards for split in self.splits)
 
 
-def open_manifests(corpus: Path, config: PrepareConfig) -> dict[str, Manifest]:
+def open_manifests(
+    corpus: Location | Path | str, config: PrepareConfig, *, copies: Path, store: ObjectStore
+) -> dict[str, Manifest]:
     """Return the manifests by split; without ``--eval-corpus`` there is only ``train``.
+
+    Args:
+        corpus: The manifest.
+        config: Settings.
+        copies: A folder of this machine for copies of manifests in object storage; it must outlive their use.
+        store: Access to them.
 
     Raises:
         ManifestError: One of them cannot be used.
+        EnvironmentFault: The network fails, or a copy cannot be written.
+        ConfigError: Bucket, credentials or endpoint are wrong.
     """
-    paths = {
-        "train": corpus,
-        **({"eval": local_path(config.eval_corpus, what="--eval-corpus")} if config.eval_corpus else {}),
+    named = {"train": corpus} | ({"eval": config.eval_corpus} if config.eval_corpus else {})
+    return {
+        name: open_manifest(place.path, config)
+        if (place := parse_location(text)).is_local
+        else open_remote_manifest(place, config, copies=copies / name, store=store)
+        for name, text in named.items()
     }
-    return {name: open_manifest(path, config) for name, path in paths.items()}
 
 
 def choose_shard_rows(num_rows: int, mean_bytes: float, shard_mb: int) -> int:
@@ -237,7 +251,7 @@ def _find_changed_settings(then: Mapping[str, Any], now: Mapping[str, Any], *, i
     ]
 
 
-def _as_plan(output: OutputFolder, content: Mapping[str, Any], corpora: Mapping[str, Path]) -> Plan:
+def _as_plan(output: OutputFolder, content: Mapping[str, Any], corpora: Mapping[str, Path | Location]) -> Plan:
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     num_rows = {name: split["num_rows"] for name, split in content["splits"].items()}
     splits = tuple(

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
@@ -67,7 +66,7 @@ def check_rejects(counts: RunCounts, config: PrepareConfig) -> None:
         )
 
 
-def check_kept(corpus: Path | str, counts: RunCounts, config: PrepareConfig) -> None:
+def check_kept(corpus: object, counts: RunCounts, config: PrepareConfig) -> None:
     """Check, before the datasets are assembled, that rows were kept, and enough of them.
 
     Raises:

@@ -1,7 +1,7 @@
 """A receipt records that a shard is finished, what is in it, and what it was made from.
 
 It is one JSON file, written after its shard is safely on the disk. It is valid only as long as everything the shard
-was made from is unchanged: the plan, the libraries, the tar itself, and size and time of every recording. The index
+was made from is unchanged: the plan, the libraries, the tar itself, and every recording. The index
 and dataset.json are functions of the receipts alone.
 """
 
@@ -19,13 +19,16 @@ from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import IndexRow, index_table
-from whisper_shard.errors import EnvironmentFault
+from whisper_shard.errors import ConfigError
+from whisper_shard.prepare.files import stat_objects, stat_source
 from whisper_shard.prepare.plan import ShardPlan
-from whisper_shard.storage.atomic import is_environment_error
+from whisper_shard.storage.location import Location, is_url, parse_location
+from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.utterance import SAMPLE_RATE
 
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
 """Reasons of rejections that a higher limit might have avoided."""
+_OTHER = {False: "another modification time", True: "another ETag"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class RowOutcome:
     num_bytes: int
     """Size of the recording's file; -1: there was none."""
     mtime_ns: int
-    """Its time of modification, in nanoseconds; 0 where there was none."""
+    """Its time of modification, in nanoseconds; of an object, a number of its ETag; 0 where there was none."""
     seconds: float
     """Length of the recording before trimming; of a rejected one, as far as it is known."""
     reason: str | None
@@ -135,17 +138,18 @@ def read_receipt(path: Path) -> Receipt | None:
         return None
 
 
-def count_receipt(receipt: Receipt, corpus: Path) -> ShardCounts:
+def count_receipt(receipt: Receipt, corpus: Location | Path) -> ShardCounts:
     """Return the sums over a receipt.
 
     Args:
         receipt: Of a finished shard.
         corpus: Folder of the manifest, to which relative audio paths are relative.
     """
-    examples = dict[str, str]()
+    examples, base = dict[str, str](), parse_location(corpus)
     for row, source, file, reason, detail in _columns(receipt, "row", "source", "file", "reason", "detail"):
         if reason is not None and reason not in examples:
-            examples[reason] = f"row {row}, {(corpus / (file or source)).absolute()}: {detail}"
+            path = base.resolve(file or source)
+            examples[reason] = f"row {row}, {path if is_url(path) else Path(path).absolute()}: {detail}"
     return ShardCounts(
         num_rows=len(receipt.rows["row"]),
         num_utterances=receipt.info.num_utterances,
@@ -201,7 +205,7 @@ def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig, *,
     # would take longer than preparing some of them. `whisper-shard verify` reads every byte.
     if tar_bytes != receipt.info.num_bytes:
         return f"{shard.tar.name} has {tar_bytes} bytes, the receipt says {receipt.info.num_bytes}"
-    return _find_changed_recording(receipt, shard.split.corpus)
+    return _find_changed_recording(receipt, parse_location(shard.split.corpus), shard.split.output.store)
 
 
 def _find_other_versions(then: Mapping[str, str]) -> list[str]:
@@ -212,14 +216,21 @@ def _find_other_versions(then: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _find_changed_recording(receipt: Receipt, corpus: Path) -> str | None:
+def _find_changed_recording(receipt: Receipt, corpus: Location, store: ObjectStore) -> str | None:
+    names = _columns(receipt, "file", "source")
+    objects = stat_objects((path for file, source in names if is_url(path := corpus.resolve(file or source))), store)
     for row, source, file, num_bytes, mtime_ns, reason in _columns(
         receipt, "row", "source", "file", "num_bytes", "mtime_ns", "reason"
     ):
-        path = corpus / (file or source)
-        found = stat_source(path)
+        path = corpus.resolve(file or source)
+        found = objects[path] if path in objects else stat_source(path)
+        if found is None:
+            if reason == "permission_denied":
+                continue
+            # Finished work is not thrown away because of a right that is missing now.
+            raise ConfigError(f"{path}: access denied, but row {row} was read then; restore the right to read it")
         if found != (num_bytes, mtime_ns):
-            what = f"{num_bytes} bytes then, {found[0]} now" if found[0] != num_bytes else "another modification time"
+            what = f"{num_bytes} bytes then, {found[0]} now" if found[0] != num_bytes else _OTHER[is_url(path)]
             return f"row {row} ({source!r}) has changed: {what}"
         # Changing the mode of a file leaves its size and its time of modification as they were.
         if reason == "permission_denied" and os.access(path, os.R_OK):
@@ -229,23 +240,3 @@ def _find_changed_recording(receipt: Receipt, corpus: Path) -> str | None:
 
 def _columns(receipt: Receipt, *names: str) -> "zip[tuple[Any, ...]]":
     return zip(*(receipt.rows[name] for name in names), strict=True)
-
-
-def stat_source(path: Path | str) -> tuple[int, int]:
-    """Return size and modification time (ns) of a recording, or (-1, 0) where there is none.
-
-    Raises:
-        EnvironmentFault: The machine cannot tell, for example because of a lost mount.
-    """
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a Path would cost three times as much, ten million times
-    except (PermissionError, ValueError):
-        return -1, 0
-    except OSError as error:
-        # A recording on a lost mount still exists: taking it for missing would invalidate every receipt.
-        if is_environment_error(error):
-            raise EnvironmentFault(
-                f"{path}: cannot be examined: {error.strerror}; fix this, then run the same command again"
-            ) from error
-        return -1, 0
-    return status.st_size, status.st_mtime_ns

@@ -2,11 +2,11 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, Protocol
 
 from whisper_shard.audio.decoders import decode_recording
-from whisper_shard.audio.files import open_recording, read_recording
+from whisper_shard.audio.files import open_recording
 from whisper_shard.audio.recording import Decoder, Recording
 from whisper_shard.audio.segments import Part, SegmentReader
 from whisper_shard.errors import AudioError
@@ -41,7 +41,15 @@ class RecordingReader(Protocol):
 class RowReader:
     """Reads the audio of rows; cheapest in the order of the plan, which keeps the rows of a recording together."""
 
-    def __init__(self, decoders: Sequence[Decoder], *, max_seconds: float, channel: int | None, audio_column: str):
+    def __init__(
+        self,
+        decoders: Sequence[Decoder],
+        *,
+        max_seconds: float,
+        channel: int | None,
+        audio_column: str,
+        open_file: Callable[[str], BinaryIO] = open_recording,
+    ):
         """Prepare to read.
 
         Args:
@@ -49,10 +57,11 @@ class RowReader:
             max_seconds: Longer recordings, or parts of them, are rejected.
             channel: Of rows that do not say which; None: the average of all.
             audio_column: Column of Parquet files with the audio; empty: the one that holds audio.
+            open_file: Opens a recording, or a Parquet file with some, by its path or URL.
         """
         self._decoders, self._max_seconds, self._channel = decoders, max_seconds, channel
-        self._segments = SegmentReader(decoders)
-        self._embedded = EmbeddedAudio(audio_column)
+        self._segments, self._open_file = SegmentReader(decoders), open_file
+        self._embedded = EmbeddedAudio(audio_column, open_file=open_file)
 
     @property
     def num_passes(self) -> int:
@@ -72,12 +81,11 @@ class RowReader:
             recording = self._segments.read(
                 row.recording, _suffix_of(row), lambda: self._open(row), part, max_seconds=self._max_seconds
             )
-        elif row.member is None:
-            recording = read_recording(row.path, decoders=self._decoders, max_seconds=self._max_seconds)
         else:
-            recording = decode_recording(
-                self._open(row), suffix=_suffix_of(row), decoders=self._decoders, max_seconds=self._max_seconds
-            )
+            with self._open(row) as file:
+                recording = decode_recording(
+                    file, suffix=_suffix_of(row), decoders=self._decoders, max_seconds=self._max_seconds
+                )
         if row.duration_seconds is not None:
             _check_duration(row.duration_seconds, len(recording.waveform) / recording.sample_rate)
         return recording
@@ -89,7 +97,7 @@ class RowReader:
 
     def _open(self, row: ManifestRow) -> BinaryIO:
         if row.member is None:
-            return open_recording(row.path)
+            return self._open_file(row.path)
         return io.BytesIO(self._embedded.read(row.path, row.member))
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.toml import dump_config
@@ -51,7 +52,7 @@ MAX_STALE_NOTES = 5
 
 
 def prepare_corpus(
-    corpus: Path,
+    corpus: Location | Path | str,
     out: Location | Path | str,
     config: PrepareConfig,
     *,
@@ -61,7 +62,7 @@ def prepare_corpus(
     """Prepare a corpus, from the beginning or from where an earlier run was stopped.
 
     Args:
-        corpus: The manifest.
+        corpus: The manifest, local or a URL.
         out: Folder for the datasets ``train`` and ``eval``, local or a URL; created if it does not exist.
         config: Settings.
         writer: Writes all files; crash tests pass one of their own.
@@ -79,35 +80,36 @@ def prepare_corpus(
         EnvironmentFault: The machine or the network failed; the same command resumes.
     """
     started = time.monotonic()
-    store = ObjectStore(storage) if storage else None
-    output = open_output(parse_location(out), writer=writer, store=store)
+    output = open_output(parse_location(out), writer=writer, store=ObjectStore(storage or StorageConfig()))
     build_pipeline(config)
-    manifests = open_manifests(corpus, config)  # before anything is written: a misspelt path creates no folder
-    for manifest in manifests.values():
-        if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
-            check_manifest(manifest)
-        yield from (Note(message=note) for note in manifest.notes)
-    with lock_output(output) as check_lease:
-        if config.rebuild:
-            remove_output(output)
-        remove_temp_files(output)
-        with open_workers(output, config) as workers:
-            plan = yield from _open_or_make_plan(workers, output, manifests, config)
-            with writer.file(output.settings) as file:
-                file.write(dump_config(replace(config, rebuild=False), "prepare").encode())
-            output.upload(output.settings)
-            counts = RunCounts(num_rows=plan.num_rows, started=started)
-            missing = yield from _find_missing(plan, config, counts)
-            yield _plan_made(plan, len(missing), config)
-            yield from _write_shards(workers, missing, config, counts)
-        remove_temp_files(output)  # of workers that died in this run
-        check_kept(corpus, counts, config)
-        check_lease()
-        totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
-        shutil.rmtree(output.heartbeats)
-        output.worker_log.unlink(missing_ok=True)
-        empty_work_folder(output)
-    yield as_done(totals, counts)
+    with TemporaryDirectory(prefix="whisper-shard-") as copies:
+        # Before anything is written: a misspelt path creates no folder.
+        manifests = open_manifests(corpus, config, copies=Path(copies), store=output.store)
+        for manifest in manifests.values():
+            if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
+                check_manifest(manifest)
+            yield from (Note(message=note) for note in manifest.notes)
+        with lock_output(output) as check_lease:
+            if config.rebuild:
+                remove_output(output)
+            remove_temp_files(output)
+            with open_workers(output, config) as workers:
+                plan = yield from _open_or_make_plan(workers, output, manifests, config)
+                with writer.file(output.settings) as file:
+                    file.write(dump_config(replace(config, rebuild=False), "prepare").encode())
+                output.upload(output.settings)
+                counts = RunCounts(num_rows=plan.num_rows, started=started)
+                missing = yield from _find_missing(plan, config, counts)
+                yield _plan_made(plan, len(missing), config)
+                yield from _write_shards(workers, missing, config, counts)
+            remove_temp_files(output)  # of workers that died in this run
+            check_kept(corpus, counts, config)
+            check_lease()
+            totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
+            shutil.rmtree(output.heartbeats)
+            output.worker_log.unlink(missing_ok=True)
+            empty_work_folder(output)
+        yield as_done(totals, counts)
 
 
 def _open_or_make_plan(
@@ -131,7 +133,7 @@ def _make_plan(
     }
     yield from (Note(message=note) for manifest in manifests.values() for note in manifest.repairs())
     train = spools["train"]
-    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, config)
+    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, config, store=output.store)
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     plan = write_plan(output, spools, config=config, shard_rows=shard_rows)

@@ -22,6 +22,7 @@ from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.prepare.order import RowGroups, RowOrder, order_rows
 from whisper_shard.storage.atomic import as_environment_fault
+from whisper_shard.storage.location import Location
 
 SAMPLE_ROWS = 64
 """Rows that are prepared in order to estimate the size of an utterance."""
@@ -162,5 +163,5 @@ def _scatter(table: pa.Table, buckets: NDArray[np.int32], writers: Sequence[Any]
             writer.write_table(table.slice(start, end - start))
 
 
-def _no_row(path: Path) -> ManifestError:
+def _no_row(path: Path | Location) -> ManifestError:
     return ManifestError(f"{path}: has a header but no row")

@@ -24,6 +24,7 @@ from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.manifests.rows import as_rows
+from whisper_shard.prepare.files import RecordingFiles
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
 from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.prepare.receipts import (
@@ -31,11 +32,12 @@ from whisper_shard.prepare.receipts import (
     ShardCounts,
     count_receipt,
     make_receipt,
-    stat_source,
     write_receipt,
 )
 from whisper_shard.prepare.waveform import prepare_waveform
 from whisper_shard.prepare.workers.heartbeat import open_heartbeat
+from whisper_shard.storage.location import Location
+from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
 
 
@@ -67,10 +69,12 @@ class RowsTask(Task):
 
     rows: pa.Table
     """In MANIFEST_SCHEMA."""
-    corpus: Path
+    corpus: Path | Location
     """Folder of the manifest, to which relative audio paths are relative."""
     heartbeats: Path
     """Folder of the workers' heartbeats."""
+    store: ObjectStore = field(default_factory=ObjectStore)
+    """Access to recordings in object storage."""
 
     def read_rows(self) -> pa.Table:
         """Return the rows."""
@@ -93,7 +97,7 @@ class ShardTask(Task):
     """Its rows, and where it is written."""
 
     @property
-    def corpus(self) -> Path:
+    def corpus(self) -> Path | Location:
         """Folder of the manifest, to which relative audio paths are relative."""
         return self.shard.split.corpus
 
@@ -101,6 +105,11 @@ class ShardTask(Task):
     def heartbeats(self) -> Path:
         """Folder of the workers' heartbeats."""
         return self.shard.split.output.heartbeats
+
+    @property
+    def store(self) -> ObjectStore:
+        """Access to recordings in object storage."""
+        return self.shard.split.output.store
 
     def read_rows(self) -> pa.Table:
         """Return the rows of the shard, in MANIFEST_SCHEMA."""
@@ -121,6 +130,7 @@ class ShardTask(Task):
             rows=self.read_rows(),
             corpus=self.corpus,
             heartbeats=self.heartbeats,
+            store=self.store,
         )
 
 
@@ -215,11 +225,13 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
     _warm_up(task.config.trim_db)
     if task.is_retry:
         load_ffmpeg()
-    pipeline, heartbeat = build_pipeline(task.config), open_heartbeat(task.heartbeats)
+    heartbeat = open_heartbeat(task.heartbeats)
+    files = RecordingFiles(task.store, pause=heartbeat.paused)
+    pipeline = build_pipeline(task.config, open_file=files.open)
     heartbeat.begin_task(task.number)
-    for row, rejection in as_rows(task.read_rows(), folder=task.corpus):
-        # Before decoding, so that a recording that is replaced meanwhile is noticed by the next run.
-        num_bytes, mtime_ns = stat_source(row.path)
+    rows = as_rows(task.read_rows(), folder=task.corpus)
+    # The state is that before decoding, so that a recording that is replaced meanwhile is noticed by the next run.
+    for row, rejection, (num_bytes, mtime_ns) in files.walk(rows, skip=task.quarantined):
         if rejection is not None:
             result: Utterance | Rejection = rejection
         elif (known := task.quarantined.get(row.recording)) is not None:

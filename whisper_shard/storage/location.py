@@ -3,6 +3,7 @@
 To add a scheme, name it in SCHEMES, and say how its store is opened in ``storage/stores.py``.
 """
 
+import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,19 @@ class Location:
             raise ConfigError(f"{self}: a URL cannot be used here; give a local path")
         return Path(self.key)
 
+    def resolve(self, name: str) -> str:
+        """Return the path or URL that ``name`` means in a list of files that lies in this folder.
+
+        Args:
+            name: A URL, an absolute path of this machine, or a path relative to this folder, with ``..`` or without.
+        """
+        if is_url(name):
+            return unquote(name.removeprefix("file://")) if name.startswith("file:///") else name
+        if self.is_local or name.startswith("/"):
+            return str(Path(self.key, name))
+        key = posixpath.normpath("/".join(filter(None, (self.key, name))))
+        return str(Location(self.scheme, self.bucket, key))
+
     def join(self, *names: str) -> "Location":
         """Return what lies at a relative path below this folder.
 
@@ -113,6 +127,11 @@ def parse_location(text: Location | Path | str) -> Location:
     if key:
         _check_key(key, f"{scheme}://{bucket}/{key}")
     return Location(scheme, bucket, key)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text begins like a URL, of any scheme."""
+    return "://" in text and _URL.fullmatch(text) is not None
 
 
 def local_path(text: Path | str, *, what: str) -> Path:

@@ -5,6 +5,7 @@ where it broke, of the same version of the object. Whatever a network does, a re
 with an error that says what to do, or, when it brought nothing new for the retry budget, with an EnvironmentFault.
 """
 
+import hashlib
 import logging
 import random
 import time
@@ -52,6 +53,11 @@ class ObjectInfo:
     etag: str | None
     """Names its version; None where the server does not say."""
 
+    @property
+    def version(self) -> int:
+        """A number of 60 bits that another version has not; 0 where the server does not say."""
+        return int.from_bytes(hashlib.blake2b(self.etag.encode(), digest_size=8).digest()) >> 4 if self.etag else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
@@ -81,7 +87,23 @@ class ObjectStore:
             EnvironmentFault: The retry budget is spent.
             ConfigError: Bucket, credentials or endpoint are wrong.
         """
-        return bytes(self._download(location, offset=0, num_bytes=max_bytes + 1, etag=None, is_whole=True).data)
+        piece = self.get_up_to(location, max_bytes=max_bytes)
+        if piece.info.num_bytes > max_bytes:
+            raise DatasetError(
+                f"{location}: has {piece.info.num_bytes} bytes, at most {max_bytes} are expected of such a file"
+            )
+        return bytes(piece.data)
+
+    def get_up_to(self, location: Location, *, max_bytes: int) -> Piece:
+        """Return a whole object, or none of its bytes where it has more than ``max_bytes``.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ObjectChanged: It was replaced while it was read.
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        return self._download(location, offset=0, num_bytes=max_bytes + 1, etag=None, is_whole=True)
 
     def get_range(self, location: Location, offset: int, num_bytes: int, *, etag: str | None = None) -> Piece:
         """Return ``num_bytes`` from ``offset``, fewer only where the object ends.
@@ -199,6 +221,17 @@ class ObjectStore:
         for meta in found:
             yield _info(Location(folder.scheme, folder.bucket, meta["path"]), meta)
 
+    def list_folders(self, folder: Location) -> Iterator[Location]:
+        """Yield the folders that lie directly in a folder, sorted by name.
+
+        Raises:
+            EnvironmentFault: The retry budget is spent.
+            ConfigError: Bucket, credentials or endpoint are wrong.
+        """
+        prefix = f"{folder.key}/" if folder.key else None
+        found = self._repeat(folder, "read", lambda store: obstore.list_with_delimiter(store, prefix))
+        yield from (Location(folder.scheme, folder.bucket, key) for key in sorted(found["common_prefixes"]))
+
     def _read_piece(self, info: ObjectInfo, start: int) -> bytes | memoryview:
         """Return the piece of an object that begins at ``start``."""
         num_bytes = min(_STREAM_BYTES, info.num_bytes - start)
@@ -222,10 +255,6 @@ class ObjectStore:
         download = _Download(location=location, start=offset, end=offset + num_bytes, etag=etag, is_whole=is_whole)
         self._repeat(location, "read", download.go_on, progress=lambda: download.position)
         assert download.info is not None
-        if is_whole and download.info.num_bytes >= num_bytes:
-            raise DatasetError(
-                f"{location}: has {download.info.num_bytes} bytes, at most {num_bytes - 1} are expected of such a file"
-            )
         pieces = download.pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return Piece(data=data, info=download.info, num_requests=download.num_requests)

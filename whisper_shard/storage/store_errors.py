@@ -23,6 +23,10 @@ _KEYS = {
 _ANONYMOUS = {"s3": "AWS_SKIP_SIGNATURE=true", "gs": "GOOGLE_SKIP_SIGNATURE=true", "az": "AZURE_SKIP_SIGNATURE=true"}
 
 
+class AccessDenied(ConfigError):
+    """The credentials are valid, but not for this object."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFault:
     """What went wrong with a request."""
@@ -74,6 +78,7 @@ _KINDS = (
     _Kind(
         pattern="PermissionDeniedError|403 Forbidden|AccessDenied|AllAccessDisabled",
         message="access denied; ask the owner of the bucket for the right to {verb} there, or use other credentials",
+        kind=AccessDenied,
     ),
     _Kind(
         pattern="InvalidCertificate|invalid peer certificate|UnknownIssuer",

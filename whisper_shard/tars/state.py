@@ -20,8 +20,9 @@ import pyarrow as pa
 from whisper_shard.config.index import IndexConfig
 from whisper_shard.dataset.description import DATASET_NAME, INDEX_NAME, LENGTHS_NAME
 from whisper_shard.prepare.assemble import REJECTS_NAME
+from whisper_shard.prepare.files import stat_source
 from whisper_shard.prepare.output import OutputFolder
-from whisper_shard.prepare.receipts import deciding_versions, stat_source
+from whisper_shard.prepare.receipts import deciding_versions
 from whisper_shard.tars.find import TarInput, list_text_files
 
 STATE_VERSION = 1

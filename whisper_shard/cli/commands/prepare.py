@@ -1,14 +1,13 @@
 """The command `prepare`, and the lines it prints."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say
 from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.storage.location import Location, local_path, parse_location
+from whisper_shard.storage.location import Location, parse_location
 
 if TYPE_CHECKING:
     from whisper_shard.prepare import events
@@ -19,7 +18,7 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     """Prepare a corpus, or resume; with --dry-run, only print what would be done."""
     from whisper_shard.prepare.estimate import estimate_corpus
 
-    source, output = local_path(corpus, what="CORPUS"), parse_location(out)
+    source, output = parse_location(corpus), parse_location(out)
     if config.dry_run:
         for line in describe_estimate(estimate_corpus(source, config)):
             say(line)
@@ -27,7 +26,7 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
     return _prepare(config, corpus=source, out=output)
 
 
-def _prepare(config: PrepareConfig, *, corpus: Path, out: Location) -> int:
+def _prepare(config: PrepareConfig, *, corpus: Location, out: Location) -> int:
     from whisper_shard.prepare import events
     from whisper_shard.prepare.run import prepare_corpus
 
@@ -107,7 +106,7 @@ def describe_estimate(found: "Estimate") -> Iterator[str]:
 COMMAND = Command(
     config=PrepareConfig,
     positionals={
-        "corpus": "CSV, JSON, Parquet or folder with audio paths and transcripts; see docs/corpora.md",
+        "corpus": "CSV, JSON, Parquet or folder with audio paths and transcripts, local or a URL; see docs/corpora.md",
         "out": "output folder, local or a URL; the same command again resumes",
     },
     run=run_prepare,

@@ -11,7 +11,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,7 +77,16 @@ class Heartbeat:
         self._seconds_kept += seconds_kept
         self._write(IDLE)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Report that the recording that is being decoded waits for the network; its time begins anew afterwards."""
+        row = self._row
+        self._write(IDLE)
+        yield
+        self._write(row)
+
     def _write(self, row: int) -> None:
+        self._row = row
         _LAYOUT.pack_into(
             self._map,
             0,
