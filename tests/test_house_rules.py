@@ -26,6 +26,8 @@ HOMES = {
     "tomli_w": {"config/toml.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
+    "regex": {"text/rules.py"},
+    "tokenizers": {"text/tokens.py", "model/labels.py", "demo/tiny_whisper.py"},
     "jinja2": {"report/page.py"},
     "obstore": {"storage/stores.py", "storage/object_store.py"},
 }

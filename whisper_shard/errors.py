@@ -4,6 +4,7 @@ WhisperShardError            exit code 1
 |-- ConfigError              a flag, a TOML file or a combination of settings
 |-- ManifestError            the input list: missing, wrong columns, nothing usable
 |-- AudioError               one recording cannot be decoded (prepare turns it into a Rejection)
+|-- TextError                one transcript cannot be normalized (prepare turns it into a Rejection)
 |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
 |-- StateError               a checkpoint or receipt that belongs to something else
 |-- ModelError               a model folder that cannot be used
@@ -42,6 +43,14 @@ class AudioError(WhisperShardError):
     """One recording cannot be decoded."""
 
     def __init__(self, message: str, *, reason: str = "decode_failed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TextError(WhisperShardError):
+    """One transcript cannot be normalized."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
 

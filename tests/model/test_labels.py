@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whisper_shard.errors import ConfigError, TrainingError
-from whisper_shard.model.labels import Labeler, whisper_language
+from whisper_shard.model.labels import Labeler
 from whisper_shard.model.loss import IGNORE_INDEX
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.utterance import Segment
@@ -60,14 +60,6 @@ def test_english_only_models_have_neither_language_nor_task(english_labeler):
 def test_language_and_task_of_the_utterance_come_first(labeler):
     row = labeler.label("eins", language="de-CH", task="translate")
     assert names(labeler, row.decoder_input_ids)[1:3] == ["<|de|>", "<|translate|>"]
-
-
-@pytest.mark.parametrize(
-    ("tag", "code"),
-    [("en-US", "en"), ("pt_BR", "pt"), ("nb", "no"), ("jv", "jw"), ("cmn-Hans", "zh"), ("yue", "yue"), ("FIL", "tl")],
-)
-def test_tags_become_whispers_codes(tag, code):
-    assert whisper_language(tag) == code
 
 
 def test_texts_begin_with_a_space_only_where_words_have_spaces(labeler):

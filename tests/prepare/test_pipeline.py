@@ -41,6 +41,22 @@ def test_row_becomes_a_rejection_with_its_values(tmp_path, transcript, seconds, 
     assert (rejection.row, rejection.reason, rejection.detail) == (3, reason, detail)
 
 
+def test_a_text_too_long_for_the_decoder_is_rejected_before_its_recording_is_opened(tmp_path, tiny_folder):
+    pipeline = build_pipeline(PrepareConfig(tokenizer=str(tiny_folder)))
+    rejection = prepare_row(row(tmp_path / "absent.wav", "nine hundred " * 400), pipeline)
+    assert rejection.reason == "too_many_tokens"
+    assert re.fullmatch(r"[0-9]+ tokens with the prefix, limit 448", rejection.detail)
+    assert prepare_row(row(tmp_path / "absent.wav", "nine hundred"), pipeline).reason == "missing_file"
+
+
+def test_a_rule_without_end_costs_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("whisper_shard.text.rules.RULE_SECONDS", 0.05)
+    rules = ({"pattern": r"(a|aa)+$", "replacement": ""},)
+    pipeline = build_pipeline(PrepareConfig(text_style="regex", text_rules=rules))
+    rejection = prepare_row(row(tmp_path / "absent.wav", "a" * 60 + "!"), pipeline)
+    assert rejection.reason == "text_rule_timeout"
+
+
 def test_keys_are_legal_unique_and_readable():
     sources = ["a.wav", "b/a.wav", "x.y.z.mp3", "Grüße an alle.wav", "", ".hidden", "l" * 300 + ".wav", "a\nb.wav"]
     keys = [make_key(row(source, number=i)) for i, source in enumerate(sources)]

@@ -1,11 +1,12 @@
 import json
 import shutil
+from importlib.resources import files
 
 import pytest
 from transformers import WhisperTokenizer
 
-from whisper_shard.score import normalize
 from whisper_shard.score.normalize import characters_of, normalize_text
+from whisper_shard.text.whisper import SPELLING_NAME
 
 WITH_JOINER = "\u0645\u06cc\u200c\u0631\u0648\u0645"  # Persian: I go, with a zero-width non-joiner
 JOINED = "\u0645\u06cc\u0631\u0648\u0645"
@@ -59,7 +60,7 @@ def whisper_tokenizer(tiny_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_folder / name, folder)
-    spelling = normalize.files("whisper_shard.score").joinpath(normalize.SPELLING_NAME).read_text("utf-8")
+    spelling = files("whisper_shard.text").joinpath(SPELLING_NAME).read_text("utf-8")
     assert len(json.loads(spelling)) > 1700
     (folder / "normalizer.json").write_text(spelling)
     return WhisperTokenizer.from_pretrained(str(folder))

@@ -30,10 +30,10 @@ from whisper_shard.dataset.schema import KEY_PATTERN
 from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.errors import DatasetError, ManifestError, StateError
 from whisper_shard.prepare import events
-from whisper_shard.prepare.text import clean_lowercase
 from whisper_shard.storage.atomic import AtomicWriter
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.tars import run
+from whisper_shard.text.styles import clean_basic
 
 SUFFIXES = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "npy")
 
@@ -85,7 +85,7 @@ def test_the_loader_gives_what_plain_webdataset_and_soundfile_give(corpus, index
         (suffix,) = set(SUFFIXES) & sample.keys()
         text = sample["txt"].decode() if "txt" in sample else json.loads(sample["json"])["text"]
         name = sample["__key__"].rpartition("/")[2]
-        expected[name] = (plain_waveform(suffix, sample[suffix]), clean_lowercase(text))
+        expected[name] = (plain_waveform(suffix, sample[suffix]), clean_basic(text))
     assert len(expected) == index.num_utterances == 21
     found = {}
     for batch in open_evaluation(index, batch_size=4):
@@ -254,7 +254,7 @@ def test_an_index_is_not_made_twice_unless_asked(corpus, index):
 def test_rebuild_replaces_an_index(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a.wav": encode(0.3), "a.txt": b"Hello"})
     make_index(path, tmp_path / "out")
-    again = make_index(path, tmp_path / "out", rebuild=True, text_style="verbatim")
+    again = make_index(path, tmp_path / "out", rebuild=True, text_style="none")
     assert again.columns("text")["text"].tolist() == ["Hello"]
 
 

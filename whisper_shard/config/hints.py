@@ -60,6 +60,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
         "do_lower_case", "lower_case", "lowercase", "normalize_text", "normalizer", "punctuation", "remove_punctuation",
         "text_normalization", "text_normalizer",
     ),
+    "tokenizer": ("tokenizer_name", "tokenizer_path"),
     "trim_db": ("top_db",),
     "warmup": ("num_warmup_steps", "warmup_ratio", "warmup_steps"),
     "weight_decay": ("wd",),

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from whisper_shard.config.checks import check_range
 from whisper_shard.config.plugins import PluginTables
-from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.config.prepare import PrepareConfig, TextStyle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,12 @@ class IndexConfig:
     """NeMo manifest of the tars, or a pattern of one manifest for each tar; empty: texts lie in or beside the tars."""
     text_field: str = "text"
     """Field of the text in json members and in the lines of a manifest."""
-    text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
-    """lowercase: letters and digits only, as the guide; written: clean spaces and Unicode; verbatim: no change."""
+    text_style: TextStyle = "basic"
+    """basic: lower case, no punctuation; written: clean spaces; whisper-...: Whisper's own; regex: rules; none."""
+    text_rules: PluginTables = ()
+    """Rules of text_style regex, TOML only: [[index.text_rules]] pattern = "...", replacement = "..."."""
+    tokenizer: str = ""
+    """Model folder whose tokenizer counts tokens: texts too long for its decoder are rejected; empty: no check."""
 
     npy_sample_rate: int = 16_000
     """Sampling rate of npy members in Hz, which they do not say themselves."""
@@ -68,6 +72,8 @@ class IndexConfig:
             trim_db=0.0,
             peak=0.0,
             text_style=self.text_style,
+            text_rules=self.text_rules,
+            tokenizer=self.tokenizer,
             min_seconds=self.min_seconds,
             max_seconds=self.max_seconds,
             min_text_chars=self.min_text_chars,

@@ -8,6 +8,9 @@ from whisper_shard.config.checks import check_range
 from whisper_shard.config.plugins import PluginTables
 from whisper_shard.errors import ConfigError
 
+TextStyle = Literal["none", "basic", "written", "whisper-basic", "whisper-english", "regex"]
+"""Names of the ways to normalize transcripts; see `text.styles`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareConfig:
@@ -47,8 +50,12 @@ class PrepareConfig:
     peak: float = 1.0
     """Largest absolute sample after peak normalization, 0 to 1; 0: keep the level."""
 
-    text_style: Literal["lowercase", "written", "verbatim"] = "lowercase"
-    """lowercase: letters and digits only, as in the guide; written: clean spaces and Unicode; verbatim: no change."""
+    text_style: TextStyle = "basic"
+    """basic: lower case, no punctuation; written: clean spaces; whisper-...: Whisper's own; regex: rules; none."""
+    text_rules: PluginTables = ()
+    """Rules of text_style regex, TOML only: [[prepare.text_rules]] pattern = "...", replacement = "..."."""
+    tokenizer: str = ""
+    """Model folder whose tokenizer counts tokens: texts too long for its decoder are rejected; empty: no check."""
     min_seconds: float = 1.0
     """Reject utterances of this many seconds or less, after trimming."""
     max_seconds: float = 30.0
@@ -84,6 +91,11 @@ class PrepareConfig:
         """Validate."""
         if self.channel != "mix" and not (self.channel.isascii() and self.channel.isdecimal()):
             raise ConfigError(f"--channel {self.channel}: must be mix, or the number of a channel, counted from 0")
+        if (self.text_style == "regex") != bool(self.text_rules):
+            raise ConfigError(
+                f"--text-style {self.text_style} with {len(self.text_rules)} text_rules: "
+                "style regex needs rules, [[prepare.text_rules]] in a TOML file, and only it has any"
+            )
         check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
         check_range("--peak", self.peak, 0.0, 1.0)
         check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)

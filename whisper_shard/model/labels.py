@@ -22,14 +22,11 @@ from torch import Tensor
 
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.model.loss import IGNORE_INDEX
+from whisper_shard.text.languages import WITHOUT_SPACES, describe_near_languages, whisper_language
 from whisper_shard.utterance import MAX_LABEL_TOKENS, MAX_SECONDS, Segment
 
 TIME_STEP_SECONDS = 0.02
 """Time between two timestamp tokens. Source: openai/whisper tokenizer.py."""
-WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-"""Languages written without spaces; no space is put before their texts. Source: openai/whisper tokenizer.py."""
-WHISPER_CODES = {"jv": "jw", "nb": "no", "fil": "tl", "iw": "he", "cmn": "zh", "in": "id", "ji": "yi"}
-"""BCP-47 languages that have another code in Whisper."""
 _PREFIX_TOKENS = 8  # start, language, task and two time tokens, and the bytes of spaces in front
 _CACHED_WORDS = 1 << 18  # words whose token counts are remembered
 
@@ -270,7 +267,7 @@ class Labeler:
         token = f"<|{whisper_language(language)}|>"
         if token not in self._vocabulary:
             raise ConfigError(
-                f"language {language!r}: the model has no token {token}; use a BCP-47 tag such as en or de"
+                f"language {language!r}: the model has no token {token}; {describe_near_languages(language)}"
             )
         return self._vocabulary[token]
 
@@ -295,9 +292,3 @@ def _splits_at_spaces(backend: Any) -> bool:
 
     split = backend.pre_tokenizer
     return backend.normalizer is None and isinstance(split, pre_tokenizers.ByteLevel) and split.use_regex
-
-
-def whisper_language(language: str) -> str:
-    """Return Whisper's code of a BCP-47 tag: en-US is en, nb is no, jv is jw; other tags in lower case."""
-    primary = language.replace("_", "-").split("-")[0].lower()
-    return WHISPER_CODES.get(primary, primary)

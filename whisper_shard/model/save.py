@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.model.adapters import plain_state_dict
-from whisper_shard.model.labels import whisper_language
 from whisper_shard.model.whisper import LoadedWhisper, hide_progress_bars
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder
+from whisper_shard.text.languages import whisper_language
 
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 """Special tokens with a role of their own."""

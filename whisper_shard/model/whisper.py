@@ -15,9 +15,7 @@ from safetensors import SafetensorError
 from whisper_shard.errors import ModelError
 from whisper_shard.model.device import explain_broken_install
 from whisper_shard.model.weights import fingerprint_model
-
-WHISPER_VOCABULARY = 51_865
-"""Tokens of the smallest multilingual vocabulary; fewer means English only. Source: openai/whisper model.py."""
+from whisper_shard.text.tokens import MULTILINGUAL_VOCABULARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,7 @@ def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
 def is_multilingual(model: Any) -> bool:
     """Return whether a model has language and task tokens."""
     stated = getattr(model.generation_config, "is_multilingual", None)
-    return bool(stated) if stated is not None else model.config.vocab_size >= WHISPER_VOCABULARY
+    return bool(stated) if stated is not None else model.config.vocab_size >= MULTILINGUAL_VOCABULARY
 
 
 def _check_folder(model: str) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
+from whisper_shard.text.tokens import open_tokenizer
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
 
@@ -62,6 +63,30 @@ class TextLength:
             return source.reject("text_too_short", f"{num_chars} characters, need {self.min_chars}")
         if num_chars > self.max_chars:
             return source.reject("text_too_long", f"{num_chars} characters, limit {self.max_chars}")
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLength:
+    """Drop utterances whose text, with language, task and other tokens before it, does not fit into the decoder."""
+
+    tokenizer: str
+    """Folder of a model, with its tokenizer.json."""
+
+    def __post_init__(self) -> None:
+        """Open the tokenizer, once in each process."""
+        open_tokenizer(self.tokenizer)
+
+    def reject(self, utterance: Utterance) -> Rejection | None:
+        """Count the tokens of the text."""
+        return self.reject_text(utterance.text, utterance, language=utterance.row.language)
+
+    def reject_text(self, text: str, source: ManifestRow | Utterance, *, language: str | None) -> Rejection | None:
+        """Return the rejection of a row or an utterance for its normalized text, or None."""
+        counter = open_tokenizer(self.tokenizer)
+        num_tokens = counter.count(text, language)
+        if num_tokens > counter.max_tokens:
+            return source.reject("too_many_tokens", f"{num_tokens} tokens with the prefix, limit {counter.max_tokens}")
         return None
 
 

@@ -11,11 +11,11 @@ from whisper_shard.audio.files import open_recording
 from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.errors import AudioError
-from whisper_shard.prepare.filters import Filter, TextLength, build_filters
+from whisper_shard.errors import AudioError, TextError
+from whisper_shard.prepare.filters import Filter, TextLength, TokenLength, build_filters
 from whisper_shard.prepare.recordings import RecordingReader, RowReader
-from whisper_shard.prepare.text import TEXT_STYLES
 from whisper_shard.prepare.waveform import prepare_waveform
+from whisper_shard.text.styles import build_style
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -31,6 +31,8 @@ class Pipeline:
     """Normalizes a transcript."""
     text_length: TextLength
     """Rejects texts that are too short, before the recording is opened."""
+    token_length: TokenLength | None
+    """Rejects texts that are too long for the decoder, likewise; None: not checked."""
     reader: RecordingReader
     """Reads the recordings; close it in the end."""
     trim_db: float
@@ -53,8 +55,9 @@ def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO
     """
     own = build_plugins(config.decoders, DECODERS, where="decoders")
     return Pipeline(
-        clean=TEXT_STYLES[config.text_style],
+        clean=build_style(config.text_style, config.text_rules),
         text_length=TextLength(min_chars=config.min_text_chars, max_chars=MANY),
+        token_length=TokenLength(tokenizer=config.tokenizer) if config.tokenizer else None,
         reader=RowReader(
             (*own, *(make() for make in DECODERS.values())),
             max_seconds=config.max_recording_seconds,
@@ -74,9 +77,15 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     Raises:
         OSError: The machine failed (I/O error, too many open files): not the row's fault.
     """
-    text = pipeline.clean(row.transcript)
+    try:
+        text = pipeline.clean(row.transcript)
+    except TextError as error:
+        return row.reject(error.reason, str(error))
     # Decoding is by far the most expensive step, so texts are checked first.
-    if (rejection := pipeline.text_length.reject_text(text, row)) is not None:
+    rejection = pipeline.text_length.reject_text(text, row)
+    if rejection is None and pipeline.token_length:
+        rejection = pipeline.token_length.reject_text(text, row, language=row.language)
+    if rejection is not None:
         return rejection
     seconds = 0.0
     try:

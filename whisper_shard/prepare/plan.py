@@ -25,8 +25,9 @@ from whisper_shard.prepare.spool import Spool, read_shard_rows, sort_into_shards
 from whisper_shard.storage.atomic import as_environment_fault, sync_folder
 from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.text.tokens import digest_tokenizer
 
-OUTPUT_VERSION = 5
+OUTPUT_VERSION = 6
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
 so that no dataset is a mixture."""
 RUN_SETTINGS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")
@@ -237,6 +238,7 @@ def deciding_settings(config: PrepareConfig) -> dict[str, Any]:
     """Return the settings that affect what is written, as JSON represents them."""
     settings = {name: value for name, value in asdict(config).items() if name not in RUN_SETTINGS}
     settings["eval_corpus"] = bool(config.eval_corpus)  # its path does not matter, its digest is compared
+    settings["tokenizer"] = config.tokenizer and digest_tokenizer(config.tokenizer)
     as_json: dict[str, Any] = json.loads(json.dumps(settings))
     return as_json
 

@@ -7,25 +7,16 @@ written without spaces is a word.
 Source: arXiv:2212.04356, appendix C.
 """
 
-import json
 import unicodedata
-from collections.abc import Callable
-from functools import cache
-from importlib.resources import files
 from typing import Literal
 
-from whisper_shard.model.labels import WITHOUT_SPACES, whisper_language
+from whisper_shard.text.languages import WITHOUT_SPACES, whisper_language
+from whisper_shard.text.whisper import whisper_normalizer
 
 TextForm = Literal["raw", "basic", "whisper"]
 """How texts are brought to one form before they are compared."""
 TEXT_FORMS: tuple[TextForm, ...] = ("raw", "basic", "whisper")
 """All forms."""
-SPELLING_NAME = "english_spelling.json"
-"""British spellings and their American forms, a file of this package.
-
-Source: whisper/normalizers/english.json of openai/whisper (MIT), https://github.com/openai/whisper, see
-english_spelling.LICENSE.
-"""
 
 
 def normalize_text(text: str, form: TextForm, language: str = "en") -> str:
@@ -38,7 +29,7 @@ def normalize_text(text: str, form: TextForm, language: str = "en") -> str:
     """
     code = whisper_language(language)
     if form == "whisper":
-        text = _whisper_normalizer(is_english=code in ("en", "english"))(text)
+        text = whisper_normalizer(is_english=code == "en")(text)
     elif form == "basic":
         text = _normalize_basic(text)
     if form != "raw" and code in WITHOUT_SPACES:
@@ -74,15 +65,3 @@ def _replace_sign(char: str) -> str:
         return ""
     # Marks stay: in Indic scripts they are vowels. So do private and unassigned code points, which may be letters.
     return " " if category[0] in "PS" or category == "Cc" else char
-
-
-@cache
-def _whisper_normalizer(*, is_english: bool) -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-
-    if not is_english:
-        basic: Callable[[str], str] = BasicTextNormalizer()
-        return basic
-    spelling = json.loads(files("whisper_shard.score").joinpath(SPELLING_NAME).read_text("utf-8"))
-    english: Callable[[str], str] = EnglishTextNormalizer(spelling)
-    return english

@@ -24,9 +24,7 @@ def test_index_then_verify_inspect_and_bench(tars, tmp_path, capsys):
     out = str(tmp_path / "index")
     assert run(["index", str(tars), out, *QUICK]) == 0
     shown = capsys.readouterr().out
-    assert (
-        "1 tar, " in shown and "texts: txt and json members, --text-style lowercase; npy members are taken for" in shown
-    )
+    assert "1 tar, " in shown and "texts: txt and json members, --text-style basic; npy members are taken for" in shown
     assert f"{out}: 8 utterances, " in shown and "1 of 9 rejected: no_text 1" in shown
     assert "audio: wav 8" in shown and "members that are not read, by suffix: pkl 1" in shown
     assert "the tars are not sorted by length, so reads are shorter" in shown

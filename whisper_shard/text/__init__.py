@@ -1,0 +1,1 @@
+"""Transcripts: normalization by name, languages, tokens. Preparation and scoring share it; it never imports torch."""
