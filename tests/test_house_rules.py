@@ -18,7 +18,7 @@ HOMES = {
     "msgspec": {"dataset/description.py", "dataset/reader.py"},
     "soxr": {"audio/resample.py"},
     "joblib": {"prepare/workers/pool.py"},
-    "webdataset": {"stream/gopen.py", "stream/loader.py", "bench/stages.py"},
+    "webdataset": {"stream/gopen.py", "stream/loader.py", "stream/processes.py", "bench/stages.py"},
     "audiomentations": {"stream/augment/transforms.py"},
     "torchaudio": {"model/log_mel.py", "model/spec_augment.py"},
     "evaluate": {"score/hf_metric.py"},

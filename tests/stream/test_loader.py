@@ -9,6 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -299,6 +300,22 @@ def test_a_loader_process_that_dies(dataset):
     config = dataclasses.replace(CONFIG, workers=1)
     with pytest.raises(EnvironmentFault, match=r"a loader process died .*lower --workers"):
         list(open_loader(dataset, config, stages=[die]))
+
+
+@pytest.mark.long
+def test_a_script_without_a_guard_is_named(dataset, tmp_path):
+    """Loader processes run the script again: without the guard each would start loader processes of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from whisper_shard import StreamConfig, open_dataset, open_loader\n"
+        f"for batch in open_loader(open_dataset({str(dataset.folder)!r}), StreamConfig(workers=2), epochs=1):\n"
+        "    print(batch.step)\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1 and ran.stdout == ""
+    *_, last = ran.stderr.strip().splitlines()
+    assert re.search(r"ConfigError: .* put the code of the script under `if __name__ == \"__main__\":`", last)
+    assert ran.stderr.count("bootstrapping phase") == 0
 
 
 def die(records):

@@ -12,13 +12,8 @@ processes, in exact order, whatever the number of workers.
 """
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from multiprocessing.connection import wait as wait_for
 from typing import Literal
 
 import webdataset as wds
@@ -30,9 +25,10 @@ from whisper_shard.dataset.sources.protocol import Source, SourceCounts
 from whisper_shard.errors import DatasetError, EnvironmentFault
 from whisper_shard.stream.augment.transforms import Augmentation, build_augmentations
 from whisper_shard.stream.batch import Batch
-from whisper_shard.stream.buffers import Parcel, Receiver
+from whisper_shard.stream.buffers import Receiver
 from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
+from whisper_shard.stream.processes import Running, is_death, pull, start_fork_server
 from whisper_shard.stream.read_ahead import ReadAhead
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.stream.run_buffer import RunBuffer
@@ -51,11 +47,9 @@ from whisper_shard.stream.stages import (
 from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
-Running = Generator[Batch | Parcel | Failure, None, None]
 _PIECE = 1 << 20  # utterances whose hashes are in memory at a time
 BYTES_PER_MB = 1_000_000
 """As `--read-ahead-mb` counts."""
-START_METHOD = "forkserver"
 """How loader processes start. Never fork: a forked child inherits locks and threads of the training process."""
 
 
@@ -153,10 +147,13 @@ class Loader:
             self._read_ahead = None
 
     def _batches(self) -> Iterator[Batch]:
-        workers = self._timetable.config.workers
+        config = self._timetable.config
+        workers = config.workers
         receiver = Receiver()
         with self._reading_ahead() as read_ahead:
-            running: Running = iter(self.pipeline) if workers == 0 else _pull(self._web_loader(workers))
+            running: Running = (
+                iter(self.pipeline) if workers == 0 else pull(self.pipeline, workers=workers, prefetch=config.prefetch)
+            )
             self._running = running
             try:
                 for item in running:
@@ -168,7 +165,7 @@ class Loader:
                         self._counts = read_ahead.counts
                     yield batch.pin_memory() if self._pin_memory else batch
             except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
-                if not workers or not _is_death(error):
+                if not workers or not is_death(error):
                     raise
                 first_line = str(error).partition("\n")[0]
                 raise EnvironmentFault(
@@ -199,19 +196,6 @@ class Loader:
         self._read_ahead = read_ahead
         with closing(read_ahead):
             yield read_ahead
-
-    def _web_loader(self, workers: int) -> wds.WebLoader:
-        context = multiprocessing.get_context(START_METHOD)
-        # The server imports torch once; a loader process then starts in 0.1 s instead of 2.
-        context.set_forkserver_preload(["whisper_shard.stream.stages"])
-        return wds.WebLoader(
-            self.pipeline,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=self._timetable.config.prefetch,
-            multiprocessing_context=context,
-            worker_init_fn=_begin_worker,
-        )
 
 
 def open_loader(
@@ -249,6 +233,8 @@ def open_loader(
     """
     datasets = (datasets,) if isinstance(datasets, Dataset) else tuple(datasets)
     check_sources(datasets, config)
+    if config.workers:
+        start_fork_server()  # it imports torch while the caller loads a model, say
     timetable = Timetable(datasets, config, rank=rank, world=world)
     begin = first_state(timetable)
     if state is not None:
@@ -348,38 +334,3 @@ def first_state(timetable: Timetable) -> PlanState:
         pack_gap_seconds=config.pack_gap_seconds,
         steps_per_epoch=timetable.steps,
     )
-
-
-def _pull(web_loader: wds.WebLoader) -> Running:
-    """Yield what loader processes send, and end them at once when that is over.
-
-    After an error torch would leave it to the garbage collector, and then wait five seconds for each process.
-    """
-    iterator = iter(web_loader.pipeline[0])
-    try:
-        yield from iterator
-    finally:
-        iterator._shutdown_workers()
-
-
-def _is_death(error: Exception) -> bool:
-    """Return whether a loader process died; an error inside one is raised by torch again as "Caught X in ..."."""
-    text = str(error)
-    if isinstance(error, RuntimeError):
-        return text.startswith("DataLoader worker (pid")
-    # A process that dies while it hands over a buffer shows as a broken connection.
-    return not text.startswith("Caught ")
-
-
-def _begin_worker(_worker: int) -> None:
-    """Leave Ctrl-C to the training process, which stops its workers itself, and end where that process has died."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Wait for the training process to end, then leave at once: torch's own watchdog sees the fork server only."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)
