@@ -260,6 +260,7 @@ class TestErrorsThatPeopleMeet:
         stores.forget_stores()
         message = "the server does not accept the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         self.refused(ConfigError, message, lambda: QUICK.get(location, max_bytes=10))
+        self.refused(ConfigError, message, lambda: QUICK.head(location))  # whose answer does not say why
 
     def test_access_denied(self, s3, location, monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)

@@ -16,5 +16,7 @@ class Command:
     """Class of its settings; the first line of the docstring is its help text."""
     positionals: Mapping[str, str]
     """Help text of each required argument, by name."""
+    has_urls: bool = True
+    """Whether an argument may lie in object storage."""
     run: Callable[..., int]
     """Takes the settings, and the arguments by name; returns the exit code."""

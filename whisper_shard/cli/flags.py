@@ -40,7 +40,7 @@ Config = TypeVar("Config")
 
 
 def load_config(
-    kind: type[Config], *, command: str, argv: Sequence[str], positionals: Mapping[str, str]
+    kind: type[Config], *, command: str, argv: Sequence[str], positionals: Mapping[str, str], note: str = ""
 ) -> tuple[Config, dict[str, str]]:
     """Parse a command line; its flags override the table ``[command]`` of ``--config FILE.toml``.
 
@@ -49,6 +49,7 @@ def load_config(
         command: Name of the command, and of its TOML table.
         argv: Arguments after the command's name.
         positionals: Help text of each required positional argument, by name.
+        note: What ``--help`` says below the description.
 
     Returns:
         The configuration, and the positional arguments by name.
@@ -72,7 +73,7 @@ def load_config(
         parsed: Any = tyro.cli(
             arguments,
             prog=f"whisper-shard {command}",
-            description=f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{_describe_file(command, list(plugins))}",
+            description=f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{_describe_file(command, list(plugins))}\n\n{note}",
             args=[*flags, *rest],
             config=(tyro.conf.OmitArgPrefixes,),
         )

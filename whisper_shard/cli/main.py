@@ -14,6 +14,8 @@ from typing import NoReturn
 from whisper_shard.cli.commands import COMMANDS
 from whisper_shard.cli.console import exit_on_closed_output, is_output_closed, say, say_error
 from whisper_shard.cli.flags import load_config
+from whisper_shard.cli.storage import STORAGE_HELP, storage_variables, take_storage_flags
+from whisper_shard.config.storage import StorageFlags
 from whisper_shard.errors import (
     EXIT_AGAIN,
     EXIT_BROKEN_PIPE,
@@ -77,8 +79,11 @@ def _dispatch(argv: Sequence[str]) -> int:
             f"whisper-shard has no command {name!r}{suggest(name, list(COMMANDS))}; see whisper-shard --help"
         )
     command = COMMANDS[name]
-    config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals)
-    return command.run(config, **paths)
+    flags, rest = take_storage_flags(rest) if command.has_urls else (StorageFlags(), list(rest))
+    note = STORAGE_HELP if command.has_urls else ""
+    config, paths = load_config(command.config, command=name, argv=rest, positionals=command.positionals, note=note)
+    with storage_variables(flags):
+        return command.run(config, **paths)
 
 
 def _print_help() -> None:

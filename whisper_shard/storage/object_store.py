@@ -22,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault
 from whisper_shard.storage.location import Location
-from whisper_shard.storage.store_errors import StoreFault, explain
+from whisper_shard.storage.store_errors import AccessDenied, StoreFault, explain
 from whisper_shard.storage.stores import StorageConfig, open_store
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,12 @@ class ObjectStore:
             EnvironmentFault: The retry budget is spent.
             ConfigError: Bucket, credentials or endpoint are wrong.
         """
-        return self._repeat(location, "read", lambda store: _info(location, obstore.head(store, location.key)))
+        try:
+            return self._repeat(location, "read", lambda store: _info(location, obstore.head(store, location.key)))
+        except AccessDenied:
+            # The answer has no body, whatever is wrong. That of a GET tells a denied object from wrong credentials.
+            self.get_up_to(location, max_bytes=0)
+            raise
 
     def put(self, location: Location, data: bytes | Path, *, if_absent: bool = False) -> None:
         """Write an object, all or nothing, with a checksum that the server compares.

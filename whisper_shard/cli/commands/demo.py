@@ -97,6 +97,7 @@ def check_wer(score_path: Path) -> None:
 
 
 COMMAND = Command(
+    has_urls=False,
     config=DemoConfig,
     positionals={"out": "output folder"},
     run=run_demo,

@@ -20,6 +20,7 @@ def run_doctor(config: DoctorConfig) -> int:
 
 
 COMMAND = Command(
+    has_urls=False,
     config=DoctorConfig,
     positionals={},
     run=run_doctor,
