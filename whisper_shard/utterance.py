@@ -77,6 +77,31 @@ class ManifestRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What is measured on an utterance, once, to be filtered by at any time; None: cannot be measured.
+
+    `prepare/quality.py` says how, and gives the sources.
+    """
+
+    peak: float
+    """Largest absolute sample of the recording as decoded, channels averaged; 1.0 is full scale."""
+    rms_db: float
+    """Root mean square after trimming and before levels are changed, in dB below full scale (0 or less, mostly)."""
+    snr_db: float
+    """Level of the speech above that of the quietest tenth of the utterance, in dB, -20 to 100."""
+    clipped_fraction: float
+    """Share of the samples of the recording that are cut off at its highest or lowest value, 0 to 1."""
+    speech_fraction: float
+    """Share of the time after trimming in which there is speech, 0 to 1."""
+    bandwidth_hz: float
+    """Highest frequency that is less than 50 dB below the strongest, in Hz, at the rate of the recording."""
+    chars_per_second: float
+    """Code points of normalized text by second after trimming."""
+    channel_correlation: float | None
+    """Least correlation between the first channel of the recording and another, -1 to 1; None: it has one channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
     """One stretch of speech with its text, ready to be stored."""
 
@@ -90,6 +115,10 @@ class Utterance:
     """Where it came from."""
     recording_seconds: float = 0.0
     """Length of the recording before trimming."""
+    recording_rate: int = SAMPLE_RATE
+    """Sampling rate of the recording, in Hz."""
+    quality: Quality | None = None
+    """What was measured; None: with ``--no-quality``."""
 
     @property
     def seconds(self) -> float:

@@ -40,7 +40,7 @@ def complain(command, flag):
         ("prepare", "--wandb", ""),
         ("prepare", "--report-to", ""),
         ("prepare", "--output-dir", "; OUT is the second argument, without a flag"),
-        ("prepare", "--min-chars", "; did you mean '--min-text-chars'?"),
+        ("prepare", "--min-chars", "; here it is --min-text-chars"),
         ("score", "--num-workers", ""),
         ("score", "--num-beams", "; decoding is greedy"),
         ("verify", "--overwrite", ""),

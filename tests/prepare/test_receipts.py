@@ -29,6 +29,9 @@ def make_shard(folder):
     return shard
 
 
+NOTHING_KEPT = {"num_samples": []}
+
+
 def make_rejected(folder, *, reason):
     """Write the receipt of a shard whose only row, ``a.wav``, was rejected; return it as read again."""
     num_bytes, mtime_ns = stat_source(folder / "a.wav")
@@ -37,7 +40,7 @@ def make_rejected(folder, *, reason):
     )
     shard = make_shard(folder)
     info = ShardInfo(name="shards/000000.tar", num_bytes=0, sha256="", num_utterances=0)
-    write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index_rows=[]))
+    write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index=NOTHING_KEPT))
     return read_receipt(shard.receipt)
 
 
@@ -59,7 +62,7 @@ def test_row_is_examined_at_the_file_with_its_audio(tmp_path):
     outcome = RowOutcome(num_bytes=num_bytes, mtime_ns=mtime_ns, **known)
     shard = make_shard(tmp_path)
     info = ShardInfo(name="shards/000000.tar", num_bytes=0, sha256="", num_utterances=0)
-    write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index_rows=[]))
+    write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index=NOTHING_KEPT))
     receipt = read_receipt(shard.receipt)
     assert staleness(tmp_path, receipt) is None
     assert count_receipt(receipt, tmp_path).examples == {"silent": f"row 7, {tmp_path}/data.parquet: why"}

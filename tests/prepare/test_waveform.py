@@ -5,7 +5,11 @@ import pytest
 from tests.making import make_waveform
 from whisper_shard.audio.recording import Recording
 from whisper_shard.errors import AudioError
-from whisper_shard.prepare.waveform import normalize_peak, prepare_waveform, trim_silence
+from whisper_shard.prepare.waveform import level_peak, normalize_peak, resample_and_trim, trim_silence
+
+
+def prepare_waveform(recording, *, trim_db, peak):
+    return level_peak(resample_and_trim(recording, trim_db=trim_db), recording, peak=peak)
 
 
 @pytest.mark.parametrize("trim_db", [10.0, 30.0, 60.0])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from whisper_shard.audio.content import find_demuxer_of_file
 from whisper_shard.audio.recording import (
     AudioBlock,
+    ChannelComparison,
     Recording,
     UnknownFormatError,
     check_container,
@@ -41,13 +42,16 @@ class AvDecoder:
     def decode(self, file: BinaryIO, *, max_seconds: float) -> Recording:
         """Decode with FFmpeg to planar float32, then average the channels."""
         waveforms: list[Waveform] = [np.zeros(0, np.float32)]
-        rate, num_samples = SAMPLE_RATE, 0
+        channels, rate, num_samples = ChannelComparison(), SAMPLE_RATE, 0
         for block in self.read_blocks(file, start_seconds=0.0):
             rate, num_samples = block.sample_rate, block.position + block.channels.shape[1]
+            channels.add(block.channels)
             waveforms.append(mix(block.channels))
             if num_samples > max_seconds * rate:
                 raise too_long(num_samples / rate, max_seconds)
-        return Recording(waveform=np.concatenate(waveforms), sample_rate=rate)
+        return Recording(
+            waveform=np.concatenate(waveforms), sample_rate=rate, channel_correlation=channels.correlation()
+        )
 
     def read_blocks(self, file: BinaryIO, *, start_seconds: float) -> Iterator[AudioBlock]:  # noqa: ARG002
         """Yield each frame, from the beginning: most of these formats cannot be entered at an exact sample."""

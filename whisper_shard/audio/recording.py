@@ -23,6 +23,8 @@ class Recording:
     """All channels averaged, at the file's own rate; usually in [-1, 1]."""
     sample_rate: int
     """Of the waveform, in Hz."""
+    channel_correlation: float | None = None
+    """Least correlation between the first channel and another, -1 to 1; None: one channel, or not known."""
 
 
 class Decoder(Protocol):
@@ -104,6 +106,39 @@ def check_container(file: BinaryIO) -> None:
     """
     if cut := find_cut(file):
         raise AudioError(cut, reason="truncated")
+
+
+class ChannelComparison:
+    """Compares the first channel of a recording with the others, block by block, before they are averaged.
+
+    The correlation of x and y is their scalar product divided by both norms; means are not removed, since audio has
+    none. A silent channel correlates with none.
+    """
+
+    def __init__(self) -> None:
+        self._products: NDArray[np.float64] | None = None
+        self._energies: NDArray[np.float64] | None = None
+
+    def add(self, channels: NDArray[np.float32]) -> None:
+        """Take in a block, shape (channels, samples); the number of channels may change, and then nothing is known."""
+        if len(channels) == 1 and self._products is None:
+            return
+        products = np.array([np.dot(channels[0], other) for other in channels], np.float64)
+        energies = np.array([np.dot(other, other) for other in channels], np.float64)
+        if self._products is None or self._energies is None:
+            self._products, self._energies = np.zeros(len(channels)), np.zeros(len(channels))
+        if len(self._products) != len(channels):
+            products = np.full(len(self._products), np.nan)
+            energies = products
+        self._products, self._energies = self._products + products, self._energies + energies
+
+    def correlation(self) -> float | None:
+        """Return the least correlation; None where there is one channel, or not always the same number."""
+        if self._products is None or self._energies is None or not np.isfinite(self._products).all():
+            return None
+        norms = np.sqrt(self._energies[0] * self._energies[1:])
+        found = np.divide(self._products[1:], norms, out=np.zeros(len(norms)), where=norms > 0)
+        return float(np.clip(found.min(), -1.0, 1.0))
 
 
 def mix(channels: NDArray[np.float32]) -> Waveform:

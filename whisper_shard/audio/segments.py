@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whisper_shard.audio.decoders import read_blocks
-from whisper_shard.audio.recording import AudioBlock, Decoder, Recording, pick_channel, too_long
+from whisper_shard.audio.recording import AudioBlock, ChannelComparison, Decoder, Recording, pick_channel, too_long
 from whisper_shard.errors import AudioError
 
 END_TOLERANCE_SECONDS = 0.25
@@ -131,7 +131,13 @@ class _Stream:
         self.kept, self.begin = [channels], start
         found = channels if end is None else channels[:, : end - start]
         # A copy, since the caller may write into it, and the next part may overlap with this one.
-        return Recording(waveform=np.array(pick_channel(found, part.channel)), sample_rate=rate)
+        comparison = ChannelComparison()
+        comparison.add(found)
+        return Recording(
+            waveform=np.array(pick_channel(found, part.channel)),
+            sample_rate=rate,
+            channel_correlation=comparison.correlation(),
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -14,6 +14,7 @@ from whisper_shard.audio.content import is_only_for_ffmpeg, skip_id3
 from whisper_shard.audio.flac import ends_with_last_frame, read_stream_info
 from whisper_shard.audio.recording import (
     AudioBlock,
+    ChannelComparison,
     Recording,
     UnknownFormatError,
     check_container,
@@ -54,9 +55,10 @@ class SoundfileDecoder:
             limit = int(max_seconds * rate)
             if limit < sound.frames < _UNKNOWN_FRAMES:
                 raise too_long(sound.frames / rate, max_seconds)
-            waveform = _read(sound, limit, max_seconds)
+            channels = ChannelComparison()
+            waveform = _read(sound, limit, max_seconds, channels)
             _check_end(sound, len(waveform), file)
-        return Recording(waveform=waveform, sample_rate=rate)
+        return Recording(waveform=waveform, sample_rate=rate, channel_correlation=channels.correlation())
 
     def read_blocks(self, file: BinaryIO, *, start_seconds: float) -> Iterator[AudioBlock]:
         """Yield blocks; formats without compression between samples, and flac, are entered at ``start_seconds``."""
@@ -91,12 +93,13 @@ def _open(source: int | BinaryIO) -> soundfile.SoundFile:
         raise kind(words) from error
 
 
-def _read(sound: soundfile.SoundFile, limit: int, max_seconds: float) -> Waveform:
+def _read(sound: soundfile.SoundFile, limit: int, max_seconds: float, channels: ChannelComparison) -> Waveform:
     if sound.channels == 1 and sound.frames <= limit:
         return _read_values(sound)
     # Block by block, so that 24 channels do not need 24 times the memory.
     blocks, num_samples = [], 0
     while len(block := _read_values(sound, max(_BLOCK_VALUES // sound.channels, 1), always_2d=True)):
+        channels.add(block.T)
         blocks.append(mix(block.T))
         num_samples += len(block)
         if num_samples > limit:

@@ -42,6 +42,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "max_steps": ("max_train_steps", "num_steps", "num_train_steps", "total_steps"),
     "micro_batch": ("grad_accum", "gradient_accumulation", "gradient_accumulation_steps", "micro_batch_size"),
     "min_seconds": ("min_audio_duration", "min_duration", "min_duration_in_seconds", "min_length_seconds"),
+    "min_text_chars": ("min_chars", "min_text_length", "min_text_len"),
     "model": ("base_model", "model_id", "model_name", "model_name_or_path", "pretrained_model"),
     "out": ("output", "output_dir"),
     "patience": ("early_stop", "early_stopping", "early_stopping_patience"),

@@ -43,6 +43,8 @@ class IndexConfig:
     """Reject utterances with fewer characters of normalized text than this."""
     max_recording_seconds: float = 600.0
     """Reject members with more seconds of audio than this, without decoding them to the end."""
+    quality: bool = True
+    """Measure level, noise, clipping, bandwidth and speech of each utterance into the index, for filters and views."""
     filters: PluginTables = ()
     """Further filters, TOML only: [[index.filters]] kind = "speaking_rate" ..."""
 
@@ -78,6 +80,7 @@ class IndexConfig:
             max_seconds=self.max_seconds,
             min_text_chars=self.min_text_chars,
             max_recording_seconds=self.max_recording_seconds,
+            quality=self.quality,
             filters=self.filters,
             jobs=self.jobs,
             decode_timeout_seconds=self.decode_timeout_seconds,

@@ -64,8 +64,28 @@ class PrepareConfig:
     """Reject utterances with fewer characters of normalized text than this."""
     max_recording_seconds: float = 600.0
     """Reject recordings longer than this many seconds before trimming, without decoding them to the end."""
+    quality: bool = True
+    """Measure level, noise, clipping, bandwidth and speech of each utterance into the index, for filters and views."""
+    min_chars_per_second: float = 0.0
+    """Reject utterances with fewer characters of text a second than this; 0: any."""
+    max_chars_per_second: float = 0.0
+    """Reject utterances with more characters of text a second than this, as where the text is another's; 0: any."""
+    min_rms_db: float = -120.0
+    """Reject utterances with a lower level than this, in dB below full scale; -120: any."""
+    min_snr_db: float = -20.0
+    """Reject utterances whose speech is not this many dB above their quietest tenth; -20: any."""
+    min_speech_fraction: float = 0.0
+    """Reject utterances with speech in less than this share of their time, 0 to 1."""
+    max_clipped_fraction: float = 1.0
+    """Reject recordings of which a larger share of the samples is cut off at the extremes, 0 to 1."""
+    min_bandwidth_hz: float = 0.0
+    """Reject recordings without frequencies as high as this, in Hz: 3500 rejects less than a telephone; 0: any."""
+    min_sample_rate: int = 0
+    """Reject recordings with a sampling rate below this, in Hz; 0: any."""
+    languages: tuple[str, ...] = ()
+    """Keep only utterances of these languages, as the manifest tags them; empty: all."""
     filters: PluginTables = ()
-    """Further filters, TOML only: [[prepare.filters]] kind = "speaking_rate" ..."""
+    """Further filters, TOML only: [[prepare.filters]] kind = "repeated_words" ..."""
     decoders: PluginTables = ()
     """Further decoders, tried before the built-in ones, TOML only: [[prepare.decoders]] kind = "pkg.mod:Class"."""
 
@@ -106,6 +126,14 @@ class PrepareConfig:
         check_range("--max-recording-seconds", self.max_recording_seconds, self.max_seconds, 86_400)
         check_range("--decode-timeout-seconds", self.decode_timeout_seconds, 0.01, 86_400)
         check_range("--worker-memory-mb", self.worker_memory_mb, 1_000, 1_000_000)
+        check_range("--min-chars-per-second", self.min_chars_per_second, 0.0, 1_000.0)
+        check_range("--max-chars-per-second", self.max_chars_per_second, 0.0, 1_000.0)
+        check_range("--min-rms-db", self.min_rms_db, -120.0, 0.0)
+        check_range("--min-snr-db", self.min_snr_db, -20.0, 100.0)
+        check_range("--min-speech-fraction", self.min_speech_fraction, 0.0, 1.0)
+        check_range("--max-clipped-fraction", self.max_clipped_fraction, 0.0, 1.0)
+        check_range("--min-bandwidth-hz", self.min_bandwidth_hz, 0.0, 384_000.0)
+        check_range("--min-sample-rate", self.min_sample_rate, 0, 768_000)
         check_range("--jobs", self.jobs, 0, 4096)
         if not 0.0 <= self.min_seconds < self.max_seconds <= 30.0:
             raise ConfigError(

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from whisper_shard.dataset.description import DATASET_NAME, Description, ForeignDescription
-from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA
+from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA, with_quality
 from whisper_shard.errors import DatasetError
 
 MAX_ROW_BYTES = 1 << 16
 """Bytes of an utterance in the index, uncompressed, on average over a shard; a shard may have a MB besides."""
 _SLACK_BYTES = 1 << 20
-_MAX_FOOTER_BYTES = 1 << 17  # for each row group: 16 columns with their least and greatest value
+_MAX_FOOTER_BYTES = 1 << 17  # for each row group: 24 columns with their least and greatest value
 _MIN_ROW_BYTES = 4  # of index.parquet: at least the checksum of the json member, which cannot be compressed
 _EXPANDED_BYTES = 1 << 30  # strings that may come of a column before its dictionary is looked at
 _LENGTHS_HEADER_BYTES = 4096
@@ -51,8 +51,9 @@ class IndexFile:
                 thrift_container_size_limit=2 * len(description.shards) + 1000,
             )
             metadata = self._file.metadata
-            self._schema = FOREIGN_SCHEMA if isinstance(description, ForeignDescription) else INDEX_SCHEMA
-            if not self._file.schema_arrow.equals(self._schema):
+            own = FOREIGN_SCHEMA if isinstance(description, ForeignDescription) else INDEX_SCHEMA
+            self._schema = self._file.schema_arrow
+            if not any(self._schema.equals(known) for known in (own, with_quality(own))):
                 raise DatasetError(f"{path}: its columns are not those of an index; prepare the dataset again")
             self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         counts = [shard.num_utterances for shard in description.shards if shard.num_utterances]
@@ -68,6 +69,11 @@ class IndexFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns: those of the quality are missing where it was not measured."""
+        return self._schema
 
     @property
     def counts(self) -> Sequence[int]:

@@ -10,6 +10,8 @@ from typing import Annotated, NamedTuple, get_args
 
 import pyarrow as pa
 
+from whisper_shard.utterance import Quality
+
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """No dot: WebDataset cuts a member's name at its first dot, and would merge ``a.b`` with ``a.c``."""
 Int32 = Annotated[int, pa.int32()]
@@ -111,8 +113,17 @@ INDEX_SCHEMA = _schema_of(IndexRow)
 """The columns of index.parquet, in order."""
 FOREIGN_SCHEMA = _schema_of(ForeignRow)
 """The columns of index.parquet for foreign tars."""
+QUALITY_SCHEMA = pa.schema(
+    [pa.field(column.name, pa.float32(), nullable=column.type == (float | None)) for column in fields(Quality)]
+)
+"""Further columns of index.parquet, behind the others, where the quality was measured."""
 LENGTHS_SCHEMA = pa.schema([pa.field(name, pa.int32()) for name in ("num_samples", "num_chars")])
 """The columns of lengths.arrow: those from which the order of training is planned."""
+
+
+def with_quality(schema: pa.Schema) -> pa.Schema:
+    """Return INDEX_SCHEMA or FOREIGN_SCHEMA with the columns of the quality behind it."""
+    return pa.schema([*schema, *QUALITY_SCHEMA])
 
 
 def index_table(rows: Sequence[IndexRow]) -> pa.Table:

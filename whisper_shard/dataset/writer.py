@@ -58,7 +58,7 @@ def write_index(
     Args:
         folder: The dataset's folder.
         tables: In ``schema``.
-        schema: INDEX_SCHEMA or FOREIGN_SCHEMA.
+        schema: INDEX_SCHEMA or FOREIGN_SCHEMA, with or without the columns of the quality.
         writer: Writes the files.
 
     Raises:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import DATASET_NAME, INDEX_NAME, LENGTHS_NAME, ShardInfo
-from whisper_shard.dataset.schema import INDEX_SCHEMA
+from whisper_shard.dataset.schema import INDEX_SCHEMA, with_quality
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
 from whisper_shard.prepare.events import SplitTotals
@@ -53,8 +53,10 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig) -> SplitTotals:
         writer.file(folder / REJECTS_NAME) as file,
         pq.ParquetWriter(pa.PythonFile(file, mode="w"), REJECTS_SCHEMA, compression="zstd") as rejects,
     ):
-        tables = _index_tables(split, tally=tally, shards=shards, examples=examples, rejects=rejects)
-        index = write_index(folder, tables, writer=writer)
+        tables = _index_tables(
+            split, schema=_schema(config), tally=tally, shards=shards, examples=examples, rejects=rejects
+        )
+        index = write_index(folder, tables, schema=_schema(config), writer=writer)
     totals = tally.totals()
     if totals.num_utterances + totals.num_rejects != split.num_rows:
         raise StateError(
@@ -73,9 +75,14 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig) -> SplitTotals:
     return totals
 
 
+def _schema(config: PrepareConfig) -> pa.Schema:
+    return with_quality(INDEX_SCHEMA) if config.quality else INDEX_SCHEMA
+
+
 def _index_tables(
     split: SplitPlan,
     *,
+    schema: pa.Schema,
     tally: Tally,
     shards: list[ShardInfo],
     examples: list[dict[str, object]],
@@ -98,7 +105,7 @@ def _index_tables(
         if receipt.info.num_bytes:
             # A shard without utterances has no tar. Those after it move up in dataset.json, but keep their names.
             number = [len(shards)] * receipt.info.num_utterances
-            yield pa.table({**receipt.index, "shard": number}, schema=INDEX_SCHEMA)
+            yield pa.table({**receipt.index, "shard": number}, schema=schema)
             shards.append(receipt.info)
 
 

@@ -13,8 +13,9 @@ from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError, TextError
 from whisper_shard.prepare.filters import Filter, TextLength, TokenLength, build_filters
+from whisper_shard.prepare.quality import measure_quality
 from whisper_shard.prepare.recordings import RecordingReader, RowReader
-from whisper_shard.prepare.waveform import prepare_waveform
+from whisper_shard.prepare.waveform import level_peak, resample_and_trim
 from whisper_shard.text.styles import build_style
 from whisper_shard.utterance import ManifestRow, Rejection, Utterance
 
@@ -39,6 +40,8 @@ class Pipeline:
     """See PrepareConfig."""
     peak: float
     """See PrepareConfig."""
+    is_measured: bool
+    """Whether to measure the quality."""
     filters: tuple[Filter, ...]
     """Applied in order, up to the first rejection."""
 
@@ -67,12 +70,13 @@ def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO
         ),
         trim_db=config.trim_db,
         peak=config.peak,
+        is_measured=config.quality,
         filters=build_filters(config),
     )
 
 
 def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
-    """Clean the text, decode, resample, trim, normalize the peak, and filter.
+    """Clean the text, decode, resample, trim, measure, normalize the peak, and filter.
 
     Raises:
         OSError: The machine failed (I/O error, too many open files): not the row's fault.
@@ -91,12 +95,22 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     try:
         recording = pipeline.reader.read(row)
         seconds = len(recording.waveform) / recording.sample_rate
-        waveform = prepare_waveform(recording, trim_db=pipeline.trim_db, peak=pipeline.peak)
+        trimmed = resample_and_trim(recording, trim_db=pipeline.trim_db)
+        quality = measure_quality(recording, trimmed, num_chars=len(text)) if pipeline.is_measured else None
+        waveform = level_peak(trimmed, recording, peak=pipeline.peak)
     except AudioError as error:
         return row.reject(error.reason, str(error), seconds=seconds)
     except MemoryError:
         return row.reject("decoder_out_of_memory", "needs more memory than --worker-memory-mb allows")
-    utterance = Utterance(key=make_key(row), waveform=waveform, text=text, row=row, recording_seconds=seconds)
+    utterance = Utterance(
+        key=make_key(row),
+        waveform=waveform,
+        text=text,
+        row=row,
+        recording_seconds=seconds,
+        recording_rate=recording.sample_rate,
+        quality=quality,
+    )
     rejections = (step.reject(utterance) for step in pipeline.filters)
     return next((rejection for rejection in rejections if rejection is not None), utterance)
 

@@ -8,7 +8,7 @@ and dataset.json are functions of the receipts alone.
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -18,13 +18,13 @@ from typing import Any
 from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
-from whisper_shard.dataset.schema import IndexRow, index_table
+from whisper_shard.dataset.schema import QUALITY_SCHEMA, IndexRow, index_table
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.files import stat_objects, stat_source
 from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.storage.location import Location, is_url, parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.utterance import SAMPLE_RATE, Quality
 
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
 """Reasons of rejections that a higher limit might have avoided."""
@@ -95,7 +95,7 @@ def make_receipt(
     *,
     config: PrepareConfig,
     outcomes: Sequence[RowOutcome],
-    index_rows: Sequence[IndexRow],
+    index: Mapping[str, Sequence[Any]],
 ) -> Receipt:
     """Return the receipt of a shard that is already committed.
 
@@ -104,7 +104,7 @@ def make_receipt(
         info: The tar.
         config: Settings.
         outcomes: One for each manifest row.
-        index_rows: One for each utterance.
+        index: Columns of the index, as `index_columns` returns them.
     """
     is_limited = any(outcome.reason in LIMIT_REASONS for outcome in outcomes)
     return Receipt(
@@ -113,8 +113,17 @@ def make_receipt(
         info=info,
         limits=decoder_limits(config) if is_limited else {},
         rows={name: [getattr(outcome, name) for outcome in outcomes] for name in RowOutcome.__slots__},
-        index=index_table(index_rows).to_pydict(),
+        index=index,
     )
+
+
+def index_columns(rows: Sequence[IndexRow], qualities: Iterable[Quality | None]) -> dict[str, list[Any]]:
+    """Return the columns of the index of a shard, those of the quality only where it was measured."""
+    columns: dict[str, list[Any]] = index_table(rows).to_pydict()
+    measured = [quality for quality in qualities if quality is not None]
+    if len(measured) < len(rows) or not rows:
+        return columns
+    return columns | {name: [getattr(quality, name) for quality in measured] for name in QUALITY_SCHEMA.names}
 
 
 def write_receipt(shard: ShardPlan, receipt: Receipt) -> None:

@@ -27,18 +27,20 @@ from whisper_shard.manifests.rows import as_rows
 from whisper_shard.prepare.files import RecordingFiles
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
 from whisper_shard.prepare.plan import ShardPlan
+from whisper_shard.prepare.quality import measure_quality
 from whisper_shard.prepare.receipts import (
     RowOutcome,
     ShardCounts,
     count_receipt,
+    index_columns,
     make_receipt,
     write_receipt,
 )
-from whisper_shard.prepare.waveform import prepare_waveform
+from whisper_shard.prepare.waveform import resample_and_trim
 from whisper_shard.prepare.workers.heartbeat import open_heartbeat
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
+from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Quality, Rejection, Utterance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +186,13 @@ def write_shard(task: ShardTask) -> ShardResult:
         outcomes.append(_as_outcome(prepared))
         if isinstance(prepared.result, Utterance):
             encoded.append(_encode(prepared.result, task.config))
-    info, index_rows = _write_tar(task.shard, sorted(encoded, key=_by_length), suffix=task.config.codec)
+    encoded.sort(key=_by_length)
+    info, index_rows = _write_tar(task.shard, encoded, suffix=task.config.codec)
     if encoded:
         output.upload(task.shard.tar)
     # The tar is safely in its place before its receipt exists. A kill in between costs this shard's work, nothing else.
-    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index_rows=index_rows)
+    index = index_columns(index_rows, [utterance.quality for utterance in encoded])
+    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index=index)
     write_receipt(task.shard, receipt)
     if output.remote:
         task.shard.tar.unlink(missing_ok=True)
@@ -252,7 +256,8 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
 def _warm_up(trim_db: float) -> None:
     """Import what the first recording would otherwise import in its own time: librosa takes a second."""
     recording = Recording(waveform=np.ones(SAMPLE_RATE, np.float32), sample_rate=SAMPLE_RATE)
-    prepare_waveform(recording, trim_db=trim_db, peak=1.0)
+    waveform = resample_and_trim(recording, trim_db=trim_db)
+    measure_quality(recording, waveform, num_chars=1)
 
 
 def _prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
@@ -310,6 +315,7 @@ class _EncodedUtterance:
     num_samples: int
     row: int
     record: Mapping[str, object]
+    quality: Quality | None
 
 
 def _by_length(utterance: _EncodedUtterance) -> tuple[int, int]:
@@ -327,6 +333,7 @@ def _encode(utterance: Utterance, config: PrepareConfig) -> _EncodedUtterance:
         num_samples=len(samples),
         row=utterance.row.row,
         record=_as_record(utterance),
+        quality=utterance.quality,
     )
 
 

@@ -20,13 +20,12 @@ SILENCE = 1e-6
 """A recording whose root mean square is below this (-120 dBFS) is silent."""
 
 
-def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Waveform:
-    """Resample to 16 kHz, trim silence at both ends, and scale to the given peak.
+def resample_and_trim(recording: Recording, *, trim_db: float) -> Waveform:
+    """Resample to 16 kHz and trim silence at both ends; the result may share memory with the recording.
 
     Args:
         recording: Mono, at any rate.
         trim_db: Frames more than this many dB below the loudest are silence; 0: do not trim.
-        peak: Largest absolute sample of the result; 0: keep the level.
 
     Raises:
         AudioError: A sample is not a finite number (``not_finite``), or the recording is silent (``silent``).
@@ -38,11 +37,16 @@ def prepare_waveform(recording: Recording, *, trim_db: float, peak: float) -> Wa
         raise AudioError("holds samples that are not finite numbers, or absurdly large", reason="not_finite")
     if total <= SILENCE**2 * len(waveform):
         raise AudioError(f"its level is below {SILENCE:.0e} of full scale", reason="silent")
-    trimmed = waveform[_loud_part(energy, trim_db)] if trim_db else waveform
+    return waveform[_loud_part(energy, trim_db)] if trim_db else waveform
+
+
+def level_peak(trimmed: Waveform, recording: Recording, *, peak: float) -> Waveform:
+    """Scale what `resample_and_trim` returned so that its largest absolute sample is ``peak``; 0: keep the level."""
     if not peak:
         return trimmed
     # The result of resampling is used nowhere else, and overwriting it is faster than allocating a new array.
-    return normalize_peak(trimmed, peak, out=None if waveform is recording.waveform else trimmed)
+    is_own = not np.may_share_memory(trimmed, recording.waveform)
+    return normalize_peak(trimmed, peak, out=trimmed if is_own else None)
 
 
 def trim_silence(waveform: Waveform, *, trim_db: float) -> Waveform:

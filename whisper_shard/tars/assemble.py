@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from whisper_shard.config.index import IndexConfig
 from whisper_shard.dataset.description import FOREIGN_VERSION, Foreign, ForeignShard
 from whisper_shard.dataset.reader import suffix_of
-from whisper_shard.dataset.schema import FOREIGN_SCHEMA
+from whisper_shard.dataset.schema import FOREIGN_SCHEMA, QUALITY_SCHEMA, with_quality
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
 from whisper_shard.prepare.assemble import REJECTS_NAME, REJECTS_SCHEMA, library_versions
@@ -57,12 +57,13 @@ def assemble_index(
         EnvironmentFault: The disk is full, failing or not writable.
     """
     totals = IndexTotals()
+    schema = with_quality(FOREIGN_SCHEMA) if config.quality else FOREIGN_SCHEMA
     with (
         output.writer.file(output.path / REJECTS_NAME) as file,
         pq.ParquetWriter(pa.PythonFile(file, mode="w"), REJECTS_SCHEMA, compression="zstd") as rejects,
     ):
-        tables = _index_tables(output, tars, totals, rejects)
-        index = write_index(output.path, tables, schema=FOREIGN_SCHEMA, writer=output.writer)
+        tables = _index_tables(output, tars, schema, totals, rejects)
+        index = write_index(output.path, tables, schema=schema, writer=output.writer)
     foreign = Foreign(
         texts=texts[0].kind, npy_sample_rate=config.npy_sample_rate, suffixes=dict(totals.suffixes.most_common())
     )
@@ -89,7 +90,11 @@ def name_shard(location: Location, folder: Path) -> str:
 
 
 def _index_tables(
-    output: IndexFolder, tars: Sequence[TarInput], totals: IndexTotals, rejects: pq.ParquetWriter
+    output: IndexFolder,
+    tars: Sequence[TarInput],
+    schema: pa.Schema,
+    totals: IndexTotals,
+    rejects: pq.ParquetWriter,
 ) -> Iterator[pa.Table]:
     """Go through the tars once: yield the index, count, and write the rejects on the way."""
     for number, tar in enumerate(tars):
@@ -112,7 +117,7 @@ def _index_tables(
             totals.num_samples += int(np.sum(kept["num_samples"].to_numpy(), dtype=np.int64))
             totals.num_bytes += tar.num_bytes
             totals.suffixes.update(map(suffix_of, found["name"].to_pylist()))
-            yield _index_table(len(totals.shards), found, kept)
+            yield _index_table(len(totals.shards), found, kept, schema)
             shard = ForeignShard(name=name, num_bytes=tar.num_bytes, sha256=meta["sha256"], num_utterances=len(kept))
             totals.shards.append(shard)
 
@@ -122,7 +127,7 @@ def _read_measured(output: IndexFolder, number: int) -> pa.Table:
     return pa.concat_tables([MEASURED_SCHEMA.empty_table(), *(read_table(path)[0] for path in paths)])
 
 
-def _index_table(shard: int, found: pa.Table, kept: pa.Table) -> pa.Table:
+def _index_table(shard: int, found: pa.Table, kept: pa.Table, schema: pa.Schema) -> pa.Table:
     copied: dict[str, Any] = {name: found[name] for name in found.schema.names if name in FOREIGN_SCHEMA.names}
     own = {
         "shard": pa.array(np.full(len(kept), shard, np.int32)),
@@ -131,8 +136,9 @@ def _index_table(shard: int, found: pa.Table, kept: pa.Table) -> pa.Table:
         "source": found["name"],
     }
     copied |= {name: kept[name] for name in ("key", "text", "num_samples", "audio_start")} | own
-    columns = [copied[f.name].cast(f.type) for f in FOREIGN_SCHEMA]
-    return pa.table(columns, schema=FOREIGN_SCHEMA)
+    copied |= {name: kept[name] for name in QUALITY_SCHEMA.names}
+    columns = [copied[f.name].cast(f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def _reject_table(name: str, found: pa.Table, measured: pa.Table, mask: pa.ChunkedArray) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from whisper_shard.audio.ffmpeg import load_ffmpeg
 from whisper_shard.audio.foreign import foreign_decoders
-from whisper_shard.dataset.schema import Int32, Int64, OptionalText, Text
+from whisper_shard.dataset.schema import QUALITY_SCHEMA, Int32, Int64, OptionalText, Text
 from whisper_shard.prepare.pipeline import build_pipeline, prepare_row
 from whisper_shard.prepare.receipts import ShardCounts
 from whisper_shard.prepare.task import Task
@@ -20,7 +20,7 @@ from whisper_shard.tars.member_audio import MemberAudio, start_of
 from whisper_shard.tars.rows import FoundRow, as_found_rows
 from whisper_shard.tars.scan import open_tar
 from whisper_shard.tars.state import IndexFolder, read_table, write_table
-from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
+from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Quality, Rejection, Utterance
 
 Seconds = Annotated[float, pa.float64()]
 """A column of seconds."""
@@ -46,12 +46,23 @@ class MeasuredRow:
     """Why it was rejected, or None."""
     detail: Text = ""
     """The values behind the reason."""
+    quality: Quality | None = None
+    """What was measured; None of rejected ones, and with ``--no-quality``."""
+
+    def as_columns(self) -> dict[str, object]:
+        """Return the values of the columns of MEASURED_SCHEMA."""
+        own = {f.name: getattr(self, f.name) for f in _ROW_FIELDS}
+        return own | (asdict(self.quality) if self.quality else {})
 
 
+_ROW_FIELDS = [f for f in fields(MeasuredRow) if f.name != "quality"]
 MEASURED_SCHEMA = pa.schema(
-    [pa.field(f.name, get_args(f.type)[1], nullable=f.type == OptionalText) for f in fields(MeasuredRow)]
+    [
+        *(pa.field(f.name, get_args(f.type)[1], nullable=f.type == OptionalText) for f in _ROW_FIELDS),
+        *(field.with_nullable(True) for field in QUALITY_SCHEMA),
+    ]
 )
-"""The columns of a table of measured rows."""
+"""The columns of a table of measured rows; those of the quality are null where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +121,7 @@ def measure_rows(task: MeasureTask) -> MeasureResult:
         EnvironmentFault: The machine failed.
     """
     measured = list(_measure(task))
-    table = pa.Table.from_pylist([asdict(row) for row in measured], schema=MEASURED_SCHEMA)
+    table = pa.Table.from_pylist([row.as_columns() for row in measured], schema=MEASURED_SCHEMA)
     if not task.is_alone:
         write_table(task.output, task.output.measured(task.index, task.first), table, {})
     return MeasureResult(number=task.number, counts=count_measured(table, str(task.tar.location)))
@@ -177,4 +188,5 @@ def _as_measured(result: Utterance | Rejection, found: FoundRow) -> MeasuredRow:
         text=result.text,
         num_samples=len(result.waveform),
         audio_start=start_of(found),
+        quality=result.quality,
     )

@@ -25,7 +25,7 @@ from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.receipts import deciding_versions
 from whisper_shard.tars.find import TarInput, list_text_files
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """Raise it with any change to the files below OUT/.index."""
 _RUN_SETTINGS = ("jobs", "max_reject_fraction", "rebuild")
 """Settings that do not affect what is written."""
