@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,8 @@ from whisper_shard.manifests.rows import MANIFEST_SCHEMA
 from whisper_shard.prepare.order import RowGroups, order_rows, rank_rows
 
 
-def collect(rows):
-    groups = RowGroups()
+def collect(rows, split_by=""):
+    groups = RowGroups(split_by=split_by)
     base = {"transcript": "text"}
     for start in range(0, len(rows), 7):  # in batches, as a manifest is read
         lines = [{**base, "row": i, **row} for i, row in enumerate(rows[start : start + 7], start)]
@@ -18,8 +19,8 @@ def collect(rows):
     return groups
 
 
-def order_of(rows, *, eval_fraction=0.1, seed=42):
-    found = order_rows(len(rows), collect(rows), seed=seed, eval_fraction=eval_fraction)
+def order_of(rows, *, eval_fraction=0.1, seed=42, split_by=""):
+    found = order_rows(len(rows), collect(rows, split_by), seed=seed, eval_fraction=eval_fraction)
     order = np.argsort(found.ranks).tolist()
     assert sorted(order) == list(range(len(rows)))
     return order, found.num_eval
@@ -31,7 +32,7 @@ def test_order_is_frozen():
 
 
 def test_rows_of_whole_recordings_are_in_plain_random_order():
-    rows = [{"source": f"{i % 5}.wav"} for i in range(40)]
+    rows = [{"source": f"{i}.wav"} for i in range(40)]
     order, num_eval = order_of(rows)
     assert order == np.argsort(rank_rows(40, 42)).tolist()
     assert num_eval == 4
@@ -69,9 +70,7 @@ def test_evaluation_set_never_shares_a_recording_with_training():
 
 def test_one_recording_cannot_be_split():
     rows = [{"source": "long.wav", "start_seconds": float(i)} for i in range(12)]
-    with pytest.raises(
-        ManifestError, match=r"all 12 rows are segments of one recording, .*--eval-corpus, or .*-fraction"
-    ):
+    with pytest.raises(ManifestError, match=r"all 12 rows are of one recording, .*--eval-corpus, or .*-fraction"):
         order_of(rows)
     order, num_eval = order_of(rows, eval_fraction=0.0)
     assert (order, num_eval) == (list(range(12)), 0)
@@ -87,3 +86,82 @@ def test_rows_of_a_block_lie_together_within_each_set():
         changes = sum(a != b for a, b in itertools.pairwise(blocks))
         assert changes == len(set(blocks)) - 1
         assert all(a < b for a, b in itertools.pairwise(part) if a // 20 == b // 20)
+
+
+def sides_of(rows, name, **settings):
+    order, num_eval = order_of(rows, **settings)
+    values = [json.loads(rows[i]["extra"]).get(name) if name == "room" else rows[i].get(name) for i in order]
+    return set(values[:num_eval]), set(values[num_eval:]), num_eval
+
+
+def test_a_recording_that_occurs_twice_is_on_one_side():
+    rows = [{"source": f"{i // 2}.wav", "channel": i % 2} for i in range(100)]
+    evaluation, training, num_eval = sides_of(rows, "source")
+    assert num_eval == 10
+    assert not evaluation & training
+
+
+@pytest.mark.parametrize(("split_by", "name"), [("speaker", "speaker"), ("room", "room"), ("recording", "source")])
+def test_no_value_of_the_column_is_on_both_sides(split_by, name):
+    rows = [
+        {"source": f"{i}.wav", "speaker": f"s{i % 23}", "extra": json.dumps({"room": f"r{i % 31}"})} for i in range(400)
+    ]
+    for seed in range(10):
+        evaluation, training, num_eval = sides_of(rows, name, split_by=split_by, seed=seed)
+        assert not evaluation & training
+        assert evaluation
+        assert abs(num_eval - 40) <= 9  # half a speaker has 9 rows
+    assert order_of(rows, split_by=split_by, seed=1) == order_of(rows, split_by=split_by, seed=1)
+    assert order_of(rows, split_by=split_by, seed=1) != order_of(rows, split_by=split_by, seed=2)
+
+
+def test_a_large_speaker_is_not_taken_for_a_small_evaluation_set():
+    rows = [{"source": f"{i}.wav", "speaker": "large" if i < 600 else f"s{i % 40}"} for i in range(1000)]
+    for seed in range(20):
+        evaluation, _, num_eval = sides_of(rows, "speaker", split_by="speaker", seed=seed)
+        assert num_eval == 100
+        assert "large" not in evaluation
+
+
+def test_a_recording_of_two_speakers_keeps_them_on_one_side():
+    rows = [
+        {"source": f"{i}.wav", "speaker": f"s{(i + turn) % 60}", "start_seconds": 1.0 * turn}
+        for i in range(0, 60, 2)
+        for turn in (0, 1)
+    ]
+    rows += [{"source": "0.wav", "speaker": "s9", "start_seconds": 9.0}]
+    order, num_eval = order_of(rows, split_by="speaker", eval_fraction=0.3)
+    for name in ("source", "speaker"):
+        values = [rows[i][name] for i in order]
+        assert not set(values[:num_eval]) & set(values[num_eval:])
+
+
+def test_rows_without_the_value_are_on_one_side():
+    rows = [{"source": f"{i}.wav", "speaker": f"s{i % 10}" if i % 4 else None} for i in range(200)]
+    evaluation, training, _ = sides_of(rows, "speaker", split_by="speaker")
+    assert not evaluation & training
+
+
+def test_rows_of_a_block_lie_together_where_speakers_are_split():
+    rows = [{"source": f"{i}.wav", "block": i // 20, "speaker": f"s{i % 9}"} for i in range(200)]
+    order, num_eval = order_of(rows, eval_fraction=0.3, split_by="speaker")
+    for part in (order[:num_eval], order[num_eval:]):
+        blocks = [i // 20 for i in part]
+        assert sum(a != b for a, b in itertools.pairwise(blocks)) == len(set(blocks)) - 1
+
+
+@pytest.mark.parametrize(
+    ("split_by", "message"),
+    [
+        ("speaker", r"--split-by speaker: no row of the manifest has a value in a column of that name"),
+        (
+            "rom",
+            r"--split-by rom: no row of the manifest has a value in a column of that name; give speaker, recording",
+        ),
+        ("room", r"all 30 rows have the same room, or are connected by it, so no evaluation set can be split off"),
+    ],
+)
+def test_what_cannot_be_split_by_is_named(split_by, message):
+    rows = [{"source": f"{i}.wav", "extra": '{"room": "a"}'} for i in range(30)]
+    with pytest.raises(ManifestError, match=message):
+        order_of(rows, split_by=split_by)

@@ -53,6 +53,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "seed": ("data_seed", "random_seed", "random_state", "seed_everything"),
     "shard_mb": ("max_shard_size", "shard_size"),
     "spec_augment": ("apply_spec_augment", "specaugment", "use_specaugment"),
+    "split_by": ("group_by", "split_by_speaker"),
     "stochastic_depth": ("encoder_layerdrop", "layer_drop", "layerdrop"),
     "tensorboard": ("use_tensorboard",),
     "text_column": ("text_col", "text_column_name", "transcript_column", "transcription_column_name"),

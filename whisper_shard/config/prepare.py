@@ -40,6 +40,8 @@ class PrepareConfig:
     """A second manifest to use as the evaluation set; empty: split it off the corpus."""
     eval_fraction: float = 0.1
     """Share of the corpus set aside for evaluation, 0 to 0.9; 0: no evaluation set."""
+    split_by: str = ""
+    """What is never on both sides of the split: speaker, recording or a column; recordings never are."""
     seed: int = 42
     """Seed of the split and of the order of utterances in the shards."""
 
@@ -116,6 +118,8 @@ class PrepareConfig:
                 f"--text-style {self.text_style} with {len(self.text_rules)} text_rules: "
                 "style regex needs rules, [[prepare.text_rules]] in a TOML file, and only it has any"
             )
+        if self.split_by and self.eval_corpus:
+            raise ConfigError(f"--split-by {self.split_by}: with --eval-corpus nothing is split; give one of the two")
         check_range("--eval-fraction", self.eval_fraction, 0.0, 0.9)
         check_range("--peak", self.peak, 0.0, 1.0)
         check_range("--max-reject-fraction", self.max_reject_fraction, 0.0, 1.0)

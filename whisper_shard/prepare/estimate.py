@@ -14,6 +14,8 @@ from whisper_shard.prepare.events import Note, SplitSize
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import ROW_OVERHEAD_BYTES, choose_shard_rows, open_manifests, split_ranks
+from whisper_shard.prepare.samples import describe_texts
+from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
 from whisper_shard.prepare.workers.pool import Workers, open_workers
@@ -74,6 +76,7 @@ def estimate_corpus(
         }
         train = spools["train"]
         folder = train.manifest.folder
+        texts = tuple(describe_texts(sample_rows(train), config))
         with open_workers(output, config) as workers:
             sampled, _ = prepare_sample(sample_rows(train), folder, workers, config, store=store)
             first, _ = prepare_sample(first_rows(train, num_first), folder, workers, config, store=store)
@@ -88,7 +91,11 @@ def estimate_corpus(
         num_bytes={codec: estimate_bytes(sampled, codec, num_rows) for codec in ENCODERS},
         first=tuple(first),
         sampled=tuple(sampled),
-        notes=tuple(note for s in spools.values() for note in (*s.manifest.notes, *s.manifest.repairs())),
+        notes=(
+            *(note for s in spools.values() for note in (*s.manifest.notes, *s.manifest.repairs())),
+            *describe_split(spools, asked=config.eval_fraction),
+            *texts,
+        ),
     )
 
 

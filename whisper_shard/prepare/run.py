@@ -37,6 +37,8 @@ from whisper_shard.prepare.plan import (
 )
 from whisper_shard.prepare.progress import RunCounts, as_done, as_progress, check_kept, check_rejects
 from whisper_shard.prepare.receipts import count_receipt, find_staleness, read_receipt
+from whisper_shard.prepare.samples import describe_texts
+from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import check_manifest, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
 from whisper_shard.prepare.workers.heartbeat import WorkerStatus
@@ -132,7 +134,9 @@ def _make_plan(
         name: spool_manifest(manifest, output.state / f"{name}.spool", config) for name, manifest in manifests.items()
     }
     yield from (Note(message=note) for manifest in manifests.values() for note in manifest.repairs())
+    yield from (Note(message=line) for line in describe_split(spools, asked=config.eval_fraction))
     train = spools["train"]
+    yield from (Note(message=line) for line in describe_texts(sample_rows(train), config))
     sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, config, store=output.store)
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)

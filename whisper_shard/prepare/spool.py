@@ -38,6 +38,8 @@ class Spool:
     """Arrow stream of its rows in MANIFEST_SCHEMA, in the order of the manifest."""
     order: RowOrder
     """The random order of the rows."""
+    groups: RowGroups
+    """Which rows belong together."""
     num_bytes: int
     """Approximate size of the rows in memory."""
     manifest: Manifest
@@ -67,7 +69,7 @@ def spool_manifest(manifest: Manifest, spool: Path, config: PrepareConfig) -> Sp
         EnvironmentFault: The spool cannot be written.
     """
     num_rows = num_bytes = 0
-    groups = RowGroups()
+    groups = RowGroups(split_by=config.split_by)
     try:
         with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, MANIFEST_SCHEMA) as writer:
             for table in manifest.read():
@@ -81,7 +83,7 @@ def spool_manifest(manifest: Manifest, spool: Path, config: PrepareConfig) -> Sp
         raise _no_row(manifest.path)
     eval_fraction = 0.0 if config.eval_corpus else config.eval_fraction
     order = order_rows(num_rows, groups, seed=config.seed, eval_fraction=eval_fraction)
-    return Spool(path=spool, order=order, num_bytes=num_bytes, manifest=manifest)
+    return Spool(path=spool, order=order, groups=groups, num_bytes=num_bytes, manifest=manifest)
 
 
 def sample_rows(spool: Spool, count: int = SAMPLE_ROWS) -> pa.Table:
