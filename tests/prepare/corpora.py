@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import soundfile
@@ -73,8 +74,9 @@ def descendants(pid):
     """Return the processes below a process, as far as /proc shows them."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in path.read_text().split():
-            found += [int(child), *descendants(int(child))]
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            for child in path.read_text().split():
+                found += [int(child), *descendants(int(child))]
     return found
 
 

@@ -25,6 +25,7 @@ from joblib.externals.loky import get_reusable_executor
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.workers.heartbeat import clear_heartbeats, kill_workers, read_heartbeats
+from whisper_shard.prepare.workers.trackers import end_trackers_at_exit
 from whisper_shard.utterance import Rejection
 
 Task = TypeVar("Task")
@@ -73,6 +74,7 @@ def open_workers(output: OutputFolder, config: PrepareConfig) -> Iterator[Worker
     memory_mb = config.worker_memory_mb + 2 * config.shard_mb
     workers = Workers(heartbeats=output.heartbeats, log=output.worker_log, memory_mb=memory_mb)
     clear_heartbeats(workers.heartbeats)
+    end_trackers_at_exit()
     # One thread starts all workers and outlives them: Linux sends PR_SET_PDEATHSIG when the thread that started a
     # process ends, even if the rest of the program goes on.
     thread = threading.Thread(target=_serve_calls, args=(workers,), daemon=True)
