@@ -92,7 +92,7 @@ def estimate_corpus(
         first=tuple(first),
         sampled=tuple(sampled),
         notes=(
-            *(note for s in spools.values() for note in (*s.manifest.notes, *s.manifest.repairs())),
+            *(note for s in spools.values() for note in (*s.manifest.notes, *s.notes)),
             *describe_split(spools, asked=config.eval_fraction),
             *texts,
         ),

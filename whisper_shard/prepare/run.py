@@ -133,7 +133,7 @@ def _make_plan(
     spools = {
         name: spool_manifest(manifest, output.state / f"{name}.spool", config) for name, manifest in manifests.items()
     }
-    yield from (Note(message=note) for manifest in manifests.values() for note in manifest.repairs())
+    yield from (Note(message=note) for spool in spools.values() for note in spool.notes)
     yield from (Note(message=line) for line in describe_split(spools, asked=config.eval_fraction))
     train = spools["train"]
     yield from (Note(message=line) for line in describe_texts(sample_rows(train), config))

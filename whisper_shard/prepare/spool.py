@@ -20,6 +20,7 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.manifests.rows import MANIFEST_SCHEMA
+from whisper_shard.prepare.languages import LanguageCheck
 from whisper_shard.prepare.order import RowGroups, RowOrder, order_rows
 from whisper_shard.storage.atomic import as_environment_fault
 from whisper_shard.storage.location import Location
@@ -44,6 +45,8 @@ class Spool:
     """Approximate size of the rows in memory."""
     manifest: Manifest
     """What was read."""
+    notes: tuple[str, ...] = ()
+    """What had to be mended: paths, languages."""
 
     @property
     def num_rows(self) -> int:
@@ -69,10 +72,11 @@ def spool_manifest(manifest: Manifest, spool: Path, config: PrepareConfig) -> Sp
         EnvironmentFault: The spool cannot be written.
     """
     num_rows = num_bytes = 0
-    groups = RowGroups(split_by=config.split_by)
+    groups, languages = RowGroups(split_by=config.split_by), LanguageCheck()
     try:
         with pa.OSFile(str(spool), "wb") as sink, pa.ipc.new_stream(sink, MANIFEST_SCHEMA) as writer:
-            for table in manifest.read():
+            for read in manifest.read():
+                table = languages.mend(read)
                 writer.write_table(table)
                 groups.add(table)
                 num_rows += len(table)
@@ -83,7 +87,8 @@ def spool_manifest(manifest: Manifest, spool: Path, config: PrepareConfig) -> Sp
         raise _no_row(manifest.path)
     eval_fraction = 0.0 if config.eval_corpus else config.eval_fraction
     order = order_rows(num_rows, groups, seed=config.seed, eval_fraction=eval_fraction)
-    return Spool(path=spool, order=order, groups=groups, num_bytes=num_bytes, manifest=manifest)
+    notes = (*manifest.repairs(), *languages.notes())
+    return Spool(path=spool, order=order, groups=groups, num_bytes=num_bytes, manifest=manifest, notes=notes)
 
 
 def sample_rows(spool: Spool, count: int = SAMPLE_ROWS) -> pa.Table:
