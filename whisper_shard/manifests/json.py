@@ -59,8 +59,8 @@ class Json:
         finder = PathFinder(folder, prefix)
         if _TARRED in names and not any(finder.exists(finder.find(source) or source) for source in sources):
             raise ManifestError(
-                f"{path}: belongs to a tarred set of NeMo ({_TARRED}): its recordings are in tar files; unpack them "
-                "beside the manifest, or name the manifest that the set was made from"
+                f"{path}: belongs to a tarred set of NeMo ({_TARRED}): its recordings are in tar files; give the "
+                "tars to `whisper-shard index TARS OUT`, or unpack them beside the manifest"
             )
         return Manifest(
             path=path,

@@ -231,18 +231,18 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
 }
 
 
-def build_augmentations(steps: PluginTables) -> tuple[Augmentation, ...]:
+def build_augmentations(tables: PluginTables) -> tuple[Augmentation, ...]:
     """Make the augmentations of a configuration.
 
     Raises:
         ConfigError: Unknown kinds, wrong parameters, or a transform that cuts off speech.
     """
     # Its import takes longer than opening the loader: only where one of its classes, or none of ours, is asked for.
-    is_ours = all(step.get("kind") in AUGMENTATIONS for step in steps)
-    built = build_plugins(steps, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
-    for position, (step, augmentation) in enumerate(zip(steps, built, strict=True)):
+    is_ours = all(table.get("kind") in AUGMENTATIONS for table in tables)
+    built = build_plugins(tables, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
+    for position, (table, augmentation) in enumerate(zip(tables, built, strict=True)):
         if not 0.0 <= augmentation.p <= 1.0:
-            raise ConfigError(f"augment[{position}]: p of {step['kind']} is {augmentation.p}; it is a share, 0 to 1")
+            raise ConfigError(f"augment[{position}]: p of {table['kind']} is {augmentation.p}; it is a share, 0 to 1")
     return built
 
 
