@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.making import make_waveform
+from tests.making import make_dataset, make_waveform
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "whisper_shard"
@@ -97,6 +97,19 @@ class Reverse:
         "stream/augment/transforms.py",
         ("AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {", "Reverse", "reverse", "Reverse"),
     ),
+    "storage scheme": (
+        "storage/memory.py",
+        '''"""A store in the memory of this process."""
+from obstore.store import MemoryStore
+
+STORE = MemoryStore()
+
+def open_memory(location, config, settings):
+    return STORE
+''',
+        "storage/location.py",
+        ("SCHEMES = {", "", "mem", 'Scheme("mem://NAME/FOLDER", "whisper_shard.storage.memory:open_memory")'),
+    ),
     "command": (
         "cli/commands/hello.py",
         '''"""The command hello."""
@@ -136,12 +149,13 @@ def extended(tmp_path_factory):
         assert source.count(family) == 1, f"{registry} has no {family}"
         module = "whisper_shard." + file.removesuffix(".py").replace("/", ".")
         entry = f'\n    "{kind}": {value},\n    '
-        path.write_text(source.replace(family, f"from {module} import {name}\n\n{family}{entry}"))
+        imported = f"from {module} import {name}\n\n" if name else ""  # a scheme is imported when it is used
+        path.write_text(source.replace(family, f"{imported}{family}{entry}"))
     return root
 
 
-def run(extended, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(extended)}
+def run(extended, *arguments, path=()):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [extended, *path]))}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=extended, capture_output=True, text=True, timeout=100
     )
@@ -172,6 +186,22 @@ def test_an_augmentation(extended):
     ran = run(extended, "-c", code)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"{extended}/whisper_shard/__init__.py [0.5, 0.25, 0.0]\n"
+
+
+def test_a_storage_scheme(extended, tmp_path):
+    make_dataset(tmp_path / "set", [0.3, 0.2, 0.4, 0.1])
+    code = (
+        "import sys\n"
+        "from tests.s3 import upload_folder\n"
+        "from pathlib import Path\n"
+        "from whisper_shard import StreamConfig, open_dataset, open_loader\n"
+        "upload_folder(Path(sys.argv[1]), 'mem://here/set')\n"
+        "for batch in open_loader(open_dataset('mem://here/set'), StreamConfig(batch_size=4, workers=0), epochs=1):\n"
+        "    print(batch.num_samples.tolist())\n"
+    )
+    ran = run(extended, "-c", code, str(tmp_path / "set"), path=[ROOT])
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[1600, 3200, 4800, 6400]\n"
 
 
 def test_a_command(extended):

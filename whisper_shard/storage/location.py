@@ -1,6 +1,6 @@
 """Where a file or a folder lies: a local path, or a URL of object storage.
 
-To add a scheme, name it in SCHEMES, and say how its store is opened in ``storage/stores.py``.
+To add a scheme, write a function that opens its store, as those in ``storage/stores.py``, and name it in SCHEMES.
 """
 
 import posixpath
@@ -12,13 +12,25 @@ from urllib.parse import quote, unquote
 from whisper_shard.errors import ConfigError, suggest
 
 LOCAL = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One kind of object storage."""
+
+    form: str
+    """How its URLs look."""
+    opener: str
+    """``module:function`` that opens the store of a bucket; imported when the first one is opened."""
+
+
 SCHEMES = {
-    "s3": "s3://BUCKET/FOLDER",
-    "gs": "gs://BUCKET/FOLDER",
-    "az": "az://CONTAINER/FOLDER",
-    "https": "https://HOST/FOLDER",
+    "s3": Scheme("s3://BUCKET/FOLDER", "whisper_shard.storage.stores:open_s3"),
+    "gs": Scheme("gs://BUCKET/FOLDER", "whisper_shard.storage.stores:open_gs"),
+    "az": Scheme("az://CONTAINER/FOLDER", "whisper_shard.storage.stores:open_az"),
+    "https": Scheme("https://HOST/FOLDER", "whisper_shard.storage.stores:open_https"),
 }
-"""Schemes of URLs, each with its form. What lies at ``https`` can only be read."""
+"""Schemes of URLs. What lies at ``https`` can only be read."""
 _OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "azure": "az", "http": "https"}
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*)://|(pipe):)(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
@@ -118,7 +130,7 @@ def parse_location(text: Location | Path | str) -> Location:
     if "@" in bucket:
         raise ConfigError(f"{scheme}://: credentials do not belong in a URL; set the variables of the cloud instead")
     if not (_HOST if scheme == "https" else _BUCKET).fullmatch(bucket):
-        raise ConfigError(f"{scheme}://{bucket}: not a name of a {_kind(scheme)}; the form is {SCHEMES[scheme]}")
+        raise ConfigError(f"{scheme}://{bucket}: not a name of a {_kind(scheme)}; the form is {SCHEMES[scheme].form}")
     if scheme == "https":
         if "?" in key or "#" in key:
             raise ConfigError(f"https://{bucket}: a URL with a query or a fragment cannot name a folder; leave it out")

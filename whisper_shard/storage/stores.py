@@ -7,17 +7,18 @@ from the machine in the cloud. They go to the client and nowhere else: never int
 import configparser
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import obstore.store
 
 from whisper_shard.errors import ConfigError, EnvironmentFault
-from whisper_shard.storage.location import Location
+from whisper_shard.storage.location import SCHEMES, Location
 
 _CONNECT_SECONDS = 5.0
 _UNUSED_KEYS = ("client_email", "private_key", "private_key_id")
@@ -94,7 +95,8 @@ def _open_bucket(scheme: str, bucket: str, config: StorageConfig, max_retries: i
         options["root_certificate"] = _read_certificates(certificates)
     retries = {"max_retries": max_retries, "retry_timeout": timedelta(seconds=config.request_timeout_seconds)}
     settings = {"client_options": options, "retry_config": retries}
-    return STORES[scheme](location, config, settings)
+    module, _, name = SCHEMES[scheme].opener.partition(":")
+    return getattr(import_module(module), name)(location, config, settings)
 
 
 def _read_certificates(path: str) -> bytes:
@@ -115,7 +117,8 @@ def _endpoint_of(scheme: str) -> str | None:
     return next((os.environ[name] for name in names.get(scheme, ()) if os.environ.get(name)), None)
 
 
-def _open_s3(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+def open_s3(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+    """Return the client of an S3 bucket, or of a server that speaks its protocol."""
     s3: dict[str, Any] = {"checksum_algorithm": "SHA256"}
     if config.anonymous:
         s3["skip_signature"] = True
@@ -128,7 +131,8 @@ def _open_s3(location: Location, config: StorageConfig, settings: Mapping[str, A
     return obstore.store.S3Store(location.bucket, **s3, **settings)
 
 
-def _open_gs(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+def open_gs(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+    """Return the client of a bucket of Google Cloud Storage."""
     gs: dict[str, Any] = {"skip_signature": True} if config.anonymous else {}
     if server := config.endpoint or _endpoint_of("gs"):  # the client takes another server only from a key file
         key = {"gcs_base_url": server, "disable_oauth": True} | dict.fromkeys(_UNUSED_KEYS, "")
@@ -136,23 +140,17 @@ def _open_gs(location: Location, config: StorageConfig, settings: Mapping[str, A
     return obstore.store.GCSStore(location.bucket, **gs, **settings)
 
 
-def _open_az(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+def open_az(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:
+    """Return the client of a container of Azure Blob Storage."""
     az: dict[str, Any] = {"skip_signature": True} if config.anonymous else {}
     if config.endpoint:
         az["endpoint"] = config.endpoint
     return obstore.store.AzureStore(location.bucket, **az, **settings)
 
 
-def _open_https(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:  # noqa: ARG001
+def open_https(location: Location, config: StorageConfig, settings: Mapping[str, Any]) -> Any:  # noqa: ARG001
+    """Return the client of a host."""
     return obstore.store.HTTPStore(f"https://{location.bucket}", **settings)
-
-
-STORES: dict[str, Callable[[Location, StorageConfig, Mapping[str, Any]], Any]] = {
-    "s3": _open_s3,
-    "gs": _open_gs,
-    "az": _open_az,
-    "https": _open_https,
-}
 
 
 def _has_s3_credentials() -> bool:

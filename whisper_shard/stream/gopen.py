@@ -8,12 +8,11 @@ from typing import BinaryIO
 from webdataset.gopen import gopen_schemes
 
 from whisper_shard.errors import ConfigError
-from whisper_shard.storage.location import parse_location
+from whisper_shard.storage.location import SCHEMES, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
 
-SCHEMES = ("s3", "gs", "az")
-"""``https`` is left as it is: WebDataset reads it by itself, with queries too."""
+_LEFT_ALONE = "https"  # WebDataset reads it by itself, with queries too
 
 
 def register_gopen(storage: StorageConfig | None = None) -> None:
@@ -26,7 +25,7 @@ def register_gopen(storage: StorageConfig | None = None) -> None:
     Args:
         storage: How object storage is reached; None is as the environment says.
     """
-    for scheme in SCHEMES:
+    for scheme in SCHEMES.keys() - {_LEFT_ALONE}:
         gopen_schemes[scheme] = partial(_open, ObjectStore(storage or StorageConfig()))
 
 

@@ -1,7 +1,4 @@
-"""Chooses how the shards of a dataset are read.
-
-To add a scheme, write a class with the methods of `Source` and name it in SOURCES.
-"""
+"""Chooses how the shards of a dataset are read."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,16 +9,7 @@ from whisper_shard.dataset.sources.cache import CacheSource, NodeCache, check_ro
 from whisper_shard.dataset.sources.local import LocalSource
 from whisper_shard.dataset.sources.object_store import ObjectStoreSource
 from whisper_shard.dataset.sources.protocol import Source
-from whisper_shard.storage.location import local_path
-
-SOURCES: dict[str, Callable[[Dataset], Source]] = {
-    "file": LocalSource,
-    "s3": ObjectStoreSource,
-    "gs": ObjectStoreSource,
-    "az": ObjectStoreSource,
-    "https": ObjectStoreSource,
-}
-"""By the scheme of the location of the shards."""
+from whisper_shard.storage.location import LOCAL, local_path
 
 
 def open_sources(config: StreamConfig) -> Callable[[Dataset], Source]:
@@ -52,5 +40,5 @@ def open_source(dataset: Dataset, *, cache: NodeCache | None = None) -> Source:
     Raises:
         EnvironmentFault: The folder of the cache cannot be made.
     """
-    source = SOURCES[dataset.shard_scheme](dataset)
+    source = (LocalSource if dataset.shard_scheme == LOCAL else ObjectStoreSource)(dataset)
     return source if cache is None else CacheSource(dataset, source, cache)

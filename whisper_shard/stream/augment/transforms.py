@@ -239,7 +239,8 @@ def build_augmentations(tables: PluginTables) -> tuple[Augmentation, ...]:
     """
     # Its import takes longer than opening the loader: only where one of its classes, or none of ours, is asked for.
     is_ours = all(table.get("kind") in AUGMENTATIONS for table in tables)
-    built = build_plugins(tables, AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}, where="augment")
+    family = AUGMENTATIONS if is_ours else {**_audiomentations(), **AUGMENTATIONS}
+    built = build_plugins(tables, family, where="augment")
     for position, (table, augmentation) in enumerate(zip(tables, built, strict=True)):
         if not 0.0 <= augmentation.p <= 1.0:
             raise ConfigError(f"augment[{position}]: p of {table['kind']} is {augmentation.p}; it is a share, 0 to 1")
