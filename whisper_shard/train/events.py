@@ -3,7 +3,7 @@
 The loop never prints. A console, a test or a notebook passes ``progress`` and decides what to do with each event.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,18 @@ class Started:
     """Format of matrix products: float32, bfloat16, float16."""
     ranks: int
     """Processes that train together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageChosen:
+    """The language of the labels."""
+
+    languages: tuple[str, ...]
+    """Whisper's codes."""
+    origin: str
+    """Who has chosen them, in words."""
+    heard: Mapping[str, int]
+    """Evaluation utterances in which the model hears each language, the most frequent first; empty: not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +176,19 @@ class Warned:
     """One line."""
 
 
-Event = AlreadyOver | Started | Resumed | Stepped | Evaluating | Evaluated | Saved | Delivered | Skipped | Warned
+Event = (
+    AlreadyOver
+    | Started
+    | LanguageChosen
+    | Resumed
+    | Stepped
+    | Evaluating
+    | Evaluated
+    | Saved
+    | Delivered
+    | Skipped
+    | Warned
+)
 """Any event of a run."""
 Progress = Callable[[Event], None]
 """Called with each event as it happens, on rank 0 only."""

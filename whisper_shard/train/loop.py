@@ -28,6 +28,7 @@ from whisper_shard.train.data import Corpora, check_labels, find_silence_source,
 from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, Started, Warned, ignore_event
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
+from whisper_shard.train.language import report_language
 from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.run.checkpointer import Checkpointer
 from whisper_shard.train.run.context import RunContext, open_machine
@@ -358,6 +359,16 @@ class Trainer:
                 ranks=machine.ranks.world,
             )
         )
+        if self._restored is None and machine.ranks.is_first:
+            heard = report_language(
+                self.validator.loaded,
+                self.validator.labeler,
+                self.corpora.eval,
+                self.config.language,
+                dtype=machine.dtype,
+            )
+            for event in heard:
+                self.reporter.report(event)
         if self._restored is not None:
             self.reporter.log_line("resume")
             self.reporter.report(Resumed(step=self.state.step, folder=self._restored.folder))

@@ -49,6 +49,8 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.Started():
             write_settings()
             progress.say(describe_start(event))
+        case training.LanguageChosen():
+            progress.say(describe_language(event))
         case training.Resumed():
             progress.say(f"resuming from step {event.step}, {event.folder}")
         case training.Stepped():
@@ -81,6 +83,14 @@ def describe_start(event: "training.Started") -> str:
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
         f"{event.num_parameters / 1e6:.1f} M trainable parameters, {event.precision} on {event.device}{ranks}"
     )
+
+
+def describe_language(event: "training.LanguageChosen") -> str:
+    """Return a line about the language of the labels."""
+    total = sum(event.heard.values())
+    heard = ", ".join(f"{code} in {count}" for code, count in event.heard.items())
+    hearing = f"; in {total} evaluation utterances the model itself hears {heard}" if event.heard else ""
+    return f"language {', '.join(event.languages)} ({event.origin}){hearing}"
 
 
 def describe_steps(event: "training.Stepped") -> str:
