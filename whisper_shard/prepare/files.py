@@ -90,6 +90,8 @@ def stat_objects(urls: Iterable[str], store: ObjectStore) -> dict[str, State | N
             return None
 
     every = list(dict.fromkeys(urls))
+    if not every:
+        return {}
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip(every, pool.map(stat, every), strict=True))
 

@@ -1,8 +1,8 @@
 """A receipt records that a shard is finished, what is in it, and what it was made from.
 
 It is one JSON file, written after its shard is safely on the disk. It is valid only as long as everything the shard
-was made from is unchanged: the plan, the libraries, the tar itself, and every recording. The index
-and dataset.json are functions of the receipts alone.
+was made from is unchanged: the plan, the libraries, the tar itself, and size and time of every recording (of one in
+object storage, size and ETag). The index and dataset.json are functions of the receipts alone.
 """
 
 import json
@@ -226,8 +226,9 @@ def _find_other_versions(then: Mapping[str, str]) -> list[str]:
 
 
 def _find_changed_recording(receipt: Receipt, corpus: Location, store: ObjectStore) -> str | None:
-    names = _columns(receipt, "file", "source")
-    objects = stat_objects((path for file, source in names if is_url(path := corpus.resolve(file or source))), store)
+    names = (file or source for file, source in _columns(receipt, "file", "source"))
+    remote = (corpus.resolve(name) for name in names if not corpus.is_local or is_url(name))
+    objects = stat_objects(filter(is_url, remote), store)
     for row, source, file, num_bytes, mtime_ns, reason in _columns(
         receipt, "row", "source", "file", "num_bytes", "mtime_ns", "reason"
     ):
