@@ -69,6 +69,8 @@ class Receipt:
     """Columns of RowOutcome, one value per manifest row."""
     index: Mapping[str, Sequence[Any]]
     """Columns of the index, one value per utterance."""
+    audio_hashes: Sequence[str]
+    """Hash of the samples of each utterance; see `duplicates`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def make_receipt(
     config: PrepareConfig,
     outcomes: Sequence[RowOutcome],
     index: Mapping[str, Sequence[Any]],
+    audio_hashes: Sequence[str] = (),
 ) -> Receipt:
     """Return the receipt of a shard that is already committed.
 
@@ -105,6 +108,7 @@ def make_receipt(
         config: Settings.
         outcomes: One for each manifest row.
         index: Columns of the index, as `index_columns` returns them.
+        audio_hashes: One for each utterance.
     """
     is_limited = any(outcome.reason in LIMIT_REASONS for outcome in outcomes)
     return Receipt(
@@ -114,6 +118,7 @@ def make_receipt(
         limits=decoder_limits(config) if is_limited else {},
         rows={name: [getattr(outcome, name) for outcome in outcomes] for name in RowOutcome.__slots__},
         index=index,
+        audio_hashes=tuple(audio_hashes),
     )
 
 

@@ -15,6 +15,7 @@ from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.assemble import assemble_dataset
+from whisper_shard.prepare.duplicates import find_duplicates
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize
 from whisper_shard.prepare.output import (
@@ -107,6 +108,7 @@ def prepare_corpus(
             remove_temp_files(output)  # of workers that died in this run
             check_kept(corpus, counts, config)
             check_lease()
+            yield from (Note(message=line) for line in find_duplicates(plan.splits).describe())
             totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
             shutil.rmtree(output.heartbeats)
             output.worker_log.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.manifests.rows import as_rows
+from whisper_shard.prepare.duplicates import hash_samples
 from whisper_shard.prepare.files import RecordingFiles
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
 from whisper_shard.prepare.plan import ShardPlan
@@ -192,7 +193,8 @@ def write_shard(task: ShardTask) -> ShardResult:
         output.upload(task.shard.tar)
     # The tar is safely in its place before its receipt exists. A kill in between costs this shard's work, nothing else.
     index = index_columns(index_rows, [utterance.quality for utterance in encoded])
-    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index=index)
+    hashes = [utterance.audio_hash for utterance in encoded]
+    receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index=index, audio_hashes=hashes)
     write_receipt(task.shard, receipt)
     if output.remote:
         task.shard.tar.unlink(missing_ok=True)
@@ -316,6 +318,7 @@ class _EncodedUtterance:
     row: int
     record: Mapping[str, object]
     quality: Quality | None
+    audio_hash: str
 
 
 def _by_length(utterance: _EncodedUtterance) -> tuple[int, int]:
@@ -334,6 +337,7 @@ def _encode(utterance: Utterance, config: PrepareConfig) -> _EncodedUtterance:
         row=utterance.row.row,
         record=_as_record(utterance),
         quality=utterance.quality,
+        audio_hash=hash_samples(samples),
     )
 
 
