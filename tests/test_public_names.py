@@ -9,9 +9,9 @@ import whisper_shard
 
 NAMES = [
     "Batch", "BenchConfig", "Dataset", "IndexConfig", "Ledger", "Loader", "PlanState", "PrepareConfig",
-    "ScoreConfig", "StorageConfig", "StreamConfig", "TrainConfig", "WhisperShardError", "__version__", "index_tars",
-    "load_error_rates", "open_dataset", "open_evaluation", "open_loader", "plan_state_from_json", "prepare_corpus",
-    "register_gopen", "score_model", "train_model", "verify_dataset",
+    "ScoreConfig", "StorageConfig", "StreamConfig", "TrainConfig", "WhisperShardError", "__version__",
+    "filter_dataset", "index_tars", "load_error_rates", "open_dataset", "open_evaluation", "open_loader",
+    "plan_state_from_json", "prepare_corpus", "register_gopen", "score_model", "train_model", "verify_dataset",
 ]  # fmt: skip
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.index import Dataset as Dataset
     from whisper_shard.dataset.index import open_dataset as open_dataset
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
+    from whisper_shard.dataset.views import filter_dataset as filter_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
@@ -61,6 +62,7 @@ _HOMES = {
     "open_dataset": "dataset.index",
     "Dataset": "dataset.index",
     "verify_dataset": "dataset.verify",
+    "filter_dataset": "dataset.views",
     "StorageConfig": "storage.stores",
     # stream batches
     "open_loader": "stream.loader",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.foreign import encode, make_index, write_tar
 from tests.s3 import BUCKET, upload_folder
-from whisper_shard.dataset.description import FOREIGN_VERSION, ForeignShard, locate_shard, read_description
+from whisper_shard.dataset.description import FOREIGN_VERSION, LinkedShard, locate_shard, read_description
 from whisper_shard.dataset.index import IndexReader, open_dataset
 from whisper_shard.dataset.reader import decode_audio, decode_json, open_reader
 from whisper_shard.dataset.sources.cache import NodeCache
@@ -114,9 +114,9 @@ def test_a_tar_that_grew_shrank_or_went_is_named(dataset):
 def test_older_versions_refuse_it_by_its_number(dataset):
     content = json.loads((dataset.folder / "dataset.json").read_text())
     assert content["format_version"] == FOREIGN_VERSION == 2
-    content["format_version"] = 3
+    content["format_version"] = 4
     (dataset.folder / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"format version 3, this program reads 1 and 2; use the version that wrote"):
+    with pytest.raises(DatasetError, match=r"format version 4, this program reads 1, 2, 3; use the version that wrote"):
         open_dataset(dataset.folder)
 
 
@@ -147,7 +147,7 @@ def test_names_that_are_no_tar_are_refused(dataset, name):
 
 
 def located(folder, name):
-    shard = ForeignShard(name=name, num_bytes=1, sha256="0" * 64, num_utterances=1)
+    shard = LinkedShard(name=name, num_bytes=1, sha256="0" * 64, num_utterances=1)
     return str(locate_shard(parse_location(folder), shard))
 
 

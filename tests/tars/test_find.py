@@ -7,10 +7,10 @@ import pytest
 from tests.foreign import write_jsonl
 from tests.s3 import BUCKET
 from whisper_shard.config.index import IndexConfig
+from whisper_shard.dataset.description import name_from
 from whisper_shard.errors import ConfigError, ManifestError
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.tars.assemble import name_shard
 from whisper_shard.tars.find import expand, find_tars, find_texts
 
 
@@ -140,9 +140,9 @@ def test_cuts_for_some_tars_only(tmp_path):
 
 def test_names_are_relative_where_folders_are_shared(tmp_path):
     tar = parse_location(tmp_path / "tars/a.tar")
-    assert name_shard(tar, tmp_path / "index") == "../tars/a.tar"
-    assert name_shard(tar, Path("/nowhere/index")) == str(tar)
-    assert name_shard(parse_location("s3://b/c.tar"), tmp_path) == "s3://b/c.tar"
+    assert name_from(parse_location(tmp_path / "index"), tar) == "../tars/a.tar"
+    assert name_from(parse_location(Path("/nowhere/index")), tar) == str(tar)
+    assert name_from(parse_location(tmp_path), parse_location("s3://b/c.tar")) == "s3://b/c.tar"
     (tmp_path / "far").mkdir()
     os.symlink(tmp_path / "far", tmp_path / "link")
-    assert re.fullmatch(r"\.\./tars/a\.tar", name_shard(tar, tmp_path / "link"))
+    assert re.fullmatch(r"\.\./tars/a\.tar", name_from(parse_location(tmp_path / "link"), tar))

@@ -5,10 +5,11 @@ It may be wrong itself, so it is parsed into typed records with limits; everythi
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from posixpath import join, normpath
+from posixpath import join, normpath, relpath
 from typing import Annotated, Literal
 
 import msgspec
@@ -25,6 +26,8 @@ FORMAT_VERSION = 1
 """Of datasets whose shards this package wrote."""
 FOREIGN_VERSION = 2
 """Of indexes of tars that others wrote."""
+VIEW_VERSION = 3
+"""Of views, of either."""
 MAX_BYTES = 64 << 20
 """Longest dataset.json that is read: enough for 300,000 shards."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -55,8 +58,8 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignShard(ShardInfo):
-    """A tar that others wrote."""
+class LinkedShard(ShardInfo):
+    """A tar that may lie outside of the dataset: one that others wrote, or that of a dataset with a view."""
 
     name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,4000}\.tar\Z")]
     """Path relative to the dataset, or absolute, or a URL; see `locate_shard`."""
@@ -88,6 +91,32 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """What is known of all tars that others wrote."""
+
+    texts: Literal["members", "nemo", "shar"]
+    """Where the texts come from: members of the tars, NeMo manifests, or the cuts of Lhotse Shar."""
+    npy_sample_rate: Annotated[int, Meta(ge=1_000, le=768_000)]
+    """Hz of the npy members, which do not say it themselves."""
+    suffixes: Mapping[str, Count] = field(default_factory=dict)
+    """Utterances by suffix of their audio member."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a view was made of: an index of some of the utterances of a dataset, whose shards it uses."""
+
+    dataset: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,4000}\Z")]
+    """Folder of the dataset, named as its tars are."""
+    sha256: Sha256
+    """What dataset.json of the dataset must have."""
+    where: tuple[str, ...]
+    """The conditions that were applied, one after the other."""
+    dropped: Mapping[str, Count]
+    """Utterances dropped, by the first clause that did not hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """The fields of dataset.json that readers use."""
 
@@ -109,31 +138,37 @@ class Description:
     """Rows that were not kept, by reason."""
     digest: str = ""
     """sha256 of dataset.json without this field."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
-    """What is known of all tars that others wrote."""
-
-    texts: Literal["members", "nemo", "shar"]
-    """Where the texts come from: members of the tars, NeMo manifests, or the cuts of Lhotse Shar."""
-    npy_sample_rate: Annotated[int, Meta(ge=1_000, le=768_000)]
-    """Hz of the npy members, which do not say it themselves."""
-    suffixes: Mapping[str, Count] = field(default_factory=dict)
-    """Utterances by suffix of their audio member."""
+    foreign: Foreign | None = None
+    """What is known of tars that others wrote; None: this package wrote them."""
+    view: View | None = None
+    """What it is a view of; None: it is no view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignDescription(Description):
     """The fields of dataset.json of an index of foreign tars."""
 
-    shards: tuple[ForeignShard, ...]
+    shards: tuple[LinkedShard, ...]
     """In order of shard number."""
     foreign: Foreign
     """What is known of all of them."""
 
 
-_DESCRIPTIONS: Mapping[int, type[Description]] = {FORMAT_VERSION: Description, FOREIGN_VERSION: ForeignDescription}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewDescription(Description):
+    """The fields of dataset.json of a view."""
+
+    shards: tuple[LinkedShard, ...]
+    """In order of shard number; only those with an utterance."""
+    view: View
+    """What it is a view of."""
+
+
+_DESCRIPTIONS: Mapping[int, type[Description]] = {
+    FORMAT_VERSION: Description,
+    FOREIGN_VERSION: ForeignDescription,
+    VIEW_VERSION: ViewDescription,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +198,7 @@ def read_description(
     try:
         version = msgspec.json.decode(content, type=_Version).format_version
         if version not in _DESCRIPTIONS:
-            known = " and ".join(map(str, _DESCRIPTIONS))
+            known = ", ".join(map(str, _DESCRIPTIONS))
             raise DatasetError(
                 f"{path}: format version {version}, this program reads {known}; use the version that wrote it"
             )
@@ -181,16 +216,76 @@ def read_description(
 def locate_shard(dataset: Location, shard: ShardInfo) -> Location:
     """Return where a shard lies.
 
-    A tar that others wrote may lie outside of the dataset's folder. Even so, a dataset.json from anywhere can make its
-    reader do no more than open a regular file or an object named ``*.tar``, compare its size, and hand to a decoder
-    bytes whose checksum the index knew already. One in object storage cannot name files of this machine.
+    A tar that others wrote, or that of a view, may lie outside of the dataset's folder. Even so, a dataset.json from
+    anywhere can make its reader do no more than open a regular file or an object named ``*.tar``, compare its size, and
+    hand to a decoder bytes whose checksum the index knew already. One in object storage cannot name files of this
+    machine.
 
     Raises:
-        DatasetError: The name is one that `whisper-shard index` does not write.
+        DatasetError: The name is one that neither `whisper-shard index` nor `filter` writes.
     """
-    if not isinstance(shard, ForeignShard):
+    if not isinstance(shard, LinkedShard):
         return dataset.join(shard.name)
-    name = shard.name
+    if (location := _follow(dataset, shard.name)) is None:
+        raise DatasetError(f"{dataset}: names the tar {shard.name!r}, which it cannot reach; index the tars again")
+    return location
+
+
+def locate_base(view: Location, description: Description) -> Location:
+    """Return where the dataset lies that a view was made of; of a dataset that is no view, itself.
+
+    Raises:
+        DatasetError: The name is one that `whisper-shard filter` does not write.
+    """
+    if description.view is None:
+        return view
+    if (location := _follow(view, description.view.dataset)) is None:
+        raise DatasetError(
+            f"{view}: is a view of {description.view.dataset!r}, which it cannot reach; make the view again"
+        )
+    return location
+
+
+def check_base(view: Location, description: Description, store: ObjectStore) -> None:
+    """Check that the dataset is still the one that a view was made of.
+
+    Raises:
+        DatasetError: It is gone, or was changed.
+    """
+    if description.view is None:
+        return
+    base = locate_base(view, description)
+    try:
+        content = read_description_bytes(base, store)
+    except DatasetError as error:
+        raise DatasetError(f"{view}: is a view of a dataset that is missing: {error}") from error
+    if hashlib.sha256(content).hexdigest() != description.view.sha256:
+        raise DatasetError(
+            f"{view}: is a view of {base}, which was changed after the view was made; make it again by "
+            f"`whisper-shard filter {base} {view} --where ...` ({' and '.join(description.view.where)})"
+        )
+
+
+def name_from(folder: Location, target: Location) -> str:
+    """Return the name by which a dataset in ``folder`` refers to something elsewhere; see `locate_shard`.
+
+    It is relative where both lie in one bucket, or share a folder of this machine, so that both can be moved together.
+
+    Raises:
+        ConfigError: The dataset is to lie in object storage, and the target on this machine.
+    """
+    if not target.is_local:
+        is_near = (folder.scheme, folder.bucket) == (target.scheme, target.bucket)
+        return relpath(target.key or ".", folder.key or ".") if is_near else str(target)
+    if not folder.is_local:
+        raise ConfigError(f"{folder}: cannot refer to {target} on this machine; upload that first, or choose a folder")
+    path, start = target.path.resolve(), folder.path.resolve()
+    shared = os.path.commonpath([path, start])
+    return os.path.relpath(path, start) if shared != os.sep else str(path)
+
+
+def _follow(dataset: Location, name: str) -> Location | None:
+    """Return where a name leads, or None where it leads nowhere that it may."""
     try:
         if "://" in name:
             if not (location := parse_location(name)).is_local:
@@ -199,9 +294,9 @@ def locate_shard(dataset: Location, shard: ShardInfo) -> Location:
             return Location(dataset.scheme, "", str(Path(dataset.key, name)))
         elif not name.startswith("/"):
             return Location(dataset.scheme, dataset.bucket, "").join(normpath(join(dataset.key, name)))
-    except ConfigError as error:
-        raise DatasetError(f"{dataset}: names the tar {name!r} ({error}); index the tars again") from error
-    raise DatasetError(f"{dataset}: names the tar {name!r}, which it cannot reach; index the tars again")
+    except ConfigError:
+        return None
+    return None
 
 
 def read_description_bytes(folder: Location, store: ObjectStore) -> bytes:

@@ -22,8 +22,8 @@ from whisper_shard.dataset.description import (
     LENGTHS_NAME,
     Description,
     FileInfo,
-    ForeignDescription,
     ShardInfo,
+    check_base,
     locate_shard,
     read_description,
 )
@@ -41,6 +41,7 @@ _PIECE_ROWS = 50_000  # rows read together: enough that a row group's own cost i
 _HASHED_BYTES = 64 << 20  # of an index at each opening, 0.1 s; what is longer is checked page by page, as it is read
 _CACHED_SHARDS = 512  # shards whose places a reader keeps
 _BRIDGED_BYTES = 16 << 10  # between two audio members, that are read along: header, padding and text
+_HOLE_BYTES = 512 << 10  # the same in a view: about what one more request to object storage costs in time
 _PLACES = ("audio_offset", "audio_bytes", "json_offset", "json_bytes")
 
 
@@ -65,7 +66,7 @@ class Dataset:
     @property
     def is_foreign(self) -> bool:
         """Whether the shards are tars that others wrote."""
-        return isinstance(self.description, ForeignDescription)
+        return self.description.foreign is not None
 
     @property
     def shard_scheme(self) -> str:
@@ -161,6 +162,7 @@ class IndexReader:
         self._path = dataset.folder / INDEX_NAME
         self._shards = dataset.shards
         self._is_foreign = dataset.is_foreign
+        self._bridged_bytes = _HOLE_BYTES if dataset.description.view else _BRIDGED_BYTES
         self._ends = list(accumulate(shard.num_utterances for shard in dataset.shards))
         self._index = dataset.open_index()
         groups = [i for i, count in enumerate(self._index.counts) if count]
@@ -224,10 +226,12 @@ class IndexReader:
         """
         columns = {name: np.array(values, np.int64) for name, values in self.rows(shard, *_PLACES).items()}
         if self._is_foreign:
-            extents = _extents_of_audio(columns["audio_offset"], columns["audio_bytes"])
+            starts = columns["audio_offset"]
+            ends = starts + columns["audio_bytes"]
         else:
-            ends = columns["json_offset"] + columns["json_bytes"]
-            extents = np.stack([columns["audio_offset"] - BLOCK, ends + -ends % BLOCK], axis=1)
+            starts, ends = columns["audio_offset"] - BLOCK, columns["json_offset"] + columns["json_bytes"]
+            ends += -ends % BLOCK
+        extents = _bridge_gaps(starts, ends, self._bridged_bytes)
         size = self._shards[shard].num_bytes
         if len(extents) and not (
             extents[:, 0].min() >= 0 and np.all(extents[:, 0] < extents[:, 1]) and extents.max() <= size
@@ -270,13 +274,15 @@ def open_dataset(
         storage: How object storage is reached; None is as the environment says.
 
     Raises:
-        DatasetError: No finished dataset there, an unknown format version, or an index that was changed.
+        DatasetError: No finished dataset there, an unknown format version, or an index that was changed; or a view of
+            a dataset that was changed.
         ConfigError: The URL, the bucket, the credentials or the endpoint are wrong.
         EnvironmentFault: The network fails, or the index cannot be copied.
     """
     location, storage = parse_location(dataset), storage or StorageConfig()
     store = ObjectStore(storage)
     description = read_description(location, sha256=sha256, store=store)
+    check_base(location, description, store)
     is_hashed = sha256 is not None or description.index.num_bytes <= _HASHED_BYTES
     if not location.is_local:
         folder = copy_index(location, description, store, is_hashed=is_hashed)
@@ -313,12 +319,11 @@ def _is_possible(place: Place, shard_bytes: int, *, is_foreign: bool) -> bool:
     return json_offset == follows <= shard_bytes - json_bytes
 
 
-def _extents_of_audio(offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return from where to where audio members reach, and up to the next one where little lies in between."""
-    ends = offsets + sizes
-    starts = np.unique(offsets)
-    following = np.append(starts, np.iinfo(np.int64).max)[np.searchsorted(starts, offsets, side="right")]
-    return np.stack([offsets, np.where(following - ends <= _BRIDGED_BYTES, following, ends)], axis=1)
+def _bridge_gaps(starts: NDArray[np.int64], ends: NDArray[np.int64], bridged_bytes: int) -> NDArray[np.int64]:
+    """Return from where to where utterances reach, and up to the next one where little lies in between."""
+    places = np.unique(starts)
+    following = np.append(places, np.iinfo(np.int64).max)[np.searchsorted(places, starts, side="right")]
+    return np.stack([starts, np.where(following - ends <= bridged_bytes, following, ends)], axis=1)
 
 
 def _share_out(counts: Sequence[int], rows: int) -> Iterator[list[int]]:

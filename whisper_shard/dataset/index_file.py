@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from whisper_shard.dataset.description import DATASET_NAME, Description, ForeignDescription
+from whisper_shard.dataset.description import DATASET_NAME, Description
 from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA, with_quality
 from whisper_shard.errors import DatasetError
 
@@ -51,7 +51,7 @@ class IndexFile:
                 thrift_container_size_limit=2 * len(description.shards) + 1000,
             )
             metadata = self._file.metadata
-            own = FOREIGN_SCHEMA if isinstance(description, ForeignDescription) else INDEX_SCHEMA
+            own = FOREIGN_SCHEMA if description.foreign is not None else INDEX_SCHEMA
             self._schema = self._file.schema_arrow
             if not any(self._schema.equals(known) for known in (own, with_quality(own))):
                 raise DatasetError(f"{path}: its columns are not those of an index; prepare the dataset again")

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from whisper_shard.audio.foreign import decode_foreign, foreign_decoders
 from whisper_shard.audio.members import decode_member
 from whisper_shard.audio.recording import Decoder
-from whisper_shard.dataset.description import ForeignDescription
 from whisper_shard.dataset.index import Dataset, IndexReader
 from whisper_shard.dataset.schema import ForeignDetails, Place
 from whisper_shard.dataset.shard import BLOCK, tar_header
@@ -109,11 +108,12 @@ class ForeignReader:
     """Reads utterances from tars that others wrote."""
 
     def __init__(self, dataset: Dataset, source: ByteReader) -> None:
-        assert isinstance(dataset.description, ForeignDescription)
+        foreign = dataset.description.foreign
+        assert foreign is not None
         self._source = source
         self.index = IndexReader(dataset)
         self._paths = [str(dataset.shard_location(shard)) for shard in range(len(dataset.shards))]
-        self._decoders = foreign_decoders(dataset.description.foreign.npy_sample_rate)
+        self._decoders = foreign_decoders(foreign.npy_sample_rate)
         self._details = lru_cache(_DETAILED_SHARDS)(self.index.details)
 
     def read(self, row: int) -> RawUtterance:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.audio.members import encode_wav
 from whisper_shard.audio.samples import to_float32, to_int16
-from whisper_shard.dataset.description import ForeignDescription
+from whisper_shard.dataset.description import View
 from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.reader import decode_audio, decode_json, open_reader
 from whisper_shard.dataset.search import find_key
@@ -56,6 +56,8 @@ class DatasetOverview:
     """Utterances by language, largest first."""
     speakers: Mapping[str, int]
     """Utterances by speaker, largest first."""
+    view: View | None = None
+    """What it is a view of; None: it is no view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ def inspect_dataset(folder: Path | str) -> DatasetOverview:
         rejects=_largest_first(dataset.description.rejects),
         languages=languages,
         speakers=speakers,
+        view=dataset.description.view,
     )
 
 
@@ -149,8 +152,8 @@ def write_wav(view: UtteranceView, path: Path) -> None:
 
 
 def _describe_codec(dataset: Dataset) -> str:
-    description = dataset.description
-    return ", ".join(description.foreign.suffixes) if isinstance(description, ForeignDescription) else description.codec
+    foreign = dataset.description.foreign
+    return ", ".join(foreign.suffixes) if foreign else dataset.description.codec
 
 
 def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:

@@ -1,10 +1,8 @@
 """Measured utterances become the index: index.parquet, rejects.parquet, and dataset.json last."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from whisper_shard.config.index import IndexConfig
-from whisper_shard.dataset.description import FOREIGN_VERSION, Foreign, ForeignShard
+from whisper_shard.dataset.description import FOREIGN_VERSION, Foreign, LinkedShard, name_from
 from whisper_shard.dataset.reader import suffix_of
 from whisper_shard.dataset.schema import FOREIGN_SCHEMA, QUALITY_SCHEMA, with_quality
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
 from whisper_shard.prepare.assemble import REJECTS_NAME, REJECTS_SCHEMA, library_versions
-from whisper_shard.storage.location import Location
+from whisper_shard.storage.location import parse_location
 from whisper_shard.tars.find import TarInput, TextInput
 from whisper_shard.tars.measure import MEASURED_SCHEMA
 from whisper_shard.tars.state import IndexFolder, deciding_settings, read_table
@@ -43,7 +41,7 @@ class IndexTotals:
     """Members that are not read, by suffix."""
     suffixes: Counter[str] = field(default_factory=Counter)
     """Utterances kept, by suffix of their audio member."""
-    shards: list[ForeignShard] = field(default_factory=list)
+    shards: list[LinkedShard] = field(default_factory=list)
     """Tars from which something was kept."""
 
 
@@ -80,15 +78,6 @@ def assemble_index(
     return totals
 
 
-def name_shard(location: Location, folder: Path) -> str:
-    """Return the name of a tar in dataset.json: relative to the dataset's folder where the two share a folder."""
-    if not location.is_local:
-        return str(location)
-    tar, folder = location.path.resolve(), folder.resolve()
-    shared = os.path.commonpath([tar, folder])
-    return os.path.relpath(tar, folder) if shared != os.sep else str(tar)
-
-
 def _index_tables(
     output: IndexFolder,
     tars: Sequence[TarInput],
@@ -105,7 +94,7 @@ def _index_tables(
                 f"{output.path}: {len(found)} utterances of {tar.location} were found and {len(measured)} measured; "
                 f"remove {output.state} and run the same command again"
             )
-        name = name_shard(tar.location, output.path)
+        name = name_from(parse_location(output.path), tar.location)
         is_kept = pc.is_null(measured["reason"])
         rejects.write_table(_reject_table(name, found, measured, pc.invert(is_kept)))
         found, kept = found.filter(is_kept), measured.filter(is_kept)
@@ -118,7 +107,7 @@ def _index_tables(
             totals.num_bytes += tar.num_bytes
             totals.suffixes.update(map(suffix_of, found["name"].to_pylist()))
             yield _index_table(len(totals.shards), found, kept, schema)
-            shard = ForeignShard(name=name, num_bytes=tar.num_bytes, sha256=meta["sha256"], num_utterances=len(kept))
+            shard = LinkedShard(name=name, num_bytes=tar.num_bytes, sha256=meta["sha256"], num_utterances=len(kept))
             totals.shards.append(shard)
 
 

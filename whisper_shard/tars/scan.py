@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_shard.dataset.description import FileInfo, Foreign, ForeignDescription, ForeignShard, Totals
+from whisper_shard.dataset.description import FileInfo, Foreign, ForeignDescription, LinkedShard, Totals
 from whisper_shard.dataset.foreign import TarReader
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.sources.open import open_source
@@ -84,7 +84,7 @@ def scan_tar(task: ScanTask) -> ScanResult:
 
 def open_tar(tar: TarInput) -> ByteReader:
     """Open one tar through a source, as the only shard of a dataset that does not exist yet."""
-    shard = ForeignShard(name=str(tar.location), num_bytes=tar.num_bytes, sha256="0" * 64, num_utterances=0)
+    shard = LinkedShard(name=str(tar.location), num_bytes=tar.num_bytes, sha256="0" * 64, num_utterances=0)
     description = ForeignDescription(
         shards=(shard,),
         index=_NO_FILE,

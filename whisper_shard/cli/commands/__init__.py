@@ -4,11 +4,12 @@ To add a command, write a module with a COMMAND and name it in COMMANDS.
 """
 
 from whisper_shard.cli.command import Command
-from whisper_shard.cli.commands import bench, demo, doctor, index, inspect, prepare, score, train, verify
+from whisper_shard.cli.commands import bench, demo, doctor, filter, index, inspect, prepare, score, train, verify
 
 COMMANDS: dict[str, Command] = {
     "prepare": prepare.COMMAND,
     "index": index.COMMAND,
+    "filter": filter.COMMAND,
     "verify": verify.COMMAND,
     "inspect": inspect.COMMAND,
     "bench": bench.COMMAND,

@@ -45,6 +45,8 @@ def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
         f"{describe_number(overview.num_shards, 'shard')} of {overview.codec}, "
         f"{describe_bytes(overview.num_bytes)}"
     )
+    if overview.view:
+        yield f"a view of {overview.view.dataset}, where {' and '.join(overview.view.where)}"
     quantiles = ", ".join(f"{name} {seconds:.2f}" for name, seconds in overview.seconds_quantiles.items())
     yield f"seconds: {quantiles or 'none'}"
     highest = max((count for _, _, count in overview.seconds_histogram), default=0)
@@ -54,7 +56,10 @@ def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
     for name in ("languages", "speakers"):
         counts = getattr(overview, name)
         yield f"{name}: {describe_counts(counts) or 'not given'}"
-    yield f"rejected: {describe_counts(overview.rejects) or 'none'}"
+    if overview.view:
+        yield from (f"dropped by {clause}: {count:,}" for clause, count in overview.view.dropped.items())
+    else:
+        yield f"rejected: {describe_counts(overview.rejects) or 'none'}"
 
 
 def describe_utterance(view: "UtteranceView") -> Iterator[str]:
