@@ -5,6 +5,7 @@ URL and pins the sha256 of the dataset's dataset.json. A view of a view refers t
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -254,7 +254,7 @@ def _describe(
     """Return what dataset.json of a view says besides shards, index and totals."""
     description: Description = data.description
     base = locate_base(data.location, description)
-    content = msgspec.json.decode(read_description_bytes(data.location, store))
+    content = json.loads(read_description_bytes(data.location, store))
     before = description.view
     sha256 = before.sha256 if before else hashlib.sha256(read_description_bytes(base, store)).hexdigest()
     view = {
