@@ -6,6 +6,7 @@ Everything needed to resume is in OUT/.prepare: the plan, and a receipt for each
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +47,7 @@ from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 from whisper_shard.prepare.workers.pool import Workers, count_cores, open_workers
 from whisper_shard.prepare.workers.supervisor import Tick, supervise
 from whisper_shard.storage.atomic import WRITER, AtomicWriter
-from whisper_shard.storage.location import Location, parse_location
+from whisper_shard.storage.location import Location, is_url, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
 
@@ -85,7 +86,9 @@ def prepare_corpus(
     started = time.monotonic()
     output = open_output(parse_location(out), writer=writer, store=ObjectStore(storage or StorageConfig()))
     build_pipeline(config)
-    with TemporaryDirectory(prefix="whisper-shard-") as copies:
+    is_remote = any(is_url(str(place)) for place in (corpus, config.eval_corpus))
+    # Only where it is needed: a kill leaves it behind.
+    with TemporaryDirectory(prefix="whisper-shard-") if is_remote else nullcontext("") as copies:
         # Before anything is written: a misspelt path creates no folder.
         manifests = open_manifests(corpus, config, copies=Path(copies), store=output.store)
         for manifest in manifests.values():
