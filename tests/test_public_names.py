@@ -8,8 +8,8 @@ import pytest
 import whisper_shard
 
 NAMES = [
-    "Batch", "BenchConfig", "Dataset", "IndexConfig", "Ledger", "Loader", "PlanState", "PrepareConfig",
-    "ScoreConfig", "StorageConfig", "StreamConfig", "TrainConfig", "WhisperShardError", "__version__",
+    "Batch", "BenchConfig", "Dataset", "ExportConfig", "IndexConfig", "Ledger", "Loader", "PlanState", "PrepareConfig",
+    "ScoreConfig", "StorageConfig", "StreamConfig", "TrainConfig", "WhisperShardError", "__version__", "export_model",
     "filter_dataset", "index_tars", "load_error_rates", "open_dataset", "open_evaluation", "open_loader",
     "plan_state_from_json", "prepare_corpus", "register_gopen", "score_model", "train_model", "verify_dataset",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ Read the packages in the order in which one utterance travels through them:
     model/                 batches become log-mel spectrograms, labels and a loss
     train/                 losses become gradients, checkpoints and a better Whisper
     inference/, score/     recordings become hypotheses, hypotheses become a word error rate
+    export/                models become files of other tools
 
 The names below are the public ones. They are loaded when first used: importing this package imports neither torch nor
 any audio library.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from whisper_shard.version import __version__
 
 if TYPE_CHECKING:
+    from whisper_shard.config.export import ExportConfig as ExportConfig
     from whisper_shard.config.index import IndexConfig as IndexConfig
     from whisper_shard.config.prepare import PrepareConfig as PrepareConfig
     from whisper_shard.config.score import ScoreConfig as ScoreConfig
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
     from whisper_shard.dataset.views import filter_dataset as filter_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
+    from whisper_shard.export.run import export_model as export_model
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
@@ -55,6 +58,7 @@ _HOMES = {
     "StreamConfig": "config.stream",
     "TrainConfig": "config.train",
     "ScoreConfig": "config.score",
+    "ExportConfig": "config.export",
     "BenchConfig": "config.tools",
     # prepare a corpus; open and verify a dataset
     "prepare_corpus": "prepare.run",
@@ -73,10 +77,11 @@ _HOMES = {
     "PlanState": "stream.resume",
     "register_gopen": "stream.gopen",
     "plan_state_from_json": "stream.resume",
-    # train and score
+    # train, score and export
     "train_model": "train.loop",
     "score_model": "score.run",
     "load_error_rates": "score.hf_metric",
+    "export_model": "export.run",
     # errors
     "WhisperShardError": "errors",
 }

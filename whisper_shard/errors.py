@@ -8,6 +8,7 @@ WhisperShardError            exit code 1
 |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
 |-- StateError               a checkpoint or receipt that belongs to something else
 |-- ModelError               a model folder that cannot be used
+|-- ExportError              an export that a format cannot hold, or whose text differs from the model's
 |-- TrainingError            training cannot go on: loss not finite, labels too long ...
 |-- StopRequested            exit code 75 or 130: stopped on request with all state saved
 `-- EnvironmentFault         exit code 3: disk full, no permission, broken installation; never the data's fault
@@ -65,6 +66,10 @@ class StateError(WhisperShardError):
 
 class ModelError(WhisperShardError):
     """A model folder that is missing, incomplete or of another kind."""
+
+
+class ExportError(WhisperShardError):
+    """A model cannot be exported to a format, or the export transcribes differently."""
 
 
 class TrainingError(WhisperShardError):

@@ -7,7 +7,9 @@ every tool that loads a Whisper loads this model.
 import json
 import math
 from collections.abc import Sequence
+from itertools import chain, product
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ def make_tiny_whisper(
     decoder_layers: int = 2,
     heads: int = 2,
     vocabulary: int = 600,
+    fill_vocabulary: bool = False,
+    tokens_of: Path | None = None,
     n_mels: int = 80,
     is_multilingual: bool = True,
     max_seconds: float = MAX_SECONDS,
@@ -52,6 +56,9 @@ def make_tiny_whisper(
         decoder_layers: Layers of the decoder.
         heads: Attention heads.
         vocabulary: Text tokens at most, including one for each of the 256 bytes.
+        fill_vocabulary: Add tokens of letters that the texts do not need, until there are exactly ``vocabulary``; with
+            50,257 the numbers of all special tokens are those of large-v3, as whisper.cpp and others expect.
+        tokens_of: Model folder whose text tokens are used instead of tokens of the texts.
         n_mels: Mel bins.
         is_multilingual: Whether language and task tokens are used. Tools other than transformers decide that by the
             size of the vocabulary, and take one of fewer than 51,865 tokens for English-only.
@@ -59,7 +66,9 @@ def make_tiny_whisper(
         seed: Seed of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _build_tokenizer(folder, texts, vocabulary)
+    tokenizer = _build_tokenizer(
+        folder, _train_tokens(texts, vocabulary, is_filled=fill_vocabulary, tokens_of=tokens_of)
+    )
     with explain_broken_install():
         from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperProcessor
     config = WhisperConfig(
@@ -103,18 +112,36 @@ def _save_random_model(folder: Path, config: Any, generation: dict[str, Any], se
         model.save_pretrained(folder)
 
 
-def _build_tokenizer(folder: Path, texts: Sequence[str], vocabulary: int) -> Any:
-    """Train a byte-level BPE tokenizer on the texts and add Whisper's special tokens after its tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import WhisperTokenizer
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+def _train_tokens(texts: Sequence[str], vocabulary: int, *, is_filled: bool, tokens_of: Path | None) -> Any:
+    """Return a byte-level BPE model, trained on the texts or taken from another model."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+    if tokens_of is not None:
+        bpe = json.loads((tokens_of / "tokenizer.json").read_text("utf-8"))["model"]
+        return models.BPE(vocab=bpe["vocab"], merges=[_split_merge(merge) for merge in bpe["merges"]])
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
+    return _fill_merges(json.loads(tokenizer.to_str())["model"], vocabulary) if is_filled else tokenizer.model
+
+
+def _split_merge(merge: str | list[str]) -> tuple[str, str]:
+    """Return both sides of a merge, which older files join with a space."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _build_tokenizer(folder: Path, tokens: Any) -> Any:
+    """Write a tokenizer of these text tokens, with Whisper's special tokens after them."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from transformers import WhisperTokenizer
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    tokenizer = Tokenizer(tokens)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     special = ["endoftext", "startoftranscript", *LANGUAGES, *LAST_TOKENS]
     tokenizer.add_special_tokens([AddedToken(f"<|{name}|>", normalized=False, special=True) for name in special])
     times = [f"<|{step * 0.02:.2f}|>" for step in range(NUM_TIMESTAMPS)]
@@ -124,6 +151,22 @@ def _build_tokenizer(folder: Path, texts: Sequence[str], vocabulary: int) -> Any
     settings |= {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad", "unk")}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return WhisperTokenizer.from_pretrained(str(folder))
+
+
+def _fill_merges(model: dict[str, Any], size: int) -> Any:
+    """Return a BPE model with further merges, of two and three letters, up to ``size`` tokens."""
+    from tokenizers import models
+
+    vocabulary: dict[str, int] = model["vocab"]
+    merges = [(left, right) for left, right in model["merges"]]
+    pairs = list(product(ascii_letters, repeat=2))
+    for left, right in chain(pairs, ((f"{one}{two}", letter) for one, two in pairs for letter in ascii_letters)):
+        if len(vocabulary) == size:
+            break
+        if f"{left}{right}" not in vocabulary:
+            vocabulary[f"{left}{right}"] = len(vocabulary)
+            merges.append((left, right))
+    return models.BPE(vocab=vocabulary, merges=merges)
 
 
 def _generation_settings(ids: dict[str, int], decoder_layers: int, is_multilingual: bool) -> dict[str, Any]:

@@ -7,19 +7,19 @@ transformers 4 does not load a tokenizer whose ``extra_special_tokens`` are a li
 
 import copy
 import json
-import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Any
 
 from whisper_shard.model.adapters import plain_state_dict
 from whisper_shard.model.whisper import LoadedWhisper, hide_progress_bars
-from whisper_shard.storage.atomic import as_environment_fault, sync_folder
+from whisper_shard.storage.folder import atomic_folder
 from whisper_shard.text.languages import whisper_language
 
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 """Special tokens with a role of their own."""
+CARD_NAME = "README.md"
+"""The model card, as the model hub names it."""
 _LOADING_ARGUMENTS = ("is_local", "local_files_only", "extra_special_tokens")
 
 
@@ -29,6 +29,7 @@ def save_model_folder(
     *,
     language: str | None = None,
     task: str | None = None,
+    card: str = "",
 ) -> None:
     """Write a complete Hugging Face folder, all or nothing; a folder of that name is replaced.
 
@@ -40,29 +41,20 @@ def save_model_folder(
         folder: Where to write.
         language: BCP-47 tag that generation takes by default; None: as before.
         task: transcribe or translate by default; None: as before.
+        card: Model card for README.md; empty: none.
 
     Raises:
         EnvironmentFault: The disk is full or not writable.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with atomic_folder(folder) as partial:
         with hide_progress_bars():
             loaded.model.save_pretrained(partial, state_dict=plain_state_dict(loaded.model))
         _generation_settings(loaded, language, task).save_pretrained(partial)
         loaded.processor.save_pretrained(partial)
         _write_files_of_version_4(loaded.processor, partial)
-        _finish_files(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise as_environment_fault(error, folder) from error
+        if card:
+            (partial / CARD_NAME).write_text(card, "utf-8")
+        _set_permissions(partial)
 
 
 def _generation_settings(loaded: LoadedWhisper, language: str | None, task: str | None) -> Any:
@@ -101,14 +93,9 @@ def _write_files_of_version_4(processor: Any, folder: Path) -> None:
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", "utf-8")
 
 
-def _finish_files(folder: Path) -> None:
-    """Give all files the usual permissions, and make them survive a power loss."""
+def _set_permissions(folder: Path) -> None:
+    """Give all files the usual permissions."""
     # safetensors writes for the owner alone; config.json has what the umask of this process leaves.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     for path in folder.iterdir():
         path.chmod(mode)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

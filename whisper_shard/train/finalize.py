@@ -12,6 +12,8 @@ from whisper_shard.model.save import save_model_folder
 from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.train.card import write_card
+from whisper_shard.train.data import Corpora
 from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.run.checkpoint import checkpoint_path, read_tensors
 from whisper_shard.train.run.context import RunContext
@@ -52,7 +54,13 @@ class Choice:
 
 
 def finalize_run(
-    context: RunContext, end: TrainingEnd, validator: Validator, reporter: ProgressReporter, *, began: float
+    context: RunContext,
+    end: TrainingEnd,
+    validator: Validator,
+    reporter: ProgressReporter,
+    *,
+    corpora: Corpora,
+    began: float,
 ) -> TrainReport:
     """Choose the best weights, score and save them, and write the report.
 
@@ -61,6 +69,7 @@ def finalize_run(
         end: How training ended.
         validator: Scores the model.
         reporter: Logs the final scores.
+        corpora: The data, which the model card names.
         began: When this process began the run, by time.perf_counter.
 
     Raises:
@@ -92,7 +101,8 @@ def finalize_run(
     )
     if context.machine.ranks.is_first:
         language, task = context.config.language or None, context.config.task
-        save_model_folder(validator.loaded, context.folder.model, language=language, task=task)
+        card = write_card(context, corpora, report, full)
+        save_model_folder(validator.loaded, context.folder.model, language=language, task=task, card=card)
         write_report(context.folder, report)
     return report
 

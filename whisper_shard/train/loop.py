@@ -83,7 +83,7 @@ def train_model(
             trainer = Trainer(context, corpora, loaded, labeler)
             with trainer.log, pause_garbage_collector():
                 end = trainer.train()
-                return finalize_run(context, end, trainer.validator, trainer.reporter, began=began)
+                return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
 
 
 def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:

@@ -4,7 +4,19 @@ To add a command, write a module with a COMMAND and name it in COMMANDS.
 """
 
 from whisper_shard.cli.command import Command
-from whisper_shard.cli.commands import bench, demo, doctor, filter, index, inspect, prepare, score, train, verify
+from whisper_shard.cli.commands import (
+    bench,
+    demo,
+    doctor,
+    export,
+    filter,
+    index,
+    inspect,
+    prepare,
+    score,
+    train,
+    verify,
+)
 
 COMMANDS: dict[str, Command] = {
     "prepare": prepare.COMMAND,
@@ -15,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench.COMMAND,
     "train": train.COMMAND,
     "score": score.COMMAND,
+    "export": export.COMMAND,
     "demo": demo.COMMAND,
     "doctor": doctor.COMMAND,
 }
