@@ -35,7 +35,7 @@ def test_level_and_rate():
     assert quality.rms_db == pytest.approx(-9.03, abs=0.01)  # 20 log10(0.5 / sqrt(2))
     assert quality.chars_per_second == 15
     assert quality.channel_correlation is None
-    assert quality.bandwidth_hz == pytest.approx(440, abs=4 * RATE / 512)  # the main lobe of the window
+    assert quality.bandwidth_hz == pytest.approx(440, abs=4 * RATE / 256)  # the main lobe of the window
 
 
 @pytest.mark.parametrize("snr", [5, 10, 20, 30, 40])

@@ -6,6 +6,7 @@ levels are changed. Values are rounded to what they are worth: that keeps receip
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -29,6 +30,8 @@ SNR_RANGE_DB = (-20.0, 100.0)
 """Least and greatest signal-to-noise ratio that is given."""
 CLIPPING_TOLERANCE = 2.0**-12
 """Samples this share below the extreme count as equal to it: encoders smear what was cut off."""
+BLOCK = 2048
+"""Samples whose extremes are found together, so that all but the loudest are looked at only once."""
 CLIPPING_RUN = 3
 """So many neighbours at the extreme are a cut-off wave; a wave that only touches it has one or two."""
 BANDWIDTH_DB = 50.0
@@ -36,7 +39,7 @@ BANDWIDTH_DB = 50.0
 
 Source: Bakhturina et al., Hi-Fi Multi-Speaker English TTS Dataset, arXiv:2104.01497, section on bandwidth.
 """
-BANDWIDTH_FRAMES = 64
+BANDWIDTH_FRAMES = 48
 """Frames whose spectra are averaged, evenly spaced: more change the result little and take longer."""
 _QUANTIZATION = 1 / (12 * FULL_SCALE**2)  # power of the noise of 16 bits: digital silence is not quieter
 
@@ -49,15 +52,15 @@ def measure_quality(recording: Recording, trimmed: Waveform, *, num_chars: int) 
         trimmed: The same at 16 kHz after trimming, at the level of the recording; not empty.
         num_chars: Code points of normalized text.
     """
-    highest, lowest = float(recording.waveform.max()), float(recording.waveform.min())
+    highs, lows = _block_extremes(recording.waveform)
     powers = _frame_powers(trimmed)
     is_speech = _find_speech(powers)
     correlation = recording.channel_correlation
     return Quality(
-        peak=round(max(highest, -lowest), 5),
+        peak=round(max(float(highs.max()), -float(lows.min())), 5),
         rms_db=round(_as_db(float(trimmed @ trimmed) / len(trimmed) + _QUANTIZATION), 2),
         snr_db=round(_signal_to_noise_db(powers, is_speech), 1),
-        clipped_fraction=float(f"{_count_clipped(recording.waveform, highest, lowest) / len(recording.waveform):.3g}"),
+        clipped_fraction=float(f"{_count_clipped(recording.waveform, highs, lows) / len(recording.waveform):.3g}"),
         speech_fraction=round(float(is_speech.mean()), 3),
         bandwidth_hz=round(_bandwidth_hz(recording)),
         chars_per_second=round(num_chars * SAMPLE_RATE / len(trimmed), 2),
@@ -84,8 +87,9 @@ def _find_speech(powers: NDArray[np.float64]) -> NDArray[np.bool_]:
     The threshold is the lowest that lies at most 15.9 dB below the mean level of the frames above it, which is the
     active speech level of P.56. Levels of frames are the thresholds that are tried.
     """
-    padded = np.concatenate([np.zeros(HANGOVER_FRAMES - 1), powers])
-    envelope = np.lib.stride_tricks.sliding_window_view(padded, HANGOVER_FRAMES).max(axis=1)
+    envelope = powers.copy()
+    for frames in range(1, min(HANGOVER_FRAMES, len(powers))):
+        np.maximum(envelope[frames:], powers[:-frames], out=envelope[frames:])
     levels = np.sort(envelope)[::-1]
     active_levels = powers.sum() / np.arange(1, len(levels) + 1)
     candidates = np.flatnonzero(active_levels <= levels * 10 ** (SPEECH_MARGIN_DB / 10))
@@ -105,15 +109,43 @@ def _signal_to_noise_db(powers: NDArray[np.float64], is_speech: NDArray[np.bool_
     return min(max(_as_db(speech / noise), low), high) if speech > 0 else low
 
 
-def _count_clipped(waveform: Waveform, highest: float, lowest: float) -> int:
-    """Count the samples in runs at the extremes; where a wave was cut off and then made quieter, these are lower."""
-    places = np.flatnonzero(waveform >= highest - abs(highest) * CLIPPING_TOLERANCE)
-    below = np.flatnonzero(waveform <= lowest + abs(lowest) * CLIPPING_TOLERANCE)
-    return _count_in_runs(places) + _count_in_runs(below)
+def _count_clipped(waveform: Waveform, highs: Waveform, lows: Waveform) -> int:
+    """Count the samples in runs at the extremes; where a wave was cut off and then made quieter, these are lower.
+
+    Args:
+        waveform: All samples.
+        highs: Highest sample of each block.
+        lows: Lowest sample of each block.
+    """
+    highest, lowest = float(highs.max()), float(lows.min())
+    top = highest - abs(highest) * CLIPPING_TOLERANCE
+    bottom = lowest + abs(lowest) * CLIPPING_TOLERANCE
+    # Few blocks reach an extreme: the others need not be looked at again. The blocks next to each other are kept
+    # together by the numbers of their samples, so that a run may reach from one into the next.
+    above, below = np.flatnonzero(highs >= top).tolist(), np.flatnonzero(lows <= bottom).tolist()
+    num_above = _count_in_runs(_places(waveform, above, lambda block: block >= top))
+    return num_above + _count_in_runs(_places(waveform, below, lambda block: block <= bottom))
+
+
+def _places(
+    waveform: Waveform, blocks: list[int], is_extreme: Callable[[Waveform], NDArray[np.bool_]]
+) -> NDArray[np.intp]:
+    """Return the numbers of the samples of some blocks that are extreme."""
+    starts = [block * BLOCK for block in blocks]
+    parts = [start + np.flatnonzero(is_extreme(waveform[start : start + BLOCK])) for start in starts]
+    return np.concatenate(parts)
+
+
+def _block_extremes(waveform: Waveform) -> tuple[Waveform, Waveform]:
+    """Return the highest and the lowest sample of each block; the last block may be shorter."""
+    starts = np.arange(0, len(waveform), BLOCK)
+    return np.maximum.reduceat(waveform, starts), np.minimum.reduceat(waveform, starts)
 
 
 def _count_in_runs(places: NDArray[np.intp]) -> int:
     """Count the places that have neighbours, `CLIPPING_RUN` of them together at least."""
+    if len(places) < CLIPPING_RUN:
+        return 0
     edges = np.flatnonzero(np.diff(places) != 1) + 1
     lengths = np.diff(np.concatenate([[0], edges, [len(places)]]))
     return int(lengths[lengths >= CLIPPING_RUN].sum())
@@ -122,9 +154,9 @@ def _count_in_runs(places: NDArray[np.intp]) -> int:
 def _bandwidth_hz(recording: Recording) -> float:
     """Return the highest frequency in the mean power spectrum that is not too far below the strongest."""
     rate, waveform = recording.sample_rate, recording.waveform
-    size = min(2 ** round(math.log2(rate / 43)), len(waveform))
-    starts = np.unique(np.linspace(0, len(waveform) - size, BANDWIDTH_FRAMES).astype(np.intp))
-    frames = np.stack([waveform[start : start + size] for start in starts.tolist()]) * _window(size)
+    size = min(2 ** round(math.log2(rate / 86)), len(waveform))
+    step = max((len(waveform) - size) // (BANDWIDTH_FRAMES - 1), 1)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, size)[::step][:BANDWIDTH_FRAMES] * _window(size)
     spectrum = np.fft.rfft(frames)
     power = np.vecdot(spectrum.T, spectrum.T).real
     loud = np.flatnonzero(power >= power.max() * 10 ** (-BANDWIDTH_DB / 10))
