@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the exports, which are removed again")
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="*", default=["base fine-tuned", "128 mel bins"])
     parser.add_argument("--only", nargs="*", default=[], help="formats; all by default")
     parser.add_argument(
         "--add-to", type=Path, help="result to add the rows to, for a tool in an environment of its own"
@@ -46,28 +47,28 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     models = {"base fine-tuned": args.model, "128 mel bins": str(large_v3_shaped(args.work, args.model))}
-    rows = [
-        measure(name, model, args, kind, dtype)
-        for name, model in models.items()
-        for kind, dtype in CASES
-        if not args.only or kind in args.only
-    ]
     packages = ["torch", "transformers", *sorted({make.package for make in CONSUMERS.values()} - {"transformers"})]
     report: dict[str, Any] = json.loads(args.add_to.read_text()) if args.add_to else {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": describe_machine("torch", "transformers", threads=args.threads),
-        "samples": args.samples,
         "rows": [],
         "versions": {},
     }  # fmt: skip
     report["versions"] |= {package: found for package in packages if (found := find_version(package))}
-    replaced = {(row["model"], row["format"], row["dtype"]) for row in rows}
-    report["rows"] = [
-        row for row in report["rows"] if (row["model"], row["format"], row["dtype"]) not in replaced
-    ] + rows
     path = args.add_to or RESULTS / f"{report['date']}-export.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    for name in args.models:
+        for kind, dtype in CASES:
+            if not args.only or kind in args.only:
+                keep(report, measure(name, models[name], args, kind, dtype))
+                path.write_text(json.dumps(report, indent=1) + "\n")  # after each row: the whole takes an hour
     print(f"wrote {path}")
+
+
+def keep(report: dict[str, Any], row: dict[str, Any]) -> None:
+    """Add a row to a report, or replace that of the same export."""
+    name = {"model", "format", "dtype"}
+    others = [one for one in report["rows"] if any(one[key] != row[key] for key in name)]
+    report["rows"] = [*others, row]
 
 
 def find_version(package: str) -> str | None:

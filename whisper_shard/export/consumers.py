@@ -106,7 +106,7 @@ class OpenaiWhisper:
     """
 
     package = "openai-whisper"
-    mel_padding: int | None = None
+    mel_padding: int | None = 3000  # its transcribe cuts the padded spectrogram to the clip, and pads that with 0.0
     keeps_suppress_rules = True
     has_timestamps = True
 

@@ -1,8 +1,9 @@
 """Does the tool that reads an export transcribe the same as the model here, in the same windows?
 
-Tools see different windows: Whisper, openai-whisper and whisper.cpp pad the audio with silence to 30 s; faster-whisper
-pads the spectrogram with 0.0, which is louder than silence, and sherpa-onnx only by 10 s. So the model is decoded here
-in the tool's own window for the comparison, and in 30 s of padded audio, to tell what that window costs.
+Tools see different windows: transformers and whisper.cpp pad the audio with silence to 30 s; openai-whisper and
+faster-whisper pad the spectrogram with 0.0, which is louder than silence, and sherpa-onnx with 10 s of that. So the
+model is decoded here in the tool's own window for the comparison, and in 30 s of padded audio, to tell what that window
+costs.
 """
 
 from collections.abc import Callable, Sequence
@@ -157,8 +158,8 @@ class _Here:
         if mel_padding is None:
             mel = self._log_mel(fit_window(waveform, MAX_SAMPLES))
             return mel
-        # Both tools that pad the spectrogram compute it from the clip, a hop longer, and scale it by its own maximum.
-        length = max(waveform.shape[1] + HOP_LENGTH, N_FFT)
-        mel = self._log_mel(fit_window(waveform, length))[..., :MAX_FRAMES]
+        # The tools that pad the spectrogram keep as many frames as the clip has hops, scaled by their own maximum.
+        num_frames = min(waveform.shape[1] // HOP_LENGTH, MAX_FRAMES)
+        mel = self._log_mel(fit_window(waveform, max(waveform.shape[1], N_FFT)))[..., :num_frames]
         frames = min(mel.shape[-1] + mel_padding, MAX_FRAMES)
         return functional.pad(mel, (0, frames - frames % 2 - mel.shape[-1]))
