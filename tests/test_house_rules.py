@@ -23,6 +23,8 @@ HOMES = {
     "torchaudio": {"model/log_mel.py", "model/spec_augment.py"},
     "evaluate": {"score/hf_metric.py"},
     "jiwer": {"score/alignment.py", "score/hf_metric.py"},
+    "distributed": {"prepare/workers/cluster.py"},
+    "ray": {"prepare/workers/cluster.py"},
     "tomli_w": {"config/toml.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},

@@ -7,6 +7,7 @@ WhisperShardError            exit code 1
 |-- TextError                one transcript cannot be normalized (prepare turns it into a Rejection)
 |-- DatasetError             shards, index or dataset.json: missing, damaged, of another version
 |-- StateError               a checkpoint or receipt that belongs to something else
+|   `-- InUseError           a folder that another process is writing to
 |-- ModelError               a model folder that cannot be used
 |-- ExportError              an export that a format cannot hold, or whose text differs from the model's
 |-- TrainingError            training cannot go on: loss not finite, labels too long ...
@@ -62,6 +63,10 @@ class DatasetError(WhisperShardError):
 
 class StateError(WhisperShardError):
     """A checkpoint, receipt or plan state that belongs to other data or settings."""
+
+
+class InUseError(StateError):
+    """Another process is writing to the folder."""
 
 
 class ModelError(WhisperShardError):

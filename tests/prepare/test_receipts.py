@@ -23,7 +23,7 @@ from whisper_shard.prepare.receipts import (
 
 def make_shard(folder):
     output = OutputFolder(path=folder / "out")
-    split = SplitPlan(name="train", output=output, fingerprint="plan", corpus=folder, num_rows=1, num_shards=1)
+    split = SplitPlan(name="train", output=output, fingerprint="plan", corpus=folder, num_rows=1, shard_rows=1)
     (shard,) = split.shards()
     shard.receipt.parent.mkdir(parents=True, exist_ok=True)
     return shard

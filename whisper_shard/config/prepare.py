@@ -98,6 +98,14 @@ class PrepareConfig:
 
     jobs: int = 0
     """Worker processes; 0: one per core."""
+    engine: Literal["local", "dask", "ray"] = "local"
+    """Where shards are prepared: here, or by the workers of a Dask or Ray cluster, which must see the same files."""
+    engine_address: str = ""
+    """Address of the cluster, such as tcp://10.0.0.1:8786; empty: Ray finds or starts one by itself."""
+    slice: str = ""
+    """Prepare only a part of the shards, such as 3/16 for the third of 16 machines; --finish completes the datasets."""
+    finish: bool = False
+    """Make the datasets of shards that slices have prepared; an error where one is missing."""
     decode_timeout_seconds: float = 120.0
     """Reject a recording whose decoding takes longer than this many seconds."""
     worker_memory_mb: int = 4096
@@ -113,6 +121,7 @@ class PrepareConfig:
         """Validate."""
         if self.channel != "mix" and not (self.channel.isascii() and self.channel.isdecimal()):
             raise ConfigError(f"--channel {self.channel}: must be mix, or the number of a channel, counted from 0")
+        self._check_machines()
         if (self.text_style == "regex") != bool(self.text_rules):
             raise ConfigError(
                 f"--text-style {self.text_style} with {len(self.text_rules)} text_rules: "
@@ -144,3 +153,30 @@ class PrepareConfig:
                 f"--min-seconds {self.min_seconds:g} and --max-seconds {self.max_seconds:g}: need "
                 "0 <= min < max <= 30, the window of Whisper"
             )
+
+    def _check_machines(self) -> None:
+        """Check the settings that spread the work over machines.
+
+        Raises:
+            ConfigError: One of them is malformed, or two contradict each other.
+        """
+        if self.slice:
+            number, _, total = self.slice.partition("/")
+            if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+                raise ConfigError(f"--slice {self.slice}: must be I/N with 1 <= I <= N, such as 3/16")
+        if self.engine == "dask" and not self.engine_address:
+            raise ConfigError("--engine dask: needs --engine-address, such as tcp://10.0.0.1:8786")
+        if self.engine == "local" and self.engine_address:
+            raise ConfigError(f"--engine-address {self.engine_address}: needs --engine dask or --engine ray")
+        chosen = [
+            flag
+            for flag, is_given in {
+                "--slice": self.slice,
+                "--finish": self.finish,
+                "--rebuild": self.rebuild,
+                "--engine": self.engine != "local",
+            }.items()
+            if is_given
+        ]
+        if len(chosen) > 1 and chosen != ["--rebuild", "--engine"]:
+            raise ConfigError(f"{' and '.join(chosen)} cannot be given together")

@@ -106,4 +106,18 @@ class Done:
     """Audio decoded in this run divided by its time."""
 
 
-Event = PlanMade | Note | ShardFinished | Progress | Done
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceDone:
+    """The shards of a slice are prepared; the datasets are not made yet."""
+
+    slice: str
+    """As in ``--slice``."""
+    num_shards: int
+    """Shards of the slice."""
+    num_missing: int
+    """Shards of other slices that are not prepared yet."""
+    seconds: float
+    """Time of this run."""
+
+
+Event = PlanMade | Note | ShardFinished | Progress | SliceDone | Done

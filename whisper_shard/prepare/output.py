@@ -6,6 +6,7 @@ OUT/.prepare/lock                         held by the process that prepares
 OUT/.prepare/plan.json, <split>.arrow     which manifest row goes into which shard
 OUT/.prepare/receipts/<split>/000000.json one for each finished shard
 OUT/.prepare/workers, workers.log         heartbeats and messages of the workers; removed at the end
+OUT/.prepare/slices/3-of-16.lock          held by the process that prepares a slice, which shares OUT/.prepare/lock
 
 Where OUT is in a bucket, these are the paths of its work folder on this machine, which is emptied at the end. The
 bucket holds the same files without lock, heartbeats and log, and OUT/.prepare/lease.json during a run.
@@ -42,6 +43,8 @@ class OutputFolder:
     """The copy in a bucket, where the user named a bucket."""
     store: ObjectStore = field(default_factory=ObjectStore)
     """Access to object storage, for the recordings too."""
+    node: Path | None = None
+    """Folder of this machine for heartbeats and messages, where ``path`` is shared by several machines."""
 
     @property
     def shown(self) -> Path | Location:
@@ -71,12 +74,12 @@ class OutputFolder:
     @property
     def heartbeats(self) -> Path:
         """Folder with one small file for each worker."""
-        return self.state / "workers"
+        return (self.node or self.state) / "workers"
 
     @property
     def worker_log(self) -> Path:
         """What decoders print to standard error."""
-        return self.state / "workers.log"
+        return (self.node or self.state) / "workers.log"
 
     def rows(self, split: str) -> Path:
         """Arrow file with the manifest rows of a dataset, one batch per shard."""
@@ -126,14 +129,25 @@ class OutputFolder:
             return {path.name: info.num_bytes for path, info in self.remote.list(shards).items()}
         return {path.name: path.stat().st_size for path in shards.glob("*.tar") if path.is_file()}
 
+    def count_receipts(self) -> int:
+        """Return how many shards of all datasets have receipts."""
+        folders = [self.receipts(split) for split in SPLITS]
+        if self.remote:
+            return sum(path.suffix == ".json" for folder in folders for path in self.remote.list(folder))
+        return sum(1 for folder in folders for _ in folder.glob("[0-9]*.json"))
 
-def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectStore | None = None) -> OutputFolder:
+
+def open_output(
+    out: Location, *, writer: AtomicWriter = WRITER, store: ObjectStore | None = None, node: Path | None = None
+) -> OutputFolder:
     """Return the paths of an output.
 
     Args:
         out: A folder of this machine or of a bucket.
         writer: Writes all files.
         store: Access to object storage.
+        node: Folder of this machine for one of several processes that prepare parts of the same output; None: this
+            process prepares all of it.
 
     Raises:
         ConfigError: The place can only be read.
@@ -141,10 +155,10 @@ def open_output(out: Location, *, writer: AtomicWriter = WRITER, store: ObjectSt
     if out.scheme == "https":
         raise ConfigError(f"OUT {out}: https can only be read; give a bucket or a local folder")
     if out.is_local:
-        return OutputFolder(path=out.path, writer=writer, store=store or ObjectStore())
-    work = work_folder("prepare", out)
+        return OutputFolder(path=out.path, writer=writer, store=store or ObjectStore(), node=node)
+    work = node / "output" if node else work_folder("prepare", out)
     remote = RemoteOutput(location=out, work=work, store=store or ObjectStore())
-    return OutputFolder(path=work, writer=writer, remote=remote, store=remote.store)
+    return OutputFolder(path=work, writer=writer, remote=remote, store=remote.store, node=node)
 
 
 @contextmanager
@@ -155,7 +169,8 @@ def lock_output(output: OutputFolder) -> Iterator[Callable[[], None]]:
         A function that raises StateError if the lease is lost.
 
     Raises:
-        StateError: Another process holds the lock, or the folder contains datasets that `prepare` did not make.
+        InUseError: Another process holds the lock.
+        StateError: The folder contains datasets that `prepare` did not make.
         ConfigError: The output is not a folder; or bucket, credentials or endpoint are wrong.
         EnvironmentFault: The disk or the network fails.
     """
@@ -168,6 +183,43 @@ def lock_output(output: OutputFolder) -> Iterator[Callable[[], None]]:
         with hold_remote(output.remote, state=output.state) as check_lease:
             _restore(output, output.remote)
             yield check_lease
+
+
+@contextmanager
+def share_output(output: OutputFolder, *, part: str) -> Iterator[None]:
+    """Hold the lock of a slice; `lock_output` is refused meanwhile, but not other slices.
+
+    A bucket has no such lock: shards that two processes make are equal to the bit, and receipts are written once.
+
+    Args:
+        output: Where the plan exists already.
+        part: Name of the slice, such as ``3-of-16``.
+
+    Raises:
+        InUseError: Another process holds the lock of the folder, or prepares the same slice.
+        EnvironmentFault: The disk or the network fails.
+    """
+    if output.remote:
+        yield
+        return
+    own = output.state / "slices" / f"{part}.lock"
+    with (
+        hold_lock(output.lock, folder=output.shown, name="output", doing="preparing", is_shared=True),
+        hold_lock(own, folder=output.shown, name="output", doing=f"preparing slice {part}"),
+    ):
+        yield
+
+
+def fetch_plan(output: OutputFolder) -> None:
+    """Fetch plan and receipts from the bucket; do nothing where the output is a local folder.
+
+    Raises:
+        StateError: The bucket holds datasets that `prepare` did not make.
+        EnvironmentFault: The network fails.
+    """
+    if output.remote:
+        output.state.mkdir(parents=True, exist_ok=True)
+        _restore(output, output.remote)
 
 
 def _check_own(output: OutputFolder, has_datasets: bool) -> None:

@@ -30,7 +30,10 @@ from whisper_shard.text.tokens import digest_tokenizer
 OUTPUT_VERSION = 7
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
 so that no dataset is a mixture."""
-RUN_SETTINGS = ("jobs", "decode_timeout_seconds", "worker_memory_mb", "max_reject_fraction", "rebuild", "dry_run")
+RUN_SETTINGS = (
+    "jobs", "engine", "engine_address", "slice", "finish", "decode_timeout_seconds", "worker_memory_mb",
+    "max_reject_fraction", "rebuild", "dry_run",
+)  # fmt: skip
 """Settings that do not affect what is written; all others do."""
 MIN_SHARDS = 16
 """A corpus too small for this many full shards is still cut into this many, so that all cores have work ..."""
@@ -54,8 +57,13 @@ class SplitPlan:
     """Folder of the manifest, to which relative audio paths are relative."""
     num_rows: int
     """Manifest rows."""
-    num_shards: int
-    """Shards."""
+    shard_rows: int
+    """Rows of a shard; the last one may have fewer."""
+
+    @property
+    def num_shards(self) -> int:
+        """Shards."""
+        return math.ceil(self.num_rows / self.shard_rows)
 
     @property
     def folder(self) -> Path:
@@ -75,6 +83,11 @@ class ShardPlan:
     """The dataset it belongs to."""
     number: int
     """Position in the dataset, from 0."""
+
+    @property
+    def num_rows(self) -> int:
+        """Manifest rows."""
+        return min(self.split.shard_rows, self.split.num_rows - self.number * self.split.shard_rows)
 
     @property
     def name(self) -> str:
@@ -112,6 +125,10 @@ class Plan:
     def num_shards(self) -> int:
         """Shards of all splits."""
         return sum(split.num_shards for split in self.splits)
+
+    def shards(self) -> Iterator[ShardPlan]:
+        """Yield the shards of all splits in order."""
+        return (shard for split in self.splits for shard in split.shards())
 
 
 def open_manifests(
@@ -263,7 +280,7 @@ def _as_plan(output: OutputFolder, content: Mapping[str, Any], corpora: Mapping[
             fingerprint=fingerprint,
             corpus=corpora.get(name, corpora["train"]),
             num_rows=num_rows[name],
-            num_shards=math.ceil(num_rows[name] / content["shard_rows"]),
+            shard_rows=content["shard_rows"],
         )
         for name in sorted(num_rows, reverse=True)
     )

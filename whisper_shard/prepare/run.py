@@ -5,27 +5,32 @@ Everything needed to resume is in OUT/.prepare: the plan, and a receipt for each
 
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.description import DATASET_NAME
+from whisper_shard.errors import InUseError, StateError
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.assemble import assemble_dataset
 from whisper_shard.prepare.duplicates import find_duplicates
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
-from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SplitSize
+from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SliceDone, SplitSize
 from whisper_shard.prepare.output import (
     OutputFolder,
     empty_work_folder,
+    fetch_plan,
     lock_output,
     open_output,
     remove_output,
     remove_temp_files,
+    share_output,
 )
 from whisper_shard.prepare.pipeline import build_pipeline
 from whisper_shard.prepare.plan import (
@@ -43,6 +48,7 @@ from whisper_shard.prepare.samples import describe_texts
 from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import check_manifest, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
+from whisper_shard.prepare.workers.cluster import write_in_cluster
 from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 from whisper_shard.prepare.workers.pool import Workers, count_cores, open_workers
 from whisper_shard.prepare.workers.supervisor import Tick, supervise
@@ -51,6 +57,7 @@ from whisper_shard.storage.location import Location, is_url, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
 
+_PLAN_POLL_SECONDS = 1.0
 MAX_STALE_NOTES = 5
 """Stale shards of a dataset that are named one by one."""
 
@@ -84,28 +91,27 @@ def prepare_corpus(
         EnvironmentFault: The machine or the network failed; the same command resumes.
     """
     started = time.monotonic()
+    if config.engine != "local":  # other machines have another current folder
+        corpus, out = _absolute(corpus), _absolute(out)
     output = open_output(parse_location(out), writer=writer, store=ObjectStore(storage or StorageConfig()))
     build_pipeline(config)
     is_remote = any(is_url(str(place)) for place in (corpus, config.eval_corpus))
     # Only where it is needed: a kill leaves it behind.
     with TemporaryDirectory(prefix="whisper-shard-") if is_remote else nullcontext("") as copies:
         # Before anything is written: a misspelt path creates no folder.
-        manifests = open_manifests(corpus, config, copies=Path(copies), store=output.store)
-        for manifest in manifests.values():
-            if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
-                check_manifest(manifest)
-            yield from (Note(message=note) for note in manifest.notes)
+        manifests = yield from _open_manifests(corpus, config, copies=Path(copies), store=output.store)
         with lock_output(output) as check_lease:
             if config.rebuild:
                 remove_output(output)
             remove_temp_files(output)
             with open_workers(output, config) as workers:
+                if config.finish and not output.plan.exists():
+                    raise StateError(f"{output.shown}: nothing has been prepared; run the slices first")
                 plan = yield from _open_or_make_plan(workers, output, manifests, config)
-                with writer.file(output.settings) as file:
-                    file.write(dump_config(replace(config, rebuild=False), "prepare").encode())
-                output.upload(output.settings)
                 counts = RunCounts(num_rows=plan.num_rows, started=started)
-                missing = yield from _find_missing(plan, config, counts)
+                missing = yield from _find_missing(plan.shards(), config, counts)
+                if config.finish and missing:
+                    raise _unfinished(output, plan, missing)
                 yield _plan_made(plan, len(missing), config)
                 yield from _write_shards(workers, missing, config, counts)
             remove_temp_files(output)  # of workers that died in this run
@@ -114,9 +120,105 @@ def prepare_corpus(
             yield from (Note(message=line) for line in find_duplicates(plan.splits).describe())
             totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
             shutil.rmtree(output.heartbeats)
+            shutil.rmtree(output.state / "slices", ignore_errors=True)
             output.worker_log.unlink(missing_ok=True)
             empty_work_folder(output)
         yield as_done(totals, counts)
+
+
+def prepare_slice(
+    corpus: Location | Path | str,
+    out: Location | Path | str,
+    config: PrepareConfig,
+    *,
+    writer: AtomicWriter = WRITER,
+    storage: StorageConfig | None = None,
+) -> Iterator[Event]:
+    """Prepare a part of the shards, while other machines prepare the others; `prepare_corpus` makes the datasets.
+
+    The first slice makes the plan, and the others wait for it. All machines need the same corpus, and the same output:
+    a shared folder or a bucket.
+
+    Args:
+        corpus: The manifest, local or a URL.
+        out: Folder for the datasets, local or a URL.
+        config: Settings; ``slice`` says which part.
+        writer: Writes all files.
+        storage: How object storage is reached.
+
+    Yields:
+        As `prepare_corpus`, but SliceDone instead of Done.
+
+    Raises:
+        InUseError: Another process prepares this slice, or all of the output.
+        WhisperShardError: As `prepare_corpus`.
+    """
+    started = time.monotonic()
+    number, total = map(int, config.slice.split("/"))
+    build_pipeline(config)
+    with TemporaryDirectory(prefix="whisper-shard-") as folder:
+        node = Path(folder)
+        store = ObjectStore(storage or StorageConfig())
+        output = open_output(parse_location(out), writer=writer, store=store, node=node)
+        manifests = yield from _open_manifests(corpus, config, copies=node, store=store)
+        plan = yield from _wait_for_plan(output, manifests, config)
+        with share_output(output, part=f"{number}-of-{total}"), open_workers(output, config) as workers:
+            own = [shard for position, shard in enumerate(plan.shards()) if position % total == number - 1]
+            counts = RunCounts(num_rows=sum(shard.num_rows for shard in own), started=started)
+            missing = yield from _find_missing(own, config, counts)
+            yield _plan_made(plan, plan.num_shards - len(own) + len(missing), config)
+            yield from _write_shards(workers, missing, config, counts)
+        yield SliceDone(
+            slice=config.slice,
+            num_shards=len(own),
+            num_missing=plan.num_shards - output.count_receipts(),
+            seconds=time.monotonic() - started,
+        )
+
+
+def _absolute(place: Location | Path | str) -> Location:
+    location = parse_location(place)
+    return parse_location(location.path.absolute()) if location.is_local else location
+
+
+def _open_manifests(
+    corpus: Location | Path | str, config: PrepareConfig, *, copies: Path, store: ObjectStore
+) -> Generator[Note, None, dict[str, Manifest]]:
+    manifests = open_manifests(corpus, config, copies=copies, store=store)
+    for manifest in manifests.values():
+        if config.rebuild:  # before anything is removed: the manifest that replaces it must be readable to its end
+            check_manifest(manifest)
+        yield from (Note(message=note) for note in manifest.notes)
+    return manifests
+
+
+def _wait_for_plan(
+    output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
+) -> Generator[Note, None, Plan]:
+    """Return the plan that all slices share: that of the output, or one made here while the other slices wait."""
+    is_waiting = False
+    while True:
+        fetch_plan(output)
+        if (plan := open_plan(output, manifests, config)) is not None:
+            return plan
+        try:
+            with lock_output(output), open_workers(output, config) as workers:
+                remove_temp_files(output)
+                yield from _open_or_make_plan(workers, output, manifests, config)
+        except InUseError as error:
+            if not is_waiting:
+                yield Note(message=f"waiting for the plan: {error}")
+            is_waiting = True
+            time.sleep(_PLAN_POLL_SECONDS)
+
+
+def _unfinished(output: OutputFolder, plan: Plan, missing: Sequence[ShardPlan]) -> StateError:
+    first = missing[0]
+    return StateError(
+        f"{output.shown}: {len(missing)} of {plan.num_shards} shards are not prepared, the first is shard "
+        f"{first.number:06d} of {first.split.name}; run the slices that failed again, or the same command without "
+        "--finish"
+    )
 
 
 def _open_or_make_plan(
@@ -129,6 +231,9 @@ def _open_or_make_plan(
             yield Note(message=message)
             remove_output(output)
         plan = yield from _make_plan(workers, output, manifests, config)
+    with output.writer.file(output.settings) as file:
+        file.write(dump_config(replace(config, rebuild=False, slice="", finish=False), "prepare").encode())
+    output.upload(output.settings)
     return plan
 
 
@@ -160,14 +265,22 @@ def _plan_made(plan: Plan, num_missing: int, config: PrepareConfig) -> PlanMade:
     )
 
 
-def _find_missing(plan: Plan, config: PrepareConfig, counts: RunCounts) -> Generator[Note, None, list[ShardPlan]]:
-    """Return the shards without a valid receipt, and count the others; yield a note for each stale receipt."""
+def _find_missing(
+    shards: Iterable[ShardPlan], config: PrepareConfig, counts: RunCounts
+) -> Generator[Note, None, list[ShardPlan]]:
+    """Return the shards without a valid receipt, and count the others; yield a note for each stale receipt.
+
+    Args:
+        shards: Those of a dataset one after the other.
+        config: Settings.
+        counts: Gets the shards that are finished.
+    """
     missing = list[ShardPlan]()
-    for split in plan.splits:
+    for split, of_split in groupby(shards, key=attrgetter("split")):
         (split.folder / "shards").mkdir(parents=True, exist_ok=True)
         split.output.receipts(split.name).mkdir(parents=True, exist_ok=True)
         stale, sizes = list[str](), split.output.tar_sizes(split.name)
-        found = [shard for shard in split.shards() if not _is_finished(shard, config, counts, stale, sizes)]
+        found = [shard for shard in of_split if not _is_finished(shard, config, counts, stale, sizes)]
         yield from (Note(message=message) for message in _shorten(stale, split))
         if found:
             # A dataset without all of its shards must not look finished.
@@ -205,7 +318,12 @@ def _write_shards(
 ) -> Iterator[Event]:
     tasks = {number: ShardTask(number=number, config=config, shard=shard) for number, shard in enumerate(shards, 1)}
     pending, statuses = dict(tasks), list[WorkerStatus]()
-    for outcome in supervise(workers, write_shard, list(tasks.values()), config):
+    outcomes = (
+        supervise(workers, write_shard, list(tasks.values()), config)
+        if config.engine == "local"
+        else write_in_cluster(list(tasks.values()), config)
+    )
+    for outcome in outcomes:
         if isinstance(outcome, Note):
             yield outcome
         elif isinstance(outcome, ShardResult):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from whisper_shard.errors import ConfigError, EnvironmentFault, StateError
+from whisper_shard.errors import ConfigError, EnvironmentFault, InUseError, StateError
 from whisper_shard.storage.atomic import json_bytes
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
@@ -64,7 +64,7 @@ class Lease:
                 self.store.put(self.place, self._content(), if_absent=True)
             except FileExistsError:
                 if (holder := self._read_holder()) is not None and _is_alive(holder):
-                    raise StateError(
+                    raise InUseError(
                         f"{self.folder}: process {holder.get('pid')} of {holder.get('host')} is {self.doing} into it "
                         f"right now; wait until it ends, or choose another {self.name} folder; if that machine was "
                         f"lost, the folder is free {LEASE_SECONDS:.0f} s after its last sign of life"
@@ -72,7 +72,7 @@ class Lease:
                 self.store.delete(self.place)
             else:
                 return
-        raise StateError(
+        raise InUseError(
             f"{self.folder}: another process has just begun {self.doing} into it; choose another {self.name} folder"
         )
 
@@ -122,7 +122,7 @@ def hold_lease(place: Location, store: ObjectStore, *, folder: Location, name: s
         The lease.
 
     Raises:
-        StateError: Another process holds it.
+        InUseError: Another process holds it.
         EnvironmentFault: The network fails.
         ConfigError: Bucket, credentials or endpoint are wrong, or the place can only be read.
     """

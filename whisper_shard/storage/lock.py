@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whisper_shard.errors import ConfigError, StateError
+from whisper_shard.errors import ConfigError, InUseError
 from whisper_shard.storage.atomic import as_environment_fault
 from whisper_shard.storage.location import Location
 
 
 @contextmanager
-def hold_lock(lock: Path, *, folder: Path | Location, name: str, doing: str) -> Iterator[None]:
+def hold_lock(lock: Path, *, folder: Path | Location, name: str, doing: str, is_shared: bool = False) -> Iterator[None]:
     """Create the folder of a lock file, and hold the lock.
 
     Args:
@@ -20,9 +20,10 @@ def hold_lock(lock: Path, *, folder: Path | Location, name: str, doing: str) -> 
         folder: The folder to lock, for messages.
         name: The user's name for the folder: ``output`` or ``run``.
         doing: What the process does in it: ``preparing`` or ``training``.
+        is_shared: Whether others may hold the lock too, if they share it as well.
 
     Raises:
-        StateError: Another process holds the lock.
+        InUseError: Another process holds the lock.
         ConfigError: The folder is a file or lies below one.
         EnvironmentFault: The folder cannot be written.
     """
@@ -35,15 +36,22 @@ def hold_lock(lock: Path, *, folder: Path | Location, name: str, doing: str) -> 
         raise as_environment_fault(error, folder if isinstance(folder, Path) else lock.parent) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise StateError(
-                f"{folder}: process {file.read().strip() or 'unknown'} is {doing} into it right now; wait until it "
+            raise InUseError(
+                f"{folder}: {_name_holder(file.read())} is {doing} into it right now; wait until it "
                 f"ends, or choose another {name} folder"
             ) from error
+        if is_shared:
+            yield
+            return
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
         file.truncate(0)
+
+
+def _name_holder(content: str) -> str:
+    return f"process {content.strip()}" if content.strip() else "another process"

@@ -28,10 +28,10 @@ def run_prepare(config: PrepareConfig, *, corpus: str, out: str) -> int:
 
 def _prepare(config: PrepareConfig, *, corpus: Location, out: Location) -> int:
     from whisper_shard.prepare import events
-    from whisper_shard.prepare.run import prepare_corpus
+    from whisper_shard.prepare.run import prepare_corpus, prepare_slice
 
     with Progress("preparing") as progress:
-        for event in prepare_corpus(corpus, out, config):
+        for event in (prepare_slice if config.slice else prepare_corpus)(corpus, out, config):
             match event:
                 case events.PlanMade():
                     progress.say(describe_plan(event))
@@ -40,6 +40,9 @@ def _prepare(config: PrepareConfig, *, corpus: Location, out: Location) -> int:
                     progress.say(f"note: {event.message}")
                 case events.Progress():
                     progress.update(event.num_rows_done, event.num_rows, describe_progress(event))
+                case events.SliceDone():
+                    progress.say(describe_slice(event))
+                    return 0
                 case events.Done():
                     done = event
     for name, split in done.splits.items():
@@ -65,6 +68,19 @@ def _describe_sizes(splits: "Mapping[str, events.SplitSize]") -> str:
     return ", ".join(
         f"{name} {describe_number(size.num_rows, 'row')} in {describe_number(size.num_shards, 'shard')}"
         for name, size in splits.items()
+    )
+
+
+def describe_slice(done: "events.SliceDone") -> str:
+    """Return a line about a slice, and what to do next."""
+    left = (
+        f"{describe_number(done.num_missing, 'shard')} of other slices to come"
+        if done.num_missing
+        else "no shard is missing: run the same command with --finish instead of --slice"
+    )
+    return (
+        f"slice {done.slice}: {describe_number(done.num_shards, 'shard')} prepared in "
+        f"{describe_duration(done.seconds)}; {left}"
     )
 
 
