@@ -39,7 +39,8 @@ def write_in_cluster(tasks: Sequence[ShardTask], config: PrepareConfig) -> Itera
         return
     with ENGINES[config.engine](config.engine_address):
         cores = effective_n_jobs(-1)
-        yield Note(message=f"{config.engine}: {cores} cores at {config.engine_address or 'this machine'}")
+        count = "1 core" if cores == 1 else f"{cores} cores"
+        yield Note(message=f"{config.engine}: {count} at {config.engine_address or 'this machine'}")
         size = math.ceil(len(tasks) / (cores * PARTS_PER_CORE))
         parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
         for done in _run(parts, config):

@@ -1,8 +1,7 @@
 """Tasks run in worker processes, through joblib.
 
 `open_workers` makes a pool, and `run_tasks` runs tasks in it. joblib's loky gives results as they come, in any order;
-when a worker dies, it gives up the whole call with BrokenProcessPool, and `supervise` decides how to go on. Other back
-ends of joblib (Dask, Ray) can replace loky here without a change elsewhere.
+when a worker dies, it gives up the whole call with BrokenProcessPool, and `supervise` decides how to go on.
 """
 
 import contextlib
