@@ -17,7 +17,7 @@ HOMES = {
     "librosa": {"prepare/waveform.py"},
     "msgspec": {"dataset/description.py", "dataset/reader.py"},
     "soxr": {"audio/resample.py"},
-    "joblib": {"prepare/workers/pool.py", "prepare/workers/trackers.py"},
+    "joblib": {"prepare/workers/pool.py", "prepare/workers/cluster.py", "prepare/workers/trackers.py"},
     "webdataset": {"stream/gopen.py", "stream/loader.py", "stream/processes.py", "bench/stages.py"},
     "audiomentations": {"stream/augment/transforms.py"},
     "torchaudio": {"model/log_mel.py", "model/spec_augment.py"},
