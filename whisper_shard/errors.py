@@ -82,7 +82,7 @@ class TrainingError(WhisperShardError):
 
 
 class StopRequested(WhisperShardError):
-    """SIGTERM (exit code 75: run the same command again) or Ctrl-C (130) ended the work; all of it is saved."""
+    """SIGTERM or SIGHUP (exit code 75: run the same command again) or Ctrl-C (130) ended the work; all is saved."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)

@@ -14,7 +14,7 @@ def test_help_lists_every_command(capsys):
     assert run([]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name}" in shown for name in COMMANDS)
-    assert "   75  stopped by SIGTERM; the same command resumes" in shown
+    assert "   75  stopped by SIGTERM, or train by a closed terminal; the same command resumes" in shown
 
 
 def test_version(capsys):

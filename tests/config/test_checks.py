@@ -30,6 +30,11 @@ from whisper_shard.errors import ConfigError
         (TrainConfig, {"epochs": 0}, r"--epochs is 0; it must lie between 1 and "),
         (TrainConfig, {"max_steps": -1}, r"--max-steps is -1; it must lie between 0 and "),
         (TrainConfig, {"lr": 0.0}, r"--lr is 0; it must be above 0, and finite"),
+        (
+            TrainConfig,
+            {"ema": 0.9, "lora_rank": 4},
+            r"--ema 0.9 with --lora-rank 4: a moving average of",
+        ),
         (TrainConfig, {"lr": math.inf}, r"--lr is inf; it must be above 0, and finite"),
         (TrainConfig, {"patience": -1}, r"--patience is -1; "),
         (TrainConfig, {"eval_batch": 0}, r"--eval-batch is 0; it must lie between 1 and "),

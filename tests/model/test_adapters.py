@@ -8,10 +8,19 @@ from tests.making import make_waveform
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
-from whisper_shard.model.adapters import add_lora, compile_layers, freeze_encoder, freeze_layers, plain_state_dict
+from whisper_shard.model.adapters import (
+    add_lora,
+    compile_layers,
+    fold_updates,
+    freeze_encoder,
+    freeze_layers,
+    plain_state_dict,
+)
+from whisper_shard.model.averaging import average_states
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.save import save_model_folder
+from whisper_shard.model.weights import load_weights
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.train.build import build_network
 
@@ -58,6 +67,23 @@ def test_lora_trains_updates_only_and_is_merged_on_export(tiny, tmp_path):
     assert set(plain_state_dict(tiny.model)) == names
     save_model_folder(tiny, tmp_path / "merged")
     assert loss_of(load_whisper(str(tmp_path / "merged"))).item() == pytest.approx(tuned, rel=1e-5)
+
+
+def test_average_of_lora_states_is_that_of_their_weights(tiny):
+    torch.manual_seed(0)
+    add_lora(tiny.model, 2)
+    folded, merged = [], []
+    for _ in range(2):
+        for name, parameter in tiny.model.named_parameters():
+            if ".lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        folded.append({name: tensor.clone() for name, tensor in fold_updates(tiny.model).items()})
+        merged.append({name: tensor.clone() for name, tensor in plain_state_dict(tiny.model).items()})
+    load_weights(tiny.model, average_states(folded))
+    name = "model.encoder.layers.0.fc1.weight"
+    mean = (merged[0][name] + merged[1][name]) / 2
+    assert not torch.allclose(merged[0][name], mean, atol=1e-2)
+    torch.testing.assert_close(plain_state_dict(tiny.model)[name], mean)
 
 
 def test_lora_without_peft_says_how_to_get_it(tiny, monkeypatch):

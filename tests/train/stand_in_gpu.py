@@ -33,11 +33,11 @@ from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train.build import build_network, build_optimizer, make_scaler
-from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.ranks import Ranks
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.step import TrainStep
 
 CUDA = torch.device("cuda:0")
@@ -137,7 +137,7 @@ def take_steps(mode, loaded, config, data, dtype) -> Watch:
     """Two real steps: the first makes the optimizer's state."""
     batches = [batch for _, batch in zip(range(2), open_loader(data, config.stream), strict=False)]
     machine = Machine(device=CUDA, dtype=dtype, ranks=Ranks())
-    silence_source = find_silence_source(data) if config.window.borrows_silence else None
+    silence_source = find_silence_source([data]).waveform if config.window.borrows_silence else None
     watch = Watch()
     network = build_network(loaded, config, torch.device("cpu"))
     with mode:
@@ -166,7 +166,7 @@ def take_steps(mode, loaded, config, data, dtype) -> Watch:
 
 def evaluate(mode, loaded, config, data, dtype) -> Watch:
     """What of an evaluation has no loop that depends on data: encoder, draft and one step of decoding."""
-    watch, silence_source = Watch(), find_silence_source(data)
+    watch, silence_source = Watch(), find_silence_source([data]).waveform
     network = build_network(loaded, config, torch.device("cpu")).eval()
     with mode:
         without_data(network)

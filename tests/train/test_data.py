@@ -4,14 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from tests.making import make_dataset
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.errors import DatasetError, StateError, TrainingError
 from whisper_shard.model.labels import Labeler
-from whisper_shard.train.data import check_labels, find_silence_source, open_corpora
+from whisper_shard.train.data import check_labels, open_corpora
 from whisper_shard.train.events import Delivered, Started
 from whisper_shard.train.loop import train_model
 
@@ -91,26 +90,6 @@ def test_unknown_language_or_task_is_named_before_training(tmp_path, tiny, recor
     with pytest.raises(TrainingError, match=message):
         check_labels(data, Labeler(tiny.tokenizer))
     check_labels(make_dataset(tmp_path / "german", [1.0], record={"language": "de-DE"}), Labeler(tiny.tokenizer))
-
-
-def test_the_silence_source_is_a_short_utterance_and_always_the_same(tmp_path):
-    dataset = make_dataset(tmp_path, [2.0, 0.5, 1.0])
-    source = find_silence_source(dataset)
-    assert source.shape == (1, 8000)
-    assert torch.equal(source, find_silence_source(dataset))
-
-
-def test_a_damaged_silence_source_is_skipped_only_if_damage_is(tmp_path):
-    dataset = make_dataset(tmp_path, [2.0, 0.5, 1.0])
-    shard = dataset.shard_path(0)
-    content = bytearray(shard.read_bytes())
-    columns = dataset.columns("audio_offset", "num_samples")
-    begin = int(columns["audio_offset"][int(columns["num_samples"].argmin())])
-    content[begin + 200] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(DatasetError, match="crc32"):
-        find_silence_source(dataset)
-    assert find_silence_source(dataset, bad_record="skip").shape == (1, 16_000)
 
 
 def test_a_mixture_is_delivered_by_weight_and_belongs_to_its_run(task, tmp_path):

@@ -33,10 +33,8 @@ def test_best_weights_come_back_when_training_does_harm(task, tmp_path):
     config = tiny_config(task, lr=3.0, warmup=0.0, epochs=1, max_nonfinite=100)
     report = train_model(task, tmp_path / "run", config, events.append)
     assert report.best_step == 0
-    assert (
-        "no evaluation was better than the 100.00% WER of the model before training"
-        in of_kind(events, Warned)[0].message
-    )
+    message = "no evaluation was better than the 100.00% WER of the model before training"
+    assert any(message in event.message for event in of_kind(events, Warned))
 
     before = load_file(task / "tiny" / "model.safetensors")
     after = final_weights(tmp_path / "run")
@@ -45,7 +43,9 @@ def test_best_weights_come_back_when_training_does_harm(task, tmp_path):
 
 def test_low_rank_updates_train_and_are_merged(task, tmp_path):
     pytest.importorskip("peft")
-    report = train_model(task, tmp_path / "run", tiny_config(task, lora_rank=2, epochs=1, interpolate=True))
+    config = tiny_config(task, lora_rank=2, epochs=1, eval_every=1, average=2, interpolate=True)
+    report = train_model(task, tmp_path / "run", config)
+    assert {"average of 2", "0.5 base"} < set(report.candidates)
     assert not any("lora" in name for name in final_weights(tmp_path / "run"))
     assert report.steps == 2
 

@@ -27,12 +27,12 @@ from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train import build
 from whisper_shard.train.build import build_trainable
-from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.events import Skipped, Stepped
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.ranks import Ranks
 from whisper_shard.train.run.context import Machine
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def make_train_step(task, *, scale=0.0, device="cpu", dtype=torch.float32, netwo
         labeler=HostLabeler(loaded.tokenizer), config=config, ranks=Ranks(), total_steps=100,
         longest_window=trainable.longest_window,
     )  # fmt: skip
-    silence_source = find_silence_source(data) if config.window.borrows_silence else None
+    silence_source = find_silence_source([data]).waveform if config.window.borrows_silence else None
     train_step = TrainStep(trainable, builder, config, machine, silence_source)
     return train_step, next(iter(open_loader(data, config.stream)))
 
@@ -296,7 +296,7 @@ def test_a_gpu_says_what_a_cpu_says(task, window):
         loaded.model.to(device)
         found.append(evaluate_model(
             loaded, batches, Labeler(loaded.tokenizer),
-            EvaluationSettings(window=window, max_new_tokens=12, silence_source=find_silence_source(data)),
+            EvaluationSettings(window=window, max_new_tokens=12, silence_source=find_silence_source([data]).waveform),
         ))  # fmt: skip
     assert found[1].loss == pytest.approx(found[0].loss, rel=1e-3)
     same = [a.hypothesis == b.hypothesis for a, b in zip(*(each.utterances for each in found), strict=True)]

@@ -67,7 +67,11 @@ def test_killed_20_times_at_random(task, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("sent", "exit_code", "name"),
-    [(signal.SIGTERM, EXIT_AGAIN, "SIGTERM"), (signal.SIGINT, EXIT_INTERRUPTED, "SIGINT")],
+    [
+        (signal.SIGTERM, EXIT_AGAIN, "SIGTERM"),
+        (signal.SIGINT, EXIT_INTERRUPTED, "SIGINT"),
+        (signal.SIGHUP, EXIT_AGAIN, "SIGHUP, the terminal was closed,"),
+    ],
 )
 def test_signal_saves_and_says_how_to_go_on(task, undisturbed, tmp_path, sent, exit_code, name):
     run = tmp_path / "run"

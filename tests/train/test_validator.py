@@ -70,7 +70,7 @@ def mixed(task, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("nth", "saved"), [(0, []), (2, [1]), (5, [2]), (8, [4]), (13, [4])])
+@pytest.mark.parametrize(("nth", "saved"), [(0, [0]), (2, [1]), (5, [2]), (8, [4]), (13, [4])])
 def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed, tmp_path, nth, saved):
     """The runs have 2 batches an evaluation: before, after each step (1 and 3 are estimates), and twice at the end."""
     seen = []

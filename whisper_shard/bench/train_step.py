@@ -15,9 +15,9 @@ from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_loader
 from whisper_shard.train.build import build_trainable
-from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.run.context import open_machine
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.step import TrainStep
 
 WARM_UP_STEPS = 1
@@ -67,7 +67,7 @@ def measure_step_seconds(dataset: Dataset, config: BenchConfig, *, num_steps: in
         )
         silence_source = None
         if training.window.borrows_silence:
-            silence_source = find_silence_source(dataset, bad_record=training.stream.bad_record)
+            silence_source = find_silence_source([dataset], training).waveform
         train_step = TrainStep(trainable, builder, training, machine, silence_source)
         loader = open_loader(dataset, training.stream)
         times = []

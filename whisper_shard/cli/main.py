@@ -33,7 +33,7 @@ EXIT_CODES = {
     0: "done",
     EXIT_ERROR: "an error in the input, the settings or the data",
     EXIT_ENVIRONMENT: "a fault of the machine: disk full, no permission, broken installation",
-    EXIT_AGAIN: "stopped by SIGTERM; the same command resumes",
+    EXIT_AGAIN: "stopped by SIGTERM, or train by a closed terminal; the same command resumes",
     EXIT_INTERRUPTED: "stopped by Ctrl-C; the same command resumes",
     EXIT_BROKEN_PIPE: "the output was closed by its reader, as by `| head`",
 }

@@ -8,6 +8,11 @@ from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_order, check
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.errors import ConfigError
 
+AUTO_LR = 1e-5
+"""Peak learning rate of ``lr`` auto. Source: https://huggingface.co/blog/fine-tune-whisper."""
+AUTO_LR_LORA = 1e-3
+"""The same for LoRA: rank 8, 24 steps on spoken digits take the loss from 2.1 to 0.01, and nowhere with 1e-5."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowConfig:
@@ -50,8 +55,8 @@ class OptimizerConfig:
     """Passes over the training set."""
     max_steps: int = 0
     """Optimizer steps, instead of epochs; 0: use epochs."""
-    lr: float = 1e-5
-    """Peak learning rate."""
+    lr: Literal["auto"] | float = "auto"
+    """Peak learning rate; auto: 1e-5, and 1e-3 with --lora-rank, whose adapters learn nothing at 1e-5."""
     warmup: float = 0.05
     """Share of all steps for linear learning-rate warm-up, 0 to 1."""
     min_lr_factor: float = 0.0
@@ -67,7 +72,7 @@ class OptimizerConfig:
         """Validate."""
         check_range("--epochs", self.epochs, 1, MANY)
         check_range("--max-steps", self.max_steps, 0, MANY)
-        if not 0.0 < self.lr < math.inf:
+        if self.lr != "auto" and not 0.0 < self.lr < math.inf:
             raise ConfigError(f"--lr is {self.lr:g}; it must be above 0, and finite")
         check_range("--warmup", self.warmup, 0.0, 1.0)
         check_range("--min-lr-factor", self.min_lr_factor, 0.0, 1.0)
@@ -209,3 +214,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Validate."""
         check_range("--timestamps", self.timestamps, 0.0, 1.0)
+        if self.evaluation.ema and self.regularization.lora_rank:
+            raise ConfigError(
+                f"--ema {self.evaluation.ema:g} with --lora-rank {self.regularization.lora_rank}: a moving average of "
+                "the two factors of an update is not that of the update; use --average N, which averages merged weights"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, a number also where ``lr`` is auto."""
+        if self.optimizer.lr != "auto":
+            return self.optimizer.lr
+        return AUTO_LR_LORA if self.regularization.lora_rank else AUTO_LR

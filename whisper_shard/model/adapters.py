@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whisper_shard.errors import ConfigError
-from whisper_shard.model.weights import effective_weight
+from whisper_shard.model.weights import effective_weight, model_weights
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 """Linear layers that get low-rank updates: all in attention and feed-forward blocks."""
@@ -86,6 +86,19 @@ def plain_state_dict(model: Any) -> dict[str, Tensor]:
     """
     modules = dict(model.named_modules())
     return dict(_merged_weights(modules, model.state_dict()))
+
+
+def fold_updates(model: Any) -> dict[str, Tensor]:
+    """Return the parameters by name, with each low-rank update moved into the weight that it adds to.
+
+    The model they are loaded into computes the same, and their mean over several states is that of the weights: the
+    product of two mean factors is not the mean of the products.
+    """
+    weights = model_weights(model)
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            weights[f"{name}.base_layer.weight"] = effective_weight(module)
+    return {name: torch.zeros_like(tensor) if ".lora_B." in name else tensor for name, tensor in weights.items()}
 
 
 def _merged_weights(modules: dict[str, Any], state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    # The learning rate is set anew at each step.
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
 
 
 def make_scaler(machine: Machine) -> torch.amp.GradScaler:
@@ -89,10 +91,11 @@ def make_scaler(machine: Machine) -> torch.amp.GradScaler:
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with implied settings filled in: packed windows need a packing stream."""
+    """Return the configuration with implied settings filled in: the learning rate, and the stream of packed windows."""
+    implied: dict[str, Any] = {"lr": config.peak_lr}
     if config.window.window == "packed" and not config.stream.pack_by:
-        return replace_settings(config, {"pack_by": "speaker"})
-    return config
+        implied["pack_by"] = "speaker"
+    return replace_settings(config, implied)
 
 
 @contextmanager

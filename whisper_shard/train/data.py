@@ -1,12 +1,9 @@
 """The training and evaluation datasets of a run, checked before training begins."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.description import has_description
@@ -16,10 +13,7 @@ from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.stream.loader import open_evaluation
 
-NUM_SILENCE_CANDIDATES = 64
-"""The silence source is the shortest of this many utterances: short, but not the oddest of the corpus."""
 _BYTES_PER_CHAR = 4  # at most, in UTF-8
 
 
@@ -154,22 +148,3 @@ def _choose_part(folder: Location, part: str) -> Location:
 
 def _has_dataset(folder: Location) -> bool:
     return has_description(folder, ObjectStore())
-
-
-def find_silence_source(dataset: Dataset, *, bad_record: Literal["raise", "skip"] = "raise") -> Tensor:
-    """Return a short utterance, whose silence is borrowed: a (1, S) float32 waveform, the same at every call.
-
-    Args:
-        dataset: Not empty.
-        bad_record: ``skip`` ignores damaged utterances.
-
-    Raises:
-        DatasetError: An utterance is damaged; with ``skip``, all candidates are.
-    """
-    with closing(open_evaluation(dataset, batch_size=1, limit=NUM_SILENCE_CANDIDATES, bad_record=bad_record)) as loader:
-        for batch in loader:
-            if batch.weights[0] > 0:
-                return batch.waveforms[:, : int(batch.num_samples[0])].clone()
-    raise DatasetError(
-        f"{dataset.location}: all candidates for the silence source are damaged; run `whisper-shard verify` on it"
-    )

@@ -28,6 +28,8 @@ class Started:
     """Format of matrix products: float32, bfloat16, float16."""
     ranks: int
     """Processes that train together."""
+    lr: float
+    """Peak learning rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,18 @@ class LanguageChosen:
     """Who has chosen them, in words."""
     heard: Mapping[str, int]
     """Evaluation utterances in which the model hears each language, the most frequent first; empty: not asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceChosen:
+    """The utterance whose trailing silence short windows borrow."""
+
+    key: str
+    """Its key."""
+    dataset: str
+    """Its dataset."""
+    seconds: float
+    """Its length, after cropping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +194,7 @@ Event = (
     AlreadyOver
     | Started
     | LanguageChosen
+    | SilenceChosen
     | Resumed
     | Stepped
     | Evaluating

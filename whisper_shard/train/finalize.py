@@ -4,9 +4,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from whisper_shard.model.adapters import fold_updates
 from whisper_shard.model.averaging import MovingAverage, average_states, interpolate_states
 from whisper_shard.model.save import save_model_folder
 from whisper_shard.model.weights import load_weights, model_weights
@@ -74,7 +77,7 @@ def finalize_run(
 
     Raises:
         TrainingError: Another rank is gone.
-        StopRequested: SIGTERM or Ctrl-C during an evaluation; the next call scores again.
+        StopRequested: A signal during an evaluation; the next call scores again.
     """
     chosen = _choose_weights(context, end, validator)
     full = chosen.evaluation or validator.evaluate("full")
@@ -117,7 +120,7 @@ def _choose_weights(context: RunContext, end: TrainingEnd, validator: Validator)
     name, wer = "best", state.best_wer
     wers = {name: wer}
     weights = best = {key: tensor.clone() for key, tensor in model_weights(model).items()}
-    for candidate, tried in _make_candidates(context, end, best):
+    for candidate, tried in _make_candidates(context, end, model, best):
         load_weights(model, tried)
         found = validator.evaluate("full")
         wers[candidate] = found.wer
@@ -127,19 +130,32 @@ def _choose_weights(context: RunContext, end: TrainingEnd, validator: Validator)
     return Choice(name=name, evaluation=evaluation, candidates=wers)
 
 
-def _make_candidates(context: RunContext, end: TrainingEnd, best: State) -> Iterator[tuple[str, State]]:
-    """Yield means of the last evaluated weights and of all steps, and mixtures with the base model."""
+def _make_candidates(context: RunContext, end: TrainingEnd, model: Any, best: State) -> Iterator[tuple[str, State]]:
+    """Yield means of the last evaluated weights and of all steps, and mixtures with the base model.
+
+    Args:
+        context: Settings and folder of the run.
+        end: How training ended.
+        model: Is given other weights on the way.
+        best: The best weights.
+    """
     config, state = context.config.evaluation, end.state
     steps = [step for step in state.evaluated_steps if step > 0]
     if config.average > 1 and len(steps) > 1:
         folders = [checkpoint_path(context.folder.snapshots, step) for step in steps]
-        yield f"average of {len(steps)}", average_states(read_tensors(folder, "model") for folder in folders)
+        yield f"average of {len(steps)}", average_states(_read_folded(model, folder) for folder in folders)
     if end.average is not None and state.step > 0:
         yield f"ema {config.ema:g}", {**best, **end.average.weights}
     if config.interpolate and state.best_step > 0:
         base = _base_weights(context, best)
         for share in BASE_SHARES:
             yield f"{share:g} base", interpolate_states(base, best, 1.0 - share)
+
+
+def _read_folded(model: Any, folder: Path) -> State:
+    """Read the weights of a snapshot through the model, with low-rank updates merged."""
+    load_weights(model, read_tensors(folder, "model"))
+    return fold_updates(model)
 
 
 def _base_weights(context: RunContext, best: State) -> State:

@@ -23,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
     """
     ranks, *arguments = argv
     words = ["--standalone", "--nproc-per-node", ranks, "-m", "whisper_shard", "train", *arguments]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: torchrun would handle it all the same
+        words = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT", *words]
     try:
         run(parse_args(words))  # type: ignore[no-untyped-call]
     except SignalException as error:
@@ -38,9 +40,9 @@ def job_exit_code(codes: Collection[int]) -> int:
     Args:
         codes: Exit codes of its ranks; a rank ended by a signal has the negative number of the signal.
     """
-    # As soon as one rank has exited, torchrun sends SIGTERM to the others. Some have saved as well, but have restored
-    # the default handler and are ended by the signal: that is no failure.
-    relevant = set(codes) - {-signal.SIGTERM}
+    # As soon as one rank has exited, torchrun sends SIGTERM to the others, and on SIGHUP that. Some have saved as well,
+    # but have restored the default handler and are ended by the signal: that is no failure.
+    relevant = set(codes) - {-signal.SIGTERM, -signal.SIGHUP}
     for code in (EXIT_AGAIN, EXIT_INTERRUPTED):
         if relevant == {code}:
             return code

@@ -24,8 +24,17 @@ from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.train.build import build_trainable, pause_garbage_collector, resolve_config
-from whisper_shard.train.data import Corpora, check_labels, find_silence_source, open_corpora
-from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, Started, Warned, ignore_event
+from whisper_shard.train.data import Corpora, check_labels, open_corpora
+from whisper_shard.train.events import (
+    AlreadyOver,
+    Progress,
+    Resumed,
+    Saved,
+    SilenceChosen,
+    Started,
+    Warned,
+    ignore_event,
+)
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.language import report_language
@@ -38,6 +47,7 @@ from whisper_shard.train.run.remote import RemoteRun, hold_remote_run
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.signals import catch_stop_signals, stop_error
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.step import StepResult, TrainStep
 from whisper_shard.train.validator import Validator
 
@@ -61,7 +71,7 @@ def train_model(
         StateError: The run folder belongs to a run with other data, settings or model, or is damaged.
         TrainingError: Evaluation data that is empty or also in the training set, texts too long for the decoder,
             damaged weights, losses that are not finite, memory too small for one utterance, or another rank is gone.
-        StopRequested: SIGTERM or Ctrl-C; everything is saved.
+        StopRequested: SIGTERM, SIGHUP or Ctrl-C; everything is saved.
         EnvironmentFault: The disk is full, or a loader process died.
     """
     began = time.perf_counter()
@@ -115,9 +125,8 @@ class Trainer:
         self._steps_per_epoch = self._open_loader(None).steps_per_epoch
         self.total_steps = config.optimizer.max_steps or config.optimizer.epochs * self._steps_per_epoch
         self._warmup_steps = count_warmup_steps(config.optimizer.warmup, self.total_steps)
-        silence_source = None
-        if config.window.borrows_silence:
-            silence_source = find_silence_source(corpora.train, bad_record=config.stream.bad_record)
+        self._silence = find_silence_source(corpora.training, config) if config.window.borrows_silence else None
+        silence_source = self._silence.waveform if self._silence else None
         builder = GlobalBatchBuilder(
             labeler=labeler,
             config=config,
@@ -129,7 +138,12 @@ class Trainer:
         self.validator = Validator(
             context=context, loaded=loaded, dataset=corpora.eval, labeler=labeler, silence_source=silence_source
         )
-        self.checkpointer = Checkpointer(context=context, trainable=trainable, base=loaded.fingerprint)
+        self.checkpointer = Checkpointer(
+            context=context,
+            trainable=trainable,
+            base=loaded.fingerprint,
+            silence=self._silence.fingerprint if self._silence else "",
+        )
         warnings: list[str] = []
         # Restored after everything is built, since building draws from the random generators; and before the metrics
         # are opened, since that removes the lines of steps that will be made again.
@@ -159,10 +173,7 @@ class Trainer:
             StopRequested: A signal asked to stop; everything is saved.
         """
         loader = self._open_loader(self._restored.plan if self._restored else None)
-        if self._restored is None:
-            self._evaluate()
-            self._save(loader, None)
-        elif self.state.evaluation_pending:
+        if self._restored is None or self.state.evaluation_pending:
             self._maybe_evaluate(loader, None)
         for batch in self._batches(loader):
             self._make_step(batch)
@@ -204,7 +215,7 @@ class Trainer:
         # rare, and then this one step has the learning rate of its successor.
         position = self.state.updates + (self._pending is not None)
         optimizer = self.config.optimizer
-        self._lr = optimizer.lr * cosine_factor(
+        self._lr = self.config.peak_lr * cosine_factor(
             position,
             warmup_steps=self._warmup_steps,
             total_steps=self.total_steps,
@@ -357,8 +368,11 @@ class Trainer:
                 device=str(machine.device),
                 precision=str(machine.dtype).removeprefix("torch."),
                 ranks=machine.ranks.world,
+                lr=self.config.peak_lr,
             )
         )
+        if (silence := self._silence) is not None:
+            self.reporter.report(SilenceChosen(key=silence.key, dataset=silence.dataset, seconds=silence.seconds))
         if self._restored is None and machine.ranks.is_first:
             heard = report_language(
                 self.validator.loaded,

@@ -1,7 +1,6 @@
 """Scores the model on the evaluation set during training; every rank scores its part, all get the same result."""
 
 import json
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.events import Evaluating
 from whisper_shard.train.ranks import gather_texts, sum_over_ranks
 from whisper_shard.train.run.context import RunContext
-from whisper_shard.train.signals import stop_error
+from whisper_shard.train.signals import STOP_SIGNALS, stop_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ class Validator:
 
         Raises:
             TrainingError: Another rank is gone.
-            StopRequested: SIGTERM or Ctrl-C, on any rank.
+            StopRequested: A signal has come, on any rank.
         """
         config, machine = self.context.config, self.context.machine
         loader = open_evaluation(
@@ -105,10 +104,12 @@ class Validator:
             StopRequested: A signal has come, on any rank.
         """
         received = self.context.request.signal
-        counts = torch.tensor([received == number for number in (signal.SIGINT, signal.SIGTERM)]).long()
-        interrupted, ended = sum_over_ranks(counts, self.context.machine.ranks).tolist()
-        if interrupted or ended:
-            number = signal.SIGINT if interrupted else signal.SIGTERM
+        counts = torch.tensor([received == number for number in STOP_SIGNALS]).long()
+        for number, count in zip(
+            STOP_SIGNALS, sum_over_ranks(counts, self.context.machine.ranks).tolist(), strict=True
+        ):
+            if count == 0:
+                continue
             raise stop_error(number, self.context.folder.shown, "while evaluating")
 
 

@@ -24,11 +24,12 @@ _NAMED_KEYS = 8  # as many as fit into a line
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or resume; then print the result."""
     from whisper_shard.storage.work_folder import work_folder
+    from whisper_shard.train.build import resolve_config
     from whisper_shard.train.loop import train_model
 
     location = parse_location(run)
     folder = location.path if location.is_local else work_folder("runs", location)
-    settings = partial(_write_settings, folder / "train.toml", dump_config(config, "train"))
+    settings = partial(_write_settings, folder / "train.toml", dump_config(resolve_config(config), "train"))
     with Progress("training") as progress:
         report = train_model(dataset, run, config, partial(_show_training, progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: only the first rank prints
@@ -51,6 +52,8 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
             progress.say(describe_start(event))
         case training.LanguageChosen():
             progress.say(describe_language(event))
+        case training.SilenceChosen():
+            progress.say(f"short windows borrow the silence after {event.key} ({event.seconds:.2f} s, {event.dataset})")
         case training.Resumed():
             progress.say(f"resuming from step {event.step}, {event.folder}")
         case training.Stepped():
@@ -81,7 +84,8 @@ def describe_start(event: "training.Started") -> str:
     ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
     return (
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
-        f"{event.num_parameters / 1e6:.1f} M trainable parameters, {event.precision} on {event.device}{ranks}"
+        f"{event.num_parameters / 1e6:.1f} M trainable parameters, lr {event.lr:g}, "
+        f"{event.precision} on {event.device}{ranks}"
     )
 
 

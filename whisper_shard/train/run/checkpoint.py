@@ -25,7 +25,7 @@ from whisper_shard.errors import EnvironmentFault, StateError
 from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder
 
 STATE_NAME = "state.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _FOLDER = re.compile(r"step-(\d{8})")
 Tensors = Mapping[str, torch.Tensor]
 """Tensors by name: parameters, moments ..."""

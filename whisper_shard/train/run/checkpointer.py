@@ -43,6 +43,8 @@ class Checkpointer:
     """What is saved and restored."""
     base: str
     """Fingerprint of the weights that the run began with."""
+    silence: str
+    """Fingerprint of the silence source; empty: no silence is borrowed."""
 
     def save(self, state: RunState, plan: PlanState) -> Path:
         """Write a checkpoint and remove those no longer needed; all ranks must call it together.
@@ -72,6 +74,7 @@ class Checkpointer:
                 },
                 state={
                     "base": self.base,
+                    "silence": self.silence,
                     "run": state.to_json(),
                     "plan": plan.to_json(),
                     "random": random_numbers,
@@ -119,6 +122,11 @@ class Checkpointer:
             raise StateError(
                 "the checkpoint is of another model: its run began with other weights of the same shape; "
                 "use its own model or another run folder"
+            )
+        if (silence := checkpoint.state["silence"]) != self.silence:
+            raise StateError(
+                f"the run began with the silence after {silence or 'nothing'}, and now that after "
+                f"{self.silence or 'nothing'} would be borrowed; restore its data, or choose another run folder"
             )
         restore_optimizer(self.trainable.optimizer, model, checkpoint.tensors["optimizer"])
         if self.trainable.average is not None:
