@@ -72,6 +72,33 @@ def test_schedule_does_not_wait_for_numbers_from_the_device(monkeypatch, task, t
         assert rates_of_a_run(monkeypatch, task, run, deferred=True, log_every=log_every) == at_once
 
 
+def applied_rates(monkeypatch, task, run, *, deferred, **changes):
+    """The learning rate that each update really used, and what is logged."""
+    rates, events = [], []
+    update, send = TrainStep._update, step_module._send_to_host
+
+    def update_and_note(self, loss, lr):
+        rates.append(float(lr))
+        return update(self, loss, lr)
+
+    settings = {"lr": 1e30, "warmup": 0.0, "max_nonfinite": 99, "max_grad_norm": 0.0, "max_steps": 5, **changes}
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "_update", update_and_note)
+        patch.setattr(step_module, "_send_to_host", lambda n: (n.clone(), Arrived()) if deferred else send(n))
+        train_model(task, run, tiny_config(task, eval_every=99, save_every=99, **settings), events.append)
+    return rates, [event.lr for event in of_kind(events, Stepped)]
+
+
+def test_a_skipped_step_repeats_its_learning_rate_also_where_only_the_device_knows(monkeypatch, task, tmp_path):
+    applied, logged = applied_rates(monkeypatch, task, tmp_path / "cpu", deferred=False, log_every=1)
+    assert applied == logged
+    assert applied[0] > applied[1] == applied[2] == applied[4], "one update was made, the others were skipped"
+    for log_every in (1, 99):
+        run = tmp_path / f"gpu{log_every}"
+        found, _ = applied_rates(monkeypatch, task, run, deferred=True, log_every=log_every)
+        assert found == pytest.approx(applied, rel=1e-6), "float32 on the device"
+
+
 def test_packed_windows_train(task, tiny_folder, tmp_path):
     events = []
     train_model(

@@ -183,6 +183,17 @@ def test_nothing_changes_when_the_loss_is_not_finite(tiny, dataset):
     assert not torch.equal(tiny.model.model.encoder.conv1.weight, before["model.encoder.conv1.weight"])
 
 
+def test_a_step_without_usable_rows_changes_nothing_not_even_by_momentum(tiny, dataset):
+    train_step = make_train_step(tiny)
+    batch = one_batch(dataset)
+    train_step(batch, step=0, lr=1e-3, requests=Requests())
+    before = {name: p.detach().clone() for name, p in tiny.model.named_parameters()}
+    batch.weights[:] = 0.0
+    assert train_step(batch, step=1, lr=1e-3, requests=Requests()).read() == (0.0, 0.0, True)
+    for name, parameter in tiny.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
 def test_gradients_are_clipped(tiny, dataset):
     train_step = make_train_step(tiny, max_grad_norm=0.01)
     norm = train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests()).read()[1]

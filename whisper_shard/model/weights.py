@@ -1,7 +1,7 @@
 """Parameters of a model by name: read, loaded, and compared by a fingerprint."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,17 +9,25 @@ from torch import Tensor, nn
 
 from whisper_shard.errors import StateError
 
-_SAMPLED = 64  # values of each parameter that go into the fingerprint
+_SAMPLED = 64  # values of each parameter that stand for it, up to twice as many
 
 
 def fingerprint_model(model: nn.Module) -> str:
     """Return a digest of some values of each parameter, to recognize a model among others of its shape."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        values = parameter.detach().flatten()
-        sample = values[:: max(1, len(values) // _SAMPLED)].float().cpu()
-        digest.update(name.encode() + sample.numpy().tobytes())
+        digest.update(name.encode() + _sample(parameter).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def sample_parameters(parameters: Iterable[Tensor]) -> Tensor:
+    """Return some values of each parameter, (N,) float32 on the CPU; the device is waited for once."""
+    return torch.cat([_sample(parameter) for parameter in parameters]).cpu()
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    values = parameter.detach().flatten()
+    return values[:: max(1, len(values) // _SAMPLED)].float()
 
 
 def model_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+FP16_OVERFLOW = "fp16 overflow"
+"""A gradient did not fit into float16: the scale of the loss was a little too high."""
+NO_UTTERANCE = "no utterance left"
+"""All utterances of the step are damaged, or their texts too long."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -172,14 +177,14 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A step changed nothing, because its loss or gradient was not finite."""
+    """A step changed nothing: its loss or gradient was not finite, or all its utterances are damaged."""
 
     step: int
     """Number of the step, from 1."""
     keys: tuple[str, ...]
     """Utterances of the passes whose loss was not finite; the whole batch if only the gradient was not."""
     reason: str
-    """loss, gradient, or fp16 overflow (normal now and then)."""
+    """loss, gradient, FP16_OVERFLOW (normal now and then) or NO_UTTERANCE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

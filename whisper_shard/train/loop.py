@@ -211,18 +211,18 @@ class Trainer:
         the device idle while the host prepares that step. On a CPU they are there immediately.
         """
         began = time.perf_counter()
-        # A step whose result is not read yet counts as an update: only the device knows whether it was skipped. That is
-        # rare, and then this one step has the learning rate of its successor.
-        position = self.state.updates + (self._pending is not None)
-        optimizer = self.config.optimizer
-        self._lr = self.config.peak_lr * cosine_factor(
-            position,
-            warmup_steps=self._warmup_steps,
-            total_steps=self.total_steps,
-            min_factor=optimizer.min_lr_factor,
+        # Only the device knows whether a step whose result is not read yet has changed the weights, and so advanced the
+        # schedule: it chooses between two learning rates.
+        updates, is_open = self.state.updates, self._pending is not None
+        result = self.train_step(
+            batch,
+            step=self.state.step,
+            lr=self._lr_after(updates + is_open),
+            lr_after_skip=self._lr_after(updates) if is_open else None,
+            requests=self._requests(),
         )
-        result = self.train_step(batch, step=self.state.step, lr=self._lr, requests=self._requests())
         self._read_pending()
+        self._lr = self._lr_after(self.state.updates)
         self._pending = result
         if result.ready is None:
             self._read_pending()
@@ -233,6 +233,14 @@ class Trainer:
         self._agreed = result.global_batch.requests
         self.reporter.add_delivery(batch)
         self.reporter.add_time(time.perf_counter() - began, waited=0.0)
+
+    def _lr_after(self, updates: int) -> float:
+        return self.config.peak_lr * cosine_factor(
+            updates,
+            warmup_steps=self._warmup_steps,
+            total_steps=self.total_steps,
+            min_factor=self.config.optimizer.min_lr_factor,
+        )
 
     def _after_step(self, batch: Batch, loader: Loader) -> bool:
         """Log, close the epoch, evaluate and save where it is time; return whether this step was saved."""

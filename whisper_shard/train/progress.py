@@ -10,7 +10,16 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.delivery import Planned
-from whisper_shard.train.events import Delivered, Evaluated, Event, Skipped, Stepped, Warned
+from whisper_shard.train.events import (
+    FP16_OVERFLOW,
+    NO_UTTERANCE,
+    Delivered,
+    Evaluated,
+    Event,
+    Skipped,
+    Stepped,
+    Warned,
+)
 from whisper_shard.train.global_batch import GlobalBatch
 from whisper_shard.train.ranks import gather_texts
 from whisper_shard.train.run.context import RunContext
@@ -81,6 +90,10 @@ class ProgressReporter:
             interval.padded_samples += global_batch.padded_samples
         if global_batch.num_dropped:
             self._report_dropped(result.step + 1, global_batch)
+        if global_batch.num_utterances == 0:
+            self._log.write("skip", result.step + 1, reason=NO_UTTERANCE)
+            self.report(Skipped(step=result.step + 1, keys=(), reason=NO_UTTERANCE))
+            return
         if skipped:
             self._report_skipped(result, loss, norm)
             return
@@ -213,8 +226,8 @@ class ProgressReporter:
         # With float16 the scale of the loss is raised until gradients overflow, again and again: that is how the
         # scaler finds the highest one that works. Such a step is neither counted nor the fault of its utterances.
         if loss_is_finite and result.is_overflow():
-            self._log.write("skip", number, reason="fp16 overflow")
-            self.report(Skipped(step=number, keys=(), reason="fp16 overflow"))
+            self._log.write("skip", number, reason=FP16_OVERFLOW)
+            self.report(Skipped(step=number, keys=(), reason=FP16_OVERFLOW))
             return
         self.state.nonfinite += 1
         reason = "gradient" if loss_is_finite else "loss"

@@ -104,15 +104,20 @@ class TrainStep:
         self.machine = machine
         self.parameters = trainable.parameters
         self.limit = first_limit(config.compute, machine.device)
+        self._last_skipped: Tensor | None = None  # 1 if the last step has changed nothing; on the device
         self._silence_source = None if silence_source is None else send(silence_source, machine.device)
 
-    def __call__(self, batch: Batch, *, step: int, lr: float, requests: Requests) -> StepResult:
-        """Update the weights once.
+    def __call__(
+        self, batch: Batch, *, step: int, lr: float, lr_after_skip: float | None = None, requests: Requests
+    ) -> StepResult:
+        """Update the weights once; not at all where no rank has a usable row.
 
         Args:
             batch: This rank's rows.
             step: Optimizer steps before this one.
             lr: Learning rate.
+            lr_after_skip: Learning rate instead if the last step has skipped its update, which only the device knows
+                so far; None: the host knows, and ``lr`` is right.
             requests: What this rank wants all ranks to do afterwards.
 
         Raises:
@@ -121,11 +126,16 @@ class TrainStep:
         """
         ranks, average = self.machine.ranks, self.trainable.average
         global_batch = self.builder.build(batch, step, requests)
-        passes = self._accumulate(global_batch, step)
-        sum_gradients(self.parameters, ranks)
-        loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.machine.device))
-        loss = sum_over_ranks(loss_sum, ranks) / max(1, global_batch.num_tokens)
-        norm, skipped = self._update(loss, lr)
+        passes: list[tuple[MicroBatch, Tensor]] = []
+        loss = norm = torch.zeros((), device=self.machine.device)
+        skipped = torch.ones((), device=self.machine.device)
+        if global_batch.num_tokens:
+            passes = self._accumulate(global_batch, step)
+            sum_gradients(self.parameters, ranks)
+            loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.machine.device))
+            loss = sum_over_ranks(loss_sum, ranks) / global_batch.num_tokens
+            norm, skipped = self._update(loss, self._choose_lr(lr, lr_after_skip))
+        self._last_skipped = skipped
         if average is not None:
             average.update(step)
         numbers, ready = _send_to_host(torch.stack([loss, norm, skipped]))
@@ -137,6 +147,12 @@ class TrainStep:
             scaler=self.trainable.scaler,
             ready=ready,
         )
+
+    def _choose_lr(self, lr: float, lr_after_skip: float | None) -> float | Tensor:
+        """Return the learning rate; where it depends on a number that is still on the device, it stays there too."""
+        if lr_after_skip is None or self._last_skipped is None:
+            return lr
+        return torch.where(self._last_skipped > 0, lr_after_skip, lr)
 
     def _accumulate(self, global_batch: GlobalBatch, step: int) -> list[tuple[MicroBatch, Tensor]]:
         """Sum gradients over the passes of this rank; start over with smaller passes if memory runs out."""
@@ -228,7 +244,7 @@ class TrainStep:
         if self.machine.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _update(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    def _update(self, loss: Tensor, lr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Clip and update, unless something is not finite; return the norm and whether the update was skipped.
 
         Raises:
@@ -236,8 +252,6 @@ class TrainStep:
         """
         optimizer, scaler = self.trainable.optimizer, self.trainable.scaler
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not gradients:
-            return torch.zeros_like(loss), torch.zeros_like(loss)
         for group in optimizer.param_groups:
             group["lr"] = lr
         scaler.scale(loss)  # makes the scale, which a rank that had no pass in the first step has not done yet

@@ -4,7 +4,7 @@ import pytest
 
 from whisper_shard.cli.commands.train import describe_skip
 from whisper_shard.cli.main import run
-from whisper_shard.train.events import Skipped
+from whisper_shard.train.events import NO_UTTERANCE, Skipped
 
 
 def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
@@ -52,3 +52,4 @@ def test_a_skipped_step_names_its_utterances_if_they_are_at_fault():
     assert line == "step 3 skipped: loss not finite; utterances " + ", ".join(keys[:8]) + " and 2 more"
     line = describe_skip(Skipped(step=3, keys=(), reason="fp16 overflow"))
     assert line == "step 3 skipped: fp16 overflow, normal now and then"
+    assert describe_skip(Skipped(step=3, keys=(), reason=NO_UTTERANCE)) == "step 3 skipped: no utterance left"

@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,11 +13,27 @@ from safetensors.torch import load_file, save_file
 from tests.making import WORDS
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
-from whisper_shard.errors import StateError, StopRequested
-from whisper_shard.train.events import Saved, Stepped
+from whisper_shard.errors import StateError, StopRequested, TrainingError
+from whisper_shard.model.whisper import load_whisper
+from whisper_shard.train.build import build_trainable
+from whisper_shard.train.events import Saved, Stepped, ignore_event
 from whisper_shard.train.loop import train_model
-from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_latest
+from whisper_shard.train.ranks import Ranks
+from whisper_shard.train.run import checkpointer
+from whisper_shard.train.run.checkpoint import (
+    checkpoint_path,
+    list_checkpoints,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
+from whisper_shard.train.run.checkpointer import Checkpointer, load_agreed
+from whisper_shard.train.run.context import Machine, RunContext
+from whisper_shard.train.run.folder import RunFolder
+from whisper_shard.train.signals import StopRequest
 from whisper_shard.train.step import TrainStep
+
+CPU = Machine(device=torch.device("cpu"), dtype=torch.float32, ranks=Ranks())
 
 
 def test_checkpoint_of_another_model_is_refused(task, tmp_path):
@@ -86,3 +104,61 @@ def test_saves_by_the_clock(task, tmp_path):
     events = []
     train_model(task, tmp_path / "run", tiny_config(task, save_every=99, save_minutes=0.0, max_steps=2), events.append)
     assert [event.step for event in of_kind(events, Saved)] == [0, 1, 2]
+
+
+def save_steps(folder, *steps):
+    for step in steps:
+        save_checkpoint(folder, step=step, tensors={"model": {"w": torch.ones(2)}}, state={}, keep=steps)
+
+
+def answers(monkeypatch, *rounds):
+    """Let a second rank report these newest steps, one a round."""
+    others = iter(rounds)
+    monkeypatch.setattr(checkpointer, "gather_rows", lambda rows, ranks: [rows, np.array([[next(others)]])])
+    monkeypatch.setattr(checkpointer, "gather_texts", lambda texts, ranks: texts)
+
+
+def test_ranks_go_on_from_the_newest_checkpoint_that_all_can_read(monkeypatch, tmp_path):
+    save_steps(tmp_path, 2, 4, 6)
+    two = Ranks(rank=0, world=2)
+    answers(monkeypatch, 6)
+    assert load_agreed(tmp_path, two, warn=pytest.fail).step == 6
+    answers(monkeypatch, 4, 4)
+    assert load_agreed(tmp_path, two, warn=pytest.fail).step == 4
+    (checkpoint_path(tmp_path, 4) / "model.safetensors").write_bytes(b"cut")
+    warnings = []
+    answers(monkeypatch, 4, 2, 2)
+    assert load_agreed(tmp_path, two, warn=warnings.append).step == 2
+    assert len(warnings) == 1
+    assert "going back to the checkpoint before it" in warnings[0]
+
+
+def test_a_rank_without_checkpoints_is_named(monkeypatch, tmp_path):
+    save_steps(tmp_path, 2)
+    answers(monkeypatch, -1)
+    message = (
+        r"rank 1 can read no checkpoint, rank 0 reads that of step 2; put RUN on a filesystem that all ranks share"
+    )
+    with pytest.raises(StateError, match=message):
+        load_agreed(tmp_path, Ranks(rank=0, world=2), warn=pytest.fail)
+
+
+@pytest.mark.parametrize(("change", "is_apart"), [(0.0, False), (1e-8, False), (1e-5, True)], ids=str)
+def test_ranks_with_other_weights_are_noticed(monkeypatch, task, tmp_path, change, is_apart):
+    """A run on one rank that believes in a second one whose weights differ."""
+
+    def gather(rows, ranks):
+        return [rows, (rows[:, 0].copy().view(np.float64) + change).view(np.int64)[:, None]]
+
+    trainable = build_trainable(load_whisper(str(task / "tiny")), tiny_config(task), CPU)
+    context = RunContext(
+        config=tiny_config(task), folder=RunFolder(path=tmp_path), machine=replace(CPU, ranks=Ranks(world=2)),
+        request=StopRequest(), progress=ignore_event,
+    )  # fmt: skip
+    saver = Checkpointer(context=context, trainable=trainable, base="", silence="")
+    monkeypatch.setattr(checkpointer, "gather_rows", gather)
+    if not is_apart:
+        saver._check_same_weights("step 7")
+        return
+    with pytest.raises(TrainingError, match="step 7: rank 1 has other weights than rank 0: they no longer train one"):
+        saver._check_same_weights("step 7")

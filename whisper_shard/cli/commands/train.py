@@ -122,8 +122,11 @@ def describe_delivery(event: "training.Delivered") -> str:
 
 def describe_skip(event: "training.Skipped") -> str:
     """Return a line about a step that changed nothing."""
+    from whisper_shard.train import events as training
+
     if not event.keys:
-        return f"step {event.step} skipped: {event.reason}, normal now and then"
+        rest = ", normal now and then" if event.reason == training.FP16_OVERFLOW else ""
+        return f"step {event.step} skipped: {event.reason}{rest}"
     more = f" and {len(event.keys) - _NAMED_KEYS} more" if len(event.keys) > _NAMED_KEYS else ""
     named = ", ".join(event.keys[:_NAMED_KEYS])
     return f"step {event.step} skipped: {event.reason} not finite; utterances {named}{more}"

@@ -116,17 +116,18 @@ def list_checkpoints(folder: Path) -> list[int]:
     return sorted(int(match[1]) for entry in folder.iterdir() if (match := _FOLDER.fullmatch(entry.name)))
 
 
-def load_latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
+def load_latest(folder: Path, *, warn: Callable[[str], None], not_after: int | None = None) -> Checkpoint | None:
     """Read the newest intact checkpoint; None if there is no checkpoint at all.
 
     Args:
         folder: Folder of all checkpoints of a run.
         warn: Called with a message for each damaged one that is passed over.
+        not_after: Newest step that may be read; None: any.
 
     Raises:
         StateError: There are checkpoints, and all are damaged.
     """
-    steps = list_checkpoints(folder)
+    steps = [step for step in list_checkpoints(folder) if not_after is None or step <= not_after]
     for step in reversed(steps):
         try:
             return load_checkpoint(checkpoint_path(folder, step))

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_shard.errors import StateError
-from whisper_shard.model.weights import load_weights, model_weights
+import numpy as np
+from numpy.typing import NDArray
+
+from whisper_shard.errors import StateError, TrainingError
+from whisper_shard.model.weights import load_weights, model_weights, sample_parameters
 from whisper_shard.stream.resume import PlanState, plan_state_from_json
-from whisper_shard.train.ranks import barrier
+from whisper_shard.train.ranks import Ranks, barrier, gather_rows, gather_texts
 from whisper_shard.train.run.checkpoint import Checkpoint, checkpoint_path, load_latest, save_checkpoint
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.folder import library_versions
@@ -54,8 +57,9 @@ class Checkpointer:
 
         Raises:
             EnvironmentFault: The disk is full or cannot be written.
-            TrainingError: Another rank is gone.
+            TrainingError: Another rank is gone, or has other weights.
         """
+        self._check_same_weights(f"step {state.step}")
         folder, ranks = self.context.folder.checkpoints, self.context.machine.ranks
         state.ledger.gather(ranks)
         best_steps = [state.best_step, state.saved_best_step]
@@ -95,15 +99,19 @@ class Checkpointer:
             )
 
     def restore(self, warn: Callable[[str], None]) -> Restored | None:
-        """Restore model, optimizer, scaler and generators from the newest intact checkpoint; None if there is none.
+        """Restore model, optimizer, scaler and generators from the newest checkpoint that is intact on all ranks.
+
+        Returns:
+            None if there is no checkpoint.
 
         Args:
             warn: Called with a message for each damaged checkpoint that is passed over.
 
         Raises:
             StateError: The checkpoint is of another model, or all are damaged.
+            TrainingError: Ranks read different checkpoints of the same step, or another rank is gone.
         """
-        checkpoint = load_latest(self.context.folder.checkpoints, warn=warn)
+        checkpoint = load_agreed(self.context.folder.checkpoints, self.context.machine.ranks, warn=warn)
         if checkpoint is None:
             return None
         try:
@@ -111,7 +119,25 @@ class Checkpointer:
         except StateError as error:
             raise StateError(f"{checkpoint.folder}: {error}") from error
         barrier(self.context.machine.ranks)  # rank 0 must not remove what another rank is still reading
+        self._check_same_weights(str(checkpoint.folder))
         return restored
+
+    def _check_same_weights(self, place: str) -> None:
+        """Check that all ranks have the same weights, by some values of each parameter.
+
+        Raises:
+            TrainingError: One has others than rank 0, or is gone.
+        """
+        ranks = self.context.machine.ranks
+        if ranks.world == 1:
+            return
+        own = sample_parameters(self.trainable.parameters).double().numpy()
+        for rank, row in enumerate(gather_rows(own.view(np.int64)[:, None], ranks)):
+            if _is_apart(own, row[:, 0].copy().view(np.float64)):
+                raise TrainingError(
+                    f"{place}: rank {rank} has other weights than rank {ranks.rank}: they no longer train one model; "
+                    "put RUN on a filesystem that all ranks share, then run the same command again"
+                )
 
     def _restore(self, checkpoint: Checkpoint) -> Restored:
         # Weights first: where shapes differ their message is clearer than that of the fingerprint, which only tells
@@ -138,3 +164,57 @@ class Checkpointer:
         if not self.context.machine.ranks.is_first:
             state.ledger = EpochLedger()  # the saved one is the sum of all ranks, and rank 0 has it
         return Restored(state=state, plan=plan_state_from_json(checkpoint.state["plan"]), folder=checkpoint.folder)
+
+
+def load_agreed(folder: Path, ranks: Ranks, *, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Read the newest checkpoint that is intact on all ranks; None if there is no checkpoint at all.
+
+    Each rank reads the files itself, and one may find damaged what another one has read well.
+
+    Args:
+        folder: Folder of all checkpoints of a run.
+        ranks: The processes that train together.
+        warn: Called on every rank with a message for each checkpoint that some rank has passed over.
+
+    Raises:
+        StateError: On some rank all checkpoints are damaged, or there is none although another has one.
+        TrainingError: Another rank is gone.
+    """
+    limit: int | None = None
+    while True:
+        faults: list[str] = []
+        checkpoint = _load_or_note(folder, faults, not_after=limit)
+        messages = list(dict.fromkeys(gather_texts(faults, ranks)))
+        own = -1 if checkpoint is None else checkpoint.step
+        steps = [int(row[0, 0]) for row in gather_rows(np.array([[own]]), ranks)]
+        least, most = min(steps), max(steps)
+        error = messages.pop() if most < 0 and messages else ""  # all are damaged: the last message says so
+        for message in messages:
+            warn(message)
+        if error:
+            raise StateError(error)
+        if least == most:
+            return checkpoint
+        if least < 0:
+            raise StateError(
+                f"{folder}: rank {steps.index(least)} can read no checkpoint, rank {steps.index(most)} reads that of "
+                f"step {most}; put RUN on a filesystem that all ranks share"
+            )
+        limit = least
+
+
+def _load_or_note(folder: Path, faults: list[str], *, not_after: int | None) -> Checkpoint | None:
+    """Read the newest intact checkpoint; note the error where all are damaged, for all ranks to know."""
+    try:
+        return load_latest(folder, warn=faults.append, not_after=not_after)
+    except StateError as error:
+        faults.append(str(error))
+        return None
+
+
+def _is_apart(own: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return whether weights differ by more than rounding: ranks on unlike processors clip by norms a last bit apart.
+
+    A single step of training changes them a hundred times as much.
+    """
+    return own.shape != other.shape or not np.allclose(own, other, rtol=2e-6, atol=1e-7, equal_nan=True)
