@@ -85,6 +85,12 @@ def test_packed_rows_have_segments_with_times():
     assert not batch.waveforms[0, 16000:24000].any()
 
 
+def test_a_segment_ends_before_the_silence_that_was_appended():
+    record = record_of(0, ramp(24000), width=24000) | {"silent_samples": 8000}
+    (segment,) = build([record], rows=1).segments[0]
+    assert (segment.start_seconds, segment.end_seconds) == (0.0, 1.0)
+
+
 def test_a_damaged_member_of_a_window_costs_only_itself():
     fault = Fault(id=3, key="b", message="damaged")
     bad = record_of(0, ramp(0), planned=5, key="b", text="", fault=fault)

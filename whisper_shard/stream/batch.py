@@ -165,7 +165,8 @@ def _segments(row: Sequence[Record]) -> tuple[Segment, ...]:
         start = position + record["gap"]
         position = start + len(record["waveform"])
         if record["weight"]:
-            times = {"start_seconds": start / SAMPLE_RATE, "end_seconds": position / SAMPLE_RATE}
+            end = position - record.get("silent_samples", 0)  # a timestamp marks the end of speech, not of silence
+            times = {"start_seconds": start / SAMPLE_RATE, "end_seconds": end / SAMPLE_RATE}
             segments.append(Segment(key=record["__key__"], text=record["text"], **times))
     return tuple(segments)
 

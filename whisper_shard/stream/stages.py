@@ -14,7 +14,7 @@ from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.reader import RawUtterance, UtteranceReader, decode_audio, decode_json, open_reader
 from whisper_shard.dataset.sources.protocol import Source
 from whisper_shard.errors import DatasetError, WhisperShardError
-from whisper_shard.stream.augment.transforms import Augmentation, augment
+from whisper_shard.stream.augment.transforms import Augmentation, augment_speech
 from whisper_shard.stream.batch import Batch, BatchBuilder, Fault, Record
 from whisper_shard.stream.buffers import LocalBuffers, Parcel, SharedBuffers
 from whisper_shard.stream.read_ahead import StepReader, StepSource
@@ -162,7 +162,9 @@ class AugmentStage:
                 repeat = record["step"] if self.by_step else 0
                 key = (self.seed, record["epoch"], repeat, record["dataset"], record["__key__"])
                 max_samples = 0 if record["packed"] else MAX_SAMPLES
-                record["waveform"] = augment(record["waveform"], self.augmentations, max_samples=max_samples, key=key)
+                record["waveform"], record["silent_samples"] = augment_speech(
+                    record["waveform"], self.augmentations, max_samples=max_samples, key=key
+                )
             yield record
 
 

@@ -12,7 +12,7 @@ from whisper_shard.config.stream import GUIDE_AUGMENT
 from whisper_shard.errors import ConfigError, DatasetError
 from whisper_shard.stream.augment import sounds as bank_module
 from whisper_shard.stream.augment.sounds import FolderBank, open_bank
-from whisper_shard.stream.augment.transforms import AUGMENTATIONS, augment, build_augmentations
+from whisper_shard.stream.augment.transforms import AUGMENTATIONS, augment, augment_speech, build_augmentations
 from whisper_shard.utterance import MAX_SAMPLES
 
 WAVEFORM = to_int16(make_waveform(1.0))
@@ -186,3 +186,14 @@ def test_ranges_that_cannot_be_drawn_are_refused(kind, name, low, high, least, s
     message = rf"augment: {kind} with min_{name} {low:g} and max_{name} {high:g}: need {least} <= min <= max"
     with pytest.raises(ConfigError, match=message):
         build_augmentations((step,))
+
+
+def test_appended_silence_is_counted_so_that_timestamps_end_with_the_speech():
+    half = {"kind": "speed", "p": 1.0, "min_factor": 0.5, "max_factor": 0.5}
+    silence = {"kind": "trailing_silence", "p": 1.0, "min_seconds": 0.25, "max_seconds": 0.25}
+    for steps, expected in (((silence,), 4000), ((half, silence), 4000), ((silence, half), 8000), ((half,), 0)):
+        out, silent = augment_speech(WAVEFORM, build_augmentations(steps), max_samples=MAX_SAMPLES, key=(0,))
+        assert silent == expected
+        assert len(out) - silent == 16_000 * (2 if half in steps else 1)
+    out, silent = augment_speech(WAVEFORM, build_augmentations((silence,)), max_samples=0, key=(0,))
+    assert (len(out), silent) == (16_000, 0), "no room: nothing is appended"

@@ -108,7 +108,7 @@ def test_changed_number_in_the_state_is_found(tmp_path):
 
 def test_other_version_is_refused(tmp_path):
     path = save_checkpoint(tmp_path, step=1, tensors={}, state={"version": 99})
-    with pytest.raises(StateError, match="checkpoint version 99, this program reads 3; finish the run"):
+    with pytest.raises(StateError, match="checkpoint version 99, this program reads 4; finish the run"):
         load_checkpoint(path)
 
 

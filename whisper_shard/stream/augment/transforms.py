@@ -258,15 +258,28 @@ def augment(
         max_samples: An augmentation that would make the waveform longer than this (and than it was) is left out.
         key: Names this utterance in this epoch; the same key gives the same result.
     """
-    out = waveform
+    return augment_speech(waveform, augmentations, max_samples=max_samples, key=key)[0]
+
+
+def augment_speech(
+    waveform: NDArray[Any], augmentations: Sequence[Augmentation], *, max_samples: int, key: tuple[int | str, ...]
+) -> tuple[NDArray[Any], int]:
+    """Return what `augment` does, and how many of its samples, at the end, are silence that was appended."""
+    out, silent = waveform, 0
     for position, augmentation in enumerate(augmentations):
         # The hash itself is the random number: a generator would take ten times as long, for every utterance.
         if hash_key("chance", position, *key) < augmentation.p * 2.0**128:
             rng = np.random.Generator(np.random.Philox(key=hash_key("augment", position, *key)))
             out = to_float32(out)
             augmented = augmentation(out, rng)
-            out = augmented if len(augmented) <= max(max_samples, len(out)) else out
-    return out if out is waveform else np.clip(out, -1.0, 1.0, out=out)
+            if len(augmented) > max(max_samples, len(out)):
+                continue
+            if isinstance(augmentation, TrailingSilence):
+                silent += len(augmented) - len(out)
+            else:  # others change the length of all, as speed does, or of nothing
+                silent = round(silent * len(augmented) / max(1, len(out)))
+            out = augmented
+    return out if out is waveform else np.clip(out, -1.0, 1.0, out=out), silent
 
 
 def _make_audiomentation(name: str, **parameters: Any) -> Audiomentation:
