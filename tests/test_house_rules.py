@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {
     "soundfile": {"audio/sndfile.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
     "av": {"audio/ffmpeg.py", "demo/speech.py"},
-    "librosa": {"prepare/waveform.py"},
+    "librosa": {"cli/doctor.py"},
     "msgspec": {"dataset/description.py", "dataset/reader.py"},
     "soxr": {"audio/resample.py"},
     "joblib": {"prepare/workers/pool.py", "prepare/workers/cluster.py", "prepare/workers/trackers.py"},

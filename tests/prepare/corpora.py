@@ -17,7 +17,6 @@ from whisper_shard.prepare.events import Done
 from whisper_shard.prepare.run import prepare_corpus
 
 ROOT = Path(__file__).parents[2]
-# Without trimming, workers need no librosa and start a second sooner.
 QUICK = {"trim_db": 0.0, "jobs": 2}
 
 

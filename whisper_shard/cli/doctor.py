@@ -47,6 +47,7 @@ def check_installation() -> Iterator[Finding]:
     yield from map(_check_library, LIBRARIES)
     yield _check_import("torchaudio", "import torchaudio")
     yield _check_import("Whisper in transformers", "from transformers import WhisperForConditionalGeneration")
+    yield _check_trim()
     yield _describe_gpu()
 
 
@@ -112,6 +113,24 @@ def _check_import(name: str, statement: str) -> Finding:
     last = (ran.stderr.strip().splitlines() or [f"ended with exit code {ran.returncode}"])[-1]
     advice = "; run `whisper-shard doctor --fix`" if ".so" in last else ""
     return Finding(name=f"import {name}", is_ok=False, detail=last + advice)
+
+
+def _check_trim() -> Finding:
+    """Compare where recordings are trimmed with the installed librosa, which `prepare` promises to follow."""
+    import numpy as np
+    from librosa.effects import trim
+
+    from whisper_shard.prepare.waveform import trim_silence
+
+    time = np.arange(32_000, dtype=np.float32) / 16_000
+    waveform = np.sin(2 * np.pi * 200 * time) * np.exp(-((time - 1.0) ** 2) / 0.02)
+    ours = trim_silence(waveform, trim_db=30.0)
+    expected, _ = trim(waveform, top_db=30.0)
+    is_ok = np.array_equal(ours, expected)
+    detail = "cuts where librosa.effects.trim cuts"
+    if not is_ok:
+        detail = f"keeps {len(ours)} samples where librosa.effects.trim keeps {len(expected)}; install librosa 0.11"
+    return Finding(name="trimming", is_ok=is_ok, detail=detail)
 
 
 def _describe_gpu() -> Finding:

@@ -137,5 +137,5 @@ def library_versions() -> dict[str, str]:
         "libsndfile": LIBSNDFILE_VERSION,
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
-        **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
+        **{name: version(name) for name in ("av", "soundfile", "soxr")},
     }

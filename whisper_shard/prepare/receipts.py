@@ -184,7 +184,7 @@ def deciding_versions() -> Mapping[str, str]:
     """Return the versions of the libraries that affect samples; of NumPy without the patch level."""
     return {
         "libsndfile": LIBSNDFILE_VERSION,
-        **{name: version(name) for name in ("av", "librosa", "soundfile", "soxr")},
+        **{name: version(name) for name in ("av", "soundfile", "soxr")},
         "numpy": ".".join(version("numpy").split(".")[:2]),
     }
 

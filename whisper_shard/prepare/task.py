@@ -256,7 +256,7 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
 
 @cache
 def _warm_up(trim_db: float) -> None:
-    """Import what the first recording would otherwise import in its own time: librosa takes a second."""
+    """Import and initialize what the first recording would otherwise pay for in its own time."""
     recording = Recording(waveform=np.ones(SAMPLE_RATE, np.float32), sample_rate=SAMPLE_RATE)
     waveform = resample_and_trim(recording, trim_db=trim_db)
     measure_quality(recording, waveform, num_chars=1)

@@ -80,7 +80,7 @@ def supervise(
         stalled = set[tuple[int, int]]()
         attempts = [replace(task, quarantined={**workers.quarantined}, is_retry=is_retry) for task in pending.values()]
         try:
-            for result in run_tasks(workers, function, attempts, jobs=config.jobs or count_cores()):
+            for result in run_tasks(workers, function, attempts, jobs=min(config.jobs or count_cores(), len(attempts))):
                 if result is None:
                     statuses = read_heartbeats(workers.heartbeats)
                     stalled |= {(status.task, status.row) for status in _kill_stalled(statuses, config)}
