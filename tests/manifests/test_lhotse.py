@@ -105,16 +105,18 @@ def test_what_cannot_be_read_says_what_it_is(tmp_path):
     lines = [
         good,
         cut(recording(kind="command", source="rm -r /"), supervision()),
-        cut(recording(kind="url", source="https://a/b.wav"), supervision()),
+        cut(recording(kind="memory", source="UklGRg=="), supervision()),
         cut(recording(transforms=[{"name": "Speed", "kwargs": {"factor": 0.9}}]), supervision()),
         cut(recording(transforms=[{"name": "Resample", "kwargs": {}}]), supervision()),
         {"id": "m", "type": "MixedCut", "tracks": [{"cut": good}]},
         {key: value for key, value in good.items() if key != "recording"},
         cut(recording()),
         cut(recording(), {"id": "s", "text": "hello"}),
+        cut(recording(kind="url", source="https://a/b.wav"), supervision()),
     ]
     _, rows, rejections = read_all(write_lines(tmp_path / "cuts.jsonl.gz", *lines))
-    assert [row.row for row in rows] == list(range(9))
+    assert [row.row for row in rows] == list(range(10))
+    assert rows[9].path == "https://a/b.wav"
     assert [(r.row, r.reason) for r in rejections] == [
         *((i, "unsupported_recording") for i in (1, 2, 3, 5, 6)),
         (7, "missing_transcript"),
@@ -122,7 +124,7 @@ def test_what_cannot_be_read_says_what_it_is(tmp_path):
     ]
     words = [rejection.detail for rejection in rejections]
     assert words[0] == "its audio is a command, which is never executed: 'rm -r /'; store it in a file"
-    assert words[1] == "its audio is no local file but a url: 'https://a/b.wav'; store it in a file"
+    assert words[1] == "its audio is no local file but a memory: 'UklGRg=='; store it in a file"
     assert words[2] == "it is augmented (Speed), and the file is not"
     assert words[3] == "cut m is mixed of several recordings; store it: cuts.save_audios"
     assert words[4] == "cut c1 has no recording; store it: cuts.save_audios"

@@ -74,5 +74,5 @@ def test_preparation_shows_the_split_and_what_becomes_of_texts(tmp_path):
     assert "speakers: 2 in train, 1 in eval, 0 in both" in notes
     assert "text (basic): 'For $0.50 on 3/4!' -> 'for 050 on 34'" in notes
     assert sum(note.startswith("text (basic)") for note in notes) == 3
-    assert notes[-1].startswith("6 of 6 sampled transcripts lose digits' signs or symbols that are read aloud")
-    assert notes[-1].endswith("--text-style written keeps them")
+    assert notes[-2].startswith("6 of 6 sampled transcripts lose digits' signs or symbols that are read aloud")
+    assert notes[-2].endswith("--text-style written keeps them")

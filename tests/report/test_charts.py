@@ -10,6 +10,7 @@ from whisper_shard.report.charts import (
     PLOT_HEIGHT,
     Value,
     fit_columns,
+    list_columns,
     make_bars,
     make_histogram,
 )
@@ -89,10 +90,23 @@ def test_bars_are_scaled_to_the_largest_number_shown():
     assert make_bars([Value(value=0)], label="").bars[0].width == 0
 
 
+def test_columns_below_zero_are_where_their_value_is():
+    counts = np.zeros(101, np.int64)
+    counts[[40, 75]] = 1
+    chart = make_histogram(counts, 1, unit="dB", counted="utterances", first_bin=-100)
+    assert chart.columns[0].title == "-60 to -59 dB: 1 utterances"
+    assert [tick.label for tick in chart.x_ticks] == ["-60", "-50", "-40", "-30"]
+    assert list_columns(counts, 1, max_columns=2, first_bin=-100) == [(-60, -40, 1), (-40, -20, 1)]
+    assert list_columns(np.zeros(3, np.int64), 1, max_columns=4) == []
+
+
 def test_a_drawn_histogram_has_its_columns_and_labels():
     chart = draw([1, 4, 2], 0.5)
-    page = Page(render_page("dataset.html", name="x", totals={}, seconds=chart, chars=None, sections=[], rejects=[]))
+    charts = [{"title": "Duration", "histogram": chart}, {"title": "Level", "histogram": None}]
+    lists = ("checks", "reasons", "rejects", "suspicions", "suspicious", "extremes", "sections")
+    empty = dict.fromkeys(lists, ())
+    page = Page(render_page("dataset.html", name="x", hours="", totals={}, charts=charts, has_quality=True, **empty))
     rects = [attributes for tag, attributes in page.tags if tag == "rect"]
     assert [(rect["y"], rect["height"]) for rect in rects] == [("120.0", "40.0"), ("0.0", "160.0"), ("80.0", "80.0")]
     assert "0.5 to 1 seconds: 4 utterances" in page.text and "1.5 seconds" in page.text
-    assert "Length of transcripts None." in page.text
+    assert "Level None." in page.text

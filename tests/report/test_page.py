@@ -14,7 +14,8 @@ TEMPLATES = sorted((Path(whisper_shard.report.__file__).parent / "templates").it
 
 
 def render_dataset(**changes):
-    values = {"name": "train", "totals": {}, "seconds": None, "chars": None, "sections": [], "rejects": []}
+    lists = ("checks", "reasons", "rejects", "suspicions", "suspicious", "extremes", "charts", "sections")
+    values = {"name": "train", "hours": "", "totals": {}, "has_quality": True, **dict.fromkeys(lists, ())}
     return render_page("dataset.html", **{**values, **changes})
 
 
@@ -28,9 +29,10 @@ def test_a_page_is_whole_and_loads_nothing():
 
 
 def test_values_are_escaped_wherever_they_stand():
-    reject = {"source": HOSTILE, "reason": HOSTILE, "detail": HOSTILE, "row": HOSTILE}
-    page = Page(render_dataset(name=HOSTILE, totals={HOSTILE: HOSTILE}, rejects=[reject]))
-    assert page.text.count(HOSTILE) == 8  # the title and the heading, two facts, four cells
+    card = {"text": HOSTILE, "facts": [HOSTILE], "clip": None}
+    group = {"title": HOSTILE, "note": HOSTILE, "examples": [card]}
+    page = Page(render_dataset(name=HOSTILE, totals={HOSTILE: HOSTILE}, rejects=[group]))
+    assert page.text.count(HOSTILE) == 8  # the title and the heading, two facts, four parts of a card
 
 
 def test_a_missing_value_is_an_error():

@@ -58,6 +58,21 @@ def encode_wav(samples: NDArray[np.int16]) -> bytes:
     return file.getvalue()
 
 
+def encode_mp3(samples: NDArray[np.int16]) -> bytes:
+    """Return int16 samples at 16 kHz as a small mp3 file that every browser plays, about 3 kB a second."""
+    file = io.BytesIO()
+    soundfile.write(
+        file,
+        samples,
+        SAMPLE_RATE,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        compression_level=0.5,
+        bitrate_mode="VARIABLE",
+    )
+    return file.getvalue()
+
+
 def decode_flac(data: bytes | memoryview, *, num_samples: int) -> NDArray[np.int16]:
     """Return the samples of a flac member.
 

@@ -1,51 +1,27 @@
-"""The report of a prepared dataset: what was kept, what was rejected and why, as numbers and as an HTML page."""
+"""The report of a prepared dataset: what was kept, what was rejected and why, as numbers and as an HTML page.
+
+It says nothing of the speed of the preparation, which is printed: the same corpus gives the same page, byte for byte.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from whisper_shard.dataset.statistics import EXTREMES, NameCounts, Ranked, Ranking, Statistics
 from whisper_shard.prepare.events import SplitTotals
 from whisper_shard.prepare.receipts import Receipt, count_rejects
-from whisper_shard.report.charts import Bars, Value, make_bars, make_histogram
+from whisper_shard.report.charts import Bars, Histogram, Value, make_bars, make_histogram
 from whisper_shard.report.page import render_page
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.report.quantities import describe_bytes, describe_duration, describe_number
+from whisper_shard.utterance import SAMPLE_RATE, ManifestRow
 
-SECONDS_BIN = 0.1
-"""Width of the bins in which durations are counted, in seconds."""
-NUM_SECONDS_BINS = 300
-"""Up to 30 s, the longest utterance that is kept."""
-NUM_CHARS_BINS = 4_000
-"""Bins of one character; longer transcripts are counted in the last."""
-MAX_NAMES = 100_000
-"""Languages, and speakers, that are counted one by one."""
 SHOWN_ROWS = 30
 """Rows of a table on the page at most."""
-
-
-def _no_counts(num_bins: int) -> NDArray[np.int64]:
-    return np.zeros(num_bins, np.int64)
-
-
-@dataclass(slots=True, kw_only=True)
-class NameCounts:
-    """Counts by name, in bounded memory: names after the first MAX_NAMES are counted together."""
-
-    by_name: Counter[str] = field(default_factory=Counter)
-    """Count of each name."""
-    num_other: int = 0
-    """Count of all further names."""
-
-    def add(self, names: Iterable[str | None]) -> None:
-        """Count names; None and the empty string are no names."""
-        for name, number in Counter(name for name in names if name).items():
-            if name in self.by_name or len(self.by_name) < MAX_NAMES:
-                self.by_name[name] += number
-            else:
-                self.num_other += number
+REJECT_EXAMPLES = 3
+"""Rows that are shown of each reason."""
+FindClip = Callable[[Mapping[str, Any]], str | None]
+"""Returns the audio of a row of the index as a data URL, or None."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,96 +30,71 @@ class Tally:
 
     num_rows: int = 0
     """Manifest rows."""
-    num_samples: int = 0
-    """Samples kept, at 16 kHz."""
     seconds_in: float = 0.0
     """Audio decoded."""
     num_shards: int = 0
     """Tars."""
     num_bytes: int = 0
     """Bytes of all tars."""
-    num_utterances: int = 0
-    """Rows kept."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Rejects by reason."""
-    languages: NameCounts = field(default_factory=NameCounts)
-    """Utterances by language."""
-    speakers: NameCounts = field(default_factory=NameCounts)
-    """Utterances by speaker."""
-    seconds_counts: NDArray[np.int64] = field(default_factory=partial(_no_counts, NUM_SECONDS_BINS))
-    """Utterances in each bin of SECONDS_BIN."""
-    chars_counts: NDArray[np.int64] = field(default_factory=partial(_no_counts, NUM_CHARS_BINS))
-    """Utterances with each number of characters."""
+    kept: Statistics = field(default_factory=Statistics)
+    """What is known of the utterances."""
 
     def add(self, receipt: Receipt) -> None:
-        """Count one shard."""
-        samples = np.asarray(receipt.index["num_samples"], np.int64)
+        """Count one shard; its utterances are counted by `kept`."""
         self.num_rows += len(receipt.rows["row"])
-        self.num_samples += int(samples.sum())
         self.seconds_in += sum(receipt.rows["seconds"])
         self.num_shards += receipt.info.num_bytes > 0
         self.num_bytes += receipt.info.num_bytes
-        self.num_utterances += len(samples)
         self.reasons.update(count_rejects(receipt))
-        self.languages.add(receipt.index["language"])
-        self.speakers.add(receipt.index["speaker"])
-        # Whole numbers, so that an utterance of exactly 0.3 s does not land in the bin below.
-        self.seconds_counts += count_in_bins(samples // round(SECONDS_BIN * SAMPLE_RATE), NUM_SECONDS_BINS)
-        self.chars_counts += count_in_bins(np.asarray(receipt.index["num_chars"], np.int64), NUM_CHARS_BINS)
 
     def totals(self) -> SplitTotals:
         """Return the sums."""
         return SplitTotals(
             num_rows=self.num_rows,
-            num_utterances=self.num_utterances,
-            num_rejects=sum(self.reasons.values()),
+            num_utterances=self.kept.num_utterances,
+            num_rejects=self.reasons.total(),
             seconds_in=round(self.seconds_in, 3),
-            seconds_kept=self.num_samples / SAMPLE_RATE,
-            rejects=dict(sorted(self.reasons.items(), key=_largest_first)),
+            seconds_kept=self.kept.num_samples / SAMPLE_RATE,
+            rejects=dict(sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))),
             num_shards=self.num_shards,
             num_bytes=self.num_bytes,
         )
 
 
-def count_in_bins(bins: NDArray[np.int64], num_bins: int) -> NDArray[np.int64]:
-    """Return how often each bin occurs; values beyond the last bin are counted in the last."""
-    return np.bincount(np.minimum(bins, num_bins - 1), minlength=num_bins)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectExample:
+    """A rejected row, as it is shown."""
+
+    row: ManifestRow
+    """The line of the manifest."""
+    reason: str
+    """Why it was rejected."""
+    detail: str
+    """The values behind the reason."""
+    seconds: float
+    """Length of the recording, as far as it is known; 0: not known."""
+    clip: str | None
+    """Beginning of the recording as a data URL."""
 
 
-def render_report(name: str, tally: Tally, rejects: Sequence[Mapping[str, object]]) -> str:
-    """Return the HTML page of one dataset.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Example:
+    """A card: what is said or wrong, numbers, and a player."""
 
-    Args:
-        name: ``train`` or ``eval``.
-        tally: Its counts.
-        rejects: The first rejected rows: row, source, reason, detail, seconds.
-    """
-    return render_page(
-        "dataset.html",
-        name=name,
-        totals=_describe_totals(tally.totals()),
-        seconds=make_histogram(tally.seconds_counts, SECONDS_BIN, unit="seconds", counted="utterances"),
-        chars=make_histogram(tally.chars_counts, 1, unit="characters", counted="utterances"),
-        sections=list(_sections(tally)),
-        rejects=list(map(_describe_reject, rejects)),
-    )
+    text: str
+    facts: list[str]
+    clip: str | None
 
 
-def _describe_totals(totals: SplitTotals) -> dict[str, str]:
-    share = totals.num_utterances / max(totals.num_rows, 1)
-    return {
-        "manifest rows": f"{totals.num_rows:,}",
-        "kept": f"{totals.num_utterances:,} ({share:.1%})",
-        "rejected": f"{totals.num_rejects:,}",
-        "hours decoded": f"{totals.seconds_in / 3600:,.2f}",
-        "hours kept": f"{totals.seconds_kept / 3600:,.2f}",
-        "shards": f"{totals.num_shards:,}",
-        "bytes": f"{totals.num_bytes:,}",
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """Cards under one heading."""
 
-
-def _describe_reject(reject: Mapping[str, object]) -> dict[str, object]:
-    return {name: reject[name] for name in ("source", "reason", "detail", "row", "seconds")}
+    title: str
+    note: str
+    examples: list[_Example]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,33 +104,165 @@ class _Section:
     title: str
     rows: list[dict[str, str]]
     bars: Bars
-    num_more: int
-    num_other: int
+    num_more: int = 0
+    num_other: int = 0
 
 
-def _sections(tally: Tally) -> Iterator[_Section]:
-    yield from _section("Rejects by reason", "reason", "rows", NameCounts(by_name=tally.reasons))
-    yield from _section("Languages", "language", "utterances", tally.languages)
-    yield from _section("Speakers", "speaker", "utterances", tally.speakers)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chart:
+    """A histogram under its heading."""
+
+    title: str
+    histogram: Histogram | None
 
 
-def _section(title: str, column: str, counted: str, counts: NameCounts) -> Iterator[_Section]:
-    """Yield the section of some counts, or nothing where there are none."""
-    items = sorted(counts.by_name.items(), key=_largest_first)
-    total = sum(counts.by_name.values()) + counts.num_other
-    if not items:
-        return
-    yield _Section(
-        title=title,
-        rows=[
-            {column: name, counted: f"{number:,}", "share": f"{number / total:.1%}"}
-            for name, number in items[:SHOWN_ROWS]
+def render_report(
+    name: str, tally: Tally, *, rejects: Sequence[RejectExample], checks: Sequence[str], find_clip: FindClip
+) -> str:
+    """Return the HTML page of one dataset.
+
+    Args:
+        name: ``train`` or ``eval``.
+        tally: Its counts.
+        rejects: The first rejected rows of each reason.
+        checks: What was checked of the split, as lines.
+        find_clip: Returns the audio of a row of the index, or None where there is no room for it.
+    """
+    totals, kept = tally.totals(), tally.kept
+    return render_page(
+        "dataset.html",
+        name=name,
+        hours=f"{describe_duration(totals.seconds_kept)} kept of {describe_duration(totals.seconds_in)}",
+        totals=_describe_totals(totals),
+        checks=checks,
+        reasons=list(_reason_section(totals)),
+        rejects=list(_reject_groups(totals, rejects)),
+        suspicions=list(_suspicion_section(kept)),
+        suspicious=[_group(ranking, ranked, find_clip) for ranking, ranked in kept.suspicious()],
+        extremes=[_group(ranking, kept.rankings[ranking], find_clip) for ranking in EXTREMES if kept.num_utterances],
+        charts=list(_charts(kept)),
+        has_quality=kept.has_quality or not kept.num_utterances,
+        sections=[
+            *_name_section("Languages", "language", kept.languages),
+            *_name_section("Speakers", "speaker", kept.speakers),
         ],
-        bars=make_bars([Value(value=number) for _, number in items[:SHOWN_ROWS]], label=""),
-        num_more=max(len(items) - SHOWN_ROWS, 0),
-        num_other=counts.num_other,
     )
 
 
-def _largest_first(item: tuple[str, int]) -> tuple[int, str]:
-    return -item[1], item[0]
+def _describe_totals(totals: SplitTotals) -> dict[str, str]:
+    return {
+        "manifest rows": f"{totals.num_rows:,}",
+        "kept": f"{totals.num_utterances:,} ({_share(totals.num_utterances, totals.num_rows)})",
+        "rejected": f"{totals.num_rejects:,} ({_share(totals.num_rejects, totals.num_rows)})",
+        "audio decoded": describe_duration(totals.seconds_in),
+        "audio kept": describe_duration(totals.seconds_kept),
+        "shards": f"{totals.num_shards:,}",
+        "size": describe_bytes(totals.num_bytes),
+    }
+
+
+def _share(number: int, total: int) -> str:
+    return f"{number / max(total, 1):.1%}"
+
+
+def _reason_section(totals: SplitTotals) -> Iterator[_Section]:
+    """Yield the table of rejects by reason, or nothing where nothing was rejected."""
+    if totals.rejects:
+        rows = [
+            {"reason": reason, "rows": f"{number:,}", "share of all rows": _share(number, totals.num_rows)}
+            for reason, number in totals.rejects.items()
+        ]
+        yield _section("Rejected, by reason", rows, list(totals.rejects.values()))
+
+
+def _reject_groups(totals: SplitTotals, rejects: Iterable[RejectExample]) -> Iterator[_Group]:
+    examples = list(rejects)
+    for reason, number in list(totals.rejects.items())[:SHOWN_ROWS]:
+        cards = [_describe_reject(example) for example in examples if example.reason == reason]
+        yield _Group(title=reason, note=describe_number(number, "row"), examples=cards)
+
+
+def _describe_reject(reject: RejectExample) -> _Example:
+    row = reject.row
+    columns = {"language": row.language, "speaker": row.speaker, "task": row.task, **row.extra}
+    facts = [
+        f"row {row.row:,}",
+        row.source,
+        *([f"{reject.seconds:.2f} s"] if reject.seconds else []),
+        reject.detail,
+        *(f"{name}: {value}" for name, value in columns.items() if value not in (None, "")),
+    ]
+    return _Example(text=row.transcript, facts=list(filter(None, facts)), clip=reject.clip)
+
+
+def _suspicion_section(kept: Statistics) -> Iterator[_Section]:
+    """Yield the table of suspicious utterances, or nothing where there are none."""
+    found = list(kept.suspicious())
+    if found:
+        rows = [
+            {
+                "what": ranking.title,
+                "utterances": f"{ranked.num_utterances:,}",
+                "share": _share(ranked.num_utterances, kept.num_utterances),
+                "keep the others: filter --where": f'"{ranking.opposite}"',
+            }
+            for ranking, ranked in found
+        ]
+        yield _section("Suspicious", rows, [ranked.num_utterances for _, ranked in found])
+
+
+def _group(ranking: Ranking, ranked: Ranked, find_clip: FindClip) -> _Group:
+    note = (
+        "" if ranking.limit is None else f"{ranking.condition}: {describe_number(ranked.num_utterances, 'utterance')}"
+    )
+    return _Group(title=ranking.title, note=note, examples=[_describe_kept(row, find_clip) for row in ranked.examples])
+
+
+def _describe_kept(row: Mapping[str, Any], find_clip: FindClip) -> _Example:
+    facts = [f"{row['num_samples'] / SAMPLE_RATE:.2f} s", f"{row['chars_per_second']:.1f} characters/s"]
+    if "snr_db" in row:
+        facts += [
+            f"{row['rms_db']:.0f} dBFS",
+            f"SNR {row['snr_db']:.0f} dB",
+            f"speech {row['speech_fraction']:.0%}",
+            f"{row['bandwidth_hz'] / 1000:.1f} kHz",
+            *([f"clipped {row['clipped_fraction']:.2%}"] if row["clipped_fraction"] else []),
+        ]
+    names = [row["speaker"], row["language"], row["key"], row["source"]]
+    return _Example(text=row["text"], facts=[*facts, *filter(None, names)], clip=find_clip(row))
+
+
+def _charts(kept: Statistics) -> Iterator[_Chart]:
+    for measure, counts in kept.histograms.items():
+        if kept.has_quality or counts.any() or measure.column == "num_samples":
+            histogram = make_histogram(
+                counts, measure.bin_width, unit=measure.unit, counted="utterances", first_bin=measure.first_bin
+            )
+            yield _Chart(title=measure.title, histogram=histogram)
+
+
+def _name_section(title: str, column: str, counts: NameCounts) -> Iterator[_Section]:
+    """Yield the table of some counts, or nothing where there are none."""
+    items = counts.largest_first()
+    total = sum(number for number, _ in items.values()) + counts.num_other
+    if items:
+        rows = [
+            {
+                column: name,
+                "utterances": f"{number:,}",
+                "share": _share(number, total),
+                "audio": describe_duration(samples / SAMPLE_RATE),
+            }
+            for name, (number, samples) in list(items.items())[:SHOWN_ROWS]
+        ]
+        yield _section(title, rows, [number for number, _ in items.values()], num_other=counts.num_other)
+
+
+def _section(title: str, rows: list[dict[str, str]], numbers: Sequence[int], *, num_other: int = 0) -> _Section:
+    return _Section(
+        title=title,
+        rows=rows[:SHOWN_ROWS],
+        bars=make_bars([Value(value=number) for number in numbers[:SHOWN_ROWS]], label=""),
+        num_more=max(len(numbers) - SHOWN_ROWS, 0),
+        num_other=num_other,
+    )

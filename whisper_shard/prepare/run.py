@@ -45,7 +45,7 @@ from whisper_shard.prepare.plan import (
 from whisper_shard.prepare.progress import RunCounts, as_done, as_progress, check_kept, check_rejects
 from whisper_shard.prepare.receipts import count_receipt, find_staleness, read_receipt
 from whisper_shard.prepare.samples import describe_texts
-from whisper_shard.prepare.split import describe_split
+from whisper_shard.prepare.split import describe_planned_split, describe_split
 from whisper_shard.prepare.spool import check_manifest, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
 from whisper_shard.prepare.workers.cluster import write_in_cluster
@@ -117,8 +117,10 @@ def prepare_corpus(
             remove_temp_files(output)  # of workers that died in this run
             check_kept(corpus, counts, config)
             check_lease()
-            yield from (Note(message=line) for line in find_duplicates(plan.splits).describe())
-            totals = {split.name: assemble_dataset(split, config) for split in plan.splits}
+            duplicates = list(find_duplicates(plan.splits).describe())
+            yield from (Note(message=line) for line in duplicates)
+            checks = [*describe_planned_split(plan.splits), *duplicates]
+            totals = {split.name: assemble_dataset(split, config, checks=checks) for split in plan.splits}
             shutil.rmtree(output.heartbeats)
             shutil.rmtree(output.state / "slices", ignore_errors=True)
             output.worker_log.unlink(missing_ok=True)

@@ -1,11 +1,16 @@
 """What the two sides of the split have in common: speakers and recordings, counted and shown."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from whisper_shard.prepare.order import RowGroups
+from whisper_shard.prepare.plan import SplitPlan
 from whisper_shard.prepare.spool import Spool
+
+_Sides = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def describe_split(spools: Mapping[str, Spool], *, asked: float) -> Iterator[str]:
@@ -20,29 +25,58 @@ def describe_split(spools: Mapping[str, Spool], *, asked: float) -> Iterator[str
     if evaluation is None:
         if not is_eval.any():
             return
-        num_eval, num_rows = train.order.num_eval, train.num_rows
-        yield (
-            f"the evaluation set has {num_eval:,} of {num_rows:,} rows, {num_eval / num_rows:.1%} "
-            f"(asked for: {asked:.1%})"
-        )
-    sides = {name: _sides(name, train, evaluation, is_eval) for name in ("speakers", "recordings")}
+        yield f"{_describe_size(train.order.num_eval, train.num_rows)} (asked for: {asked:.1%})"
+    is_comparable = evaluation is None or evaluation.manifest.folder == train.manifest.folder
+    sides = {}
+    for name in _names(is_comparable, train.groups, *([evaluation.groups] if evaluation else [])):
+        values = np.concatenate(getattr(train.groups, name))
+        other = np.concatenate(getattr(evaluation.groups, name)) if evaluation else values[is_eval]
+        sides[name] = (values if evaluation else values[~is_eval], other)
+    hint = "; --split-by speaker keeps them apart" if evaluation is None else ""
+    yield from _describe_sides(sides, hint)
+
+
+def describe_planned_split(splits: Sequence[SplitPlan]) -> list[str]:
+    """Return what is compared of the two sides of a finished plan, as lines; empty where there is one side only."""
+    if len(splits) < 2:
+        return []
+    groups = {split.name: _read_groups(split) for split in splits}
+    train, evaluation = groups["train"], groups["eval"]
+    num_rows = {split.name: split.num_rows for split in splits}
+    is_comparable = splits[0].corpus == splits[1].corpus
+    sides = {
+        name: (np.concatenate(getattr(train, name)), np.concatenate(getattr(evaluation, name)))
+        for name in _names(is_comparable, train, evaluation)
+    }
+    return [_describe_size(num_rows["eval"], sum(num_rows.values())), *_describe_sides(sides)]
+
+
+def _read_groups(split: SplitPlan) -> RowGroups:
+    groups = RowGroups()
+    with pa.ipc.open_file(str(split.output.rows(split.name))) as reader:
+        for number in range(reader.num_record_batches):
+            groups.add(pa.Table.from_batches([reader.get_batch(number)]))
+    return groups
+
+
+def _names(is_comparable: bool, *groups: RowGroups) -> tuple[str, ...]:
+    """Return what can be compared.
+
+    Paths below different folders cannot, and embedded recordings have no names that could be relied on; the audio
+    itself is compared when it is decoded.
+    """
+    has_names = is_comparable and not any(group.has_blocks for group in groups)
+    return ("speakers", "recordings") if has_names else ("speakers",)
+
+
+def _describe_size(num_eval: int, num_rows: int) -> str:
+    return f"the evaluation set has {num_eval:,} of {num_rows:,} rows, {num_eval / num_rows:.1%}"
+
+
+def _describe_sides(sides: _Sides, hint: str = "") -> Iterator[str]:
     for name, (left, right) in sides.items():
-        if len(left) and len(right):
-            both = len(np.intersect1d(left, right, assume_unique=True))
-            hint = "; --split-by speaker keeps them apart" if both and name == "speakers" and evaluation is None else ""
-            yield f"{name}: {len(left):,} in train, {len(right):,} in eval, {both:,} in both{hint}"
-
-
-def _sides(
-    name: str, train: Spool, evaluation: Spool | None, is_eval: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the hashes of all speakers or recordings of each side, each once."""
-    values = np.concatenate(getattr(train.groups, name))
-    if evaluation is None:
-        sides = values[~is_eval], values[is_eval]
-    elif name == "recordings" and evaluation.manifest.folder != train.manifest.folder:
-        sides = values[:0], values[:0]  # their paths cannot be compared; the audio itself is, when it is decoded
-    else:
-        sides = values, np.concatenate(getattr(evaluation.groups, name))
-    unique = [np.unique(side[side != 0]) for side in sides]
-    return unique[0], unique[1]
+        train, evaluation = (np.unique(side[side != 0]) for side in (left, right))
+        if len(train) and len(evaluation):
+            both = len(np.intersect1d(train, evaluation, assume_unique=True))
+            advice = hint if both and name == "speakers" else ""
+            yield f"{name}: {len(train):,} in train, {len(evaluation):,} in eval, {both:,} in both{advice}"

@@ -129,14 +129,17 @@ def make_bars(values: Sequence[Value], *, label: str, line: float | None = None,
     return Bars(label=label, bars=bars, line=None if line is None else scale(line), mark=mark)
 
 
-def make_histogram(counts: NDArray[np.int64], bin_width: float, *, unit: str, counted: str) -> Histogram | None:
+def make_histogram(
+    counts: NDArray[np.int64], bin_width: float, *, unit: str, counted: str, first_bin: int = 0
+) -> Histogram | None:
     """Draw a histogram over the range of the values that occur.
 
     Args:
-        counts: How many values lie in each bin, the first of which starts at 0.
+        counts: How many values lie in each bin.
         bin_width: Width of a bin.
         unit: Unit of the values.
         counted: What is counted, in the plural.
+        first_bin: Number of the first bin; bin 0 starts at 0.
 
     Returns:
         The histogram, or None where nothing was counted.
@@ -145,7 +148,7 @@ def make_histogram(counts: NDArray[np.int64], bin_width: float, *, unit: str, co
         return None
     fitted = fit_columns(counts)
     top, width = int(fitted.counts.max()), 100 / len(fitted.counts)
-    edges = (fitted.first_bin + np.arange(len(fitted.counts) + 1) * fitted.join) * bin_width
+    edges = _edges(fitted, bin_width, first_bin)
     ends = [f"to {edge:,g}" for edge in edges[1:]]
     if fitted.num_beyond:
         ends[-1] = "and more"
@@ -161,7 +164,7 @@ def make_histogram(counts: NDArray[np.int64], bin_width: float, *, unit: str, co
     beyond = f"; the last column: {edges[-2]:,g} and more" if fitted.num_beyond else ""
     return Histogram(
         columns=columns,
-        x_ticks=_x_ticks(fitted, bin_width),
+        x_ticks=_x_ticks(fitted, bin_width, first_bin),
         y_ticks=tuple(
             Tick(position=round(PLOT_HEIGHT * (1 - number / top), 1), label=f"{number:,}")
             for number in _round_values(0, top, MAX_Y_TICKS)
@@ -185,20 +188,45 @@ class FittedColumns:
     """Values counted in the last column although they are larger."""
 
 
-def fit_columns(counts: NDArray[np.int64]) -> FittedColumns:
-    """Join bins to at most MAX_COLUMNS columns over the range of the values.
+def list_columns(
+    counts: NDArray[np.int64], bin_width: float, *, max_columns: int, first_bin: int = 0
+) -> list[tuple[float, float, int]]:
+    """Return a histogram as numbers: where each column begins and ends, and its count; the last counts larger values.
+
+    Args:
+        counts: How many values lie in each bin.
+        bin_width: Width of a bin.
+        max_columns: Columns at most.
+        first_bin: Number of the first bin; bin 0 starts at 0.
+    """
+    if not counts.any():
+        return []
+    fitted = fit_columns(counts, max_columns)
+    edges = np.round(_edges(fitted, bin_width, first_bin), 6).tolist()
+    return list(zip(edges[:-1], edges[1:], fitted.counts.tolist(), strict=True))
+
+
+def _edges(fitted: FittedColumns, bin_width: float, first_bin: int) -> NDArray[np.float64]:
+    """Return where the columns begin, and where the last one ends."""
+    bins = first_bin + fitted.first_bin + np.arange(len(fitted.counts) + 1) * fitted.join
+    return bins.astype(np.float64) * bin_width
+
+
+def fit_columns(counts: NDArray[np.int64], max_columns: int = MAX_COLUMNS) -> FittedColumns:
+    """Join bins to a few columns over the range of the values.
 
     A few values far above all others do not stretch the axis: they are counted in the last column.
 
     Args:
-        counts: Of each bin, from 0; not all zero.
+        counts: Of each bin; not all zero.
+        max_columns: Columns at most.
     """
     filled = np.flatnonzero(counts)
     first, last = int(filled[0]), int(filled[-1])
     common = int(np.searchsorted(counts.cumsum(), _SHOWN_SHARE * counts.sum()))
     if last + 1 > _LONG_TAIL * (common + 1):
         last = common
-    join = next(size for size in _round_sizes() if last // size - first // size < MAX_COLUMNS)
+    join = next(size for size in _round_sizes() if last // size - first // size < max_columns)
     start, num_columns = first // join, last // join - first // join + 1
     shown = counts[start * join : (start + num_columns) * join]
     columns = np.pad(shown, (0, num_columns * join - len(shown))).reshape(num_columns, join).sum(axis=1)
@@ -207,13 +235,13 @@ def fit_columns(counts: NDArray[np.int64]) -> FittedColumns:
     return FittedColumns(counts=columns, first_bin=start * join, join=join, num_beyond=beyond)
 
 
-def _x_ticks(fitted: FittedColumns, bin_width: float) -> tuple[Tick, ...]:
+def _x_ticks(fitted: FittedColumns, bin_width: float, first_bin: int) -> tuple[Tick, ...]:
     """Label round values; bins are whole numbers, so that no label is off by a rounding error."""
     num_bins = len(fitted.counts) * fitted.join
-    bins = _round_values(fitted.first_bin, fitted.first_bin + num_bins, MAX_X_TICKS)
+    start = first_bin + fitted.first_bin
+    bins = _round_values(start, start + num_bins, MAX_X_TICKS)
     return tuple(
-        Tick(position=round(100 * (place - fitted.first_bin) / num_bins, 2), label=f"{place * bin_width:,g}")
-        for place in bins
+        Tick(position=round(100 * (place - start) / num_bins, 2), label=f"{place * bin_width:,g}") for place in bins
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say
-from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.tools import BenchConfig
+from whisper_shard.report.quantities import describe_duration
 from whisper_shard.storage.location import local_path, parse_location
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say, say_warning
-from whisper_shard.cli.text import describe_bytes, describe_number
 from whisper_shard.config.export import ExportConfig
+from whisper_shard.report.quantities import describe_bytes, describe_number
 
 if TYPE_CHECKING:
     from whisper_shard.export.parity import Parity

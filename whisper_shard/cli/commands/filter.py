@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import say
-from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.filter import FilterConfig
+from whisper_shard.report.quantities import describe_duration
 from whisper_shard.utterance import SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.commands.prepare import describe_progress
 from whisper_shard.cli.console import Progress, say
-from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.index import IndexConfig
+from whisper_shard.report.quantities import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.utterance import SAMPLE_RATE
 
 if TYPE_CHECKING:

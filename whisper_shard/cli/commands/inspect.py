@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import say
-from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.tools import InspectConfig
 from whisper_shard.errors import ConfigError
+from whisper_shard.report.quantities import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.storage.location import local_path
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say
-from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.config.prepare import PrepareConfig
+from whisper_shard.report.quantities import describe_bytes, describe_counts, describe_duration, describe_number
 from whisper_shard.storage.location import Location, parse_location
 
 if TYPE_CHECKING:

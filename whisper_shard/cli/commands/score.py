@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say, say_warning
-from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.score import ScoreConfig
+from whisper_shard.report.quantities import describe_duration
 from whisper_shard.score.events import WINDOW_NAMES
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say, say_warning
-from whisper_shard.cli.text import describe_duration
 from whisper_shard.config.toml import dump_config
 from whisper_shard.config.train import TrainConfig
+from whisper_shard.report.quantities import describe_duration
 from whisper_shard.score.events import WINDOW_NAMES
 from whisper_shard.storage.location import parse_location
 

@@ -2,9 +2,9 @@
 
 from whisper_shard.cli.command import DATASET, Command
 from whisper_shard.cli.console import Progress, say, say_error
-from whisper_shard.cli.text import describe_bytes, describe_number
 from whisper_shard.config.tools import VerifyConfig
 from whisper_shard.errors import EXIT_ERROR, WhisperShardError
+from whisper_shard.report.quantities import describe_bytes, describe_number
 from whisper_shard.storage.location import parse_location
 
 

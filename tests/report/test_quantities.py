@@ -1,6 +1,6 @@
 import pytest
 
-from whisper_shard.cli.text import describe_bytes, describe_counts, describe_duration, describe_number
+from whisper_shard.report.quantities import describe_bytes, describe_counts, describe_duration, describe_number
 
 
 @pytest.mark.parametrize(
