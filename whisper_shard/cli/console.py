@@ -4,17 +4,19 @@ import os
 import select
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import IO, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from whisper_shard.errors import EXIT_BROKEN_PIPE
 
+_FILE_WIDTH = 10_000  # columns of a table that is not printed on a terminal
 PLAIN_SECONDS = 30.0
 """Without a terminal, progress is printed as a line every 30 seconds."""
 
@@ -96,6 +98,15 @@ class Progress:
 def say(text: str = "", *, end: str = "\n") -> None:
     """Print text to stdout."""
     console.print(text, markup=False, end=end)
+
+
+def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to stdout; cells are wrapped on a terminal only, so that a line of a file is a row."""
+    table = Table(*(Column(Text(cell)) for cell in header), box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    output = console if console.is_terminal else _Output(width=_FILE_WIDTH, emoji=False)
+    output.print(table)
 
 
 def say_error(text: str) -> None:

@@ -40,8 +40,14 @@ Config = TypeVar("Config")
 
 
 def load_config(
-    kind: type[Config], *, command: str, argv: Sequence[str], positionals: Mapping[str, str], note: str = ""
-) -> tuple[Config, dict[str, str]]:
+    kind: type[Config],
+    *,
+    command: str,
+    argv: Sequence[str],
+    positionals: Mapping[str, str],
+    repeated: str = "",
+    note: str = "",
+) -> tuple[Config, dict[str, Any]]:
     """Parse a command line; its flags override the table ``[command]`` of ``--config FILE.toml``.
 
     Args:
@@ -49,6 +55,7 @@ def load_config(
         command: Name of the command, and of its TOML table.
         argv: Arguments after the command's name.
         positionals: Help text of each required positional argument, by name.
+        repeated: Name of the positional argument that may be given several times; empty: none.
         note: What ``--help`` says below the description.
 
     Returns:
@@ -67,7 +74,7 @@ def load_config(
     plugins = {name: tuple(table.get(name, default)) for name, default in defaults.items()}
     flags = _toml_flags(kind, {name: value for name, value in table.items() if name not in plugins})
     _check_flag_names(kind, rest, command)
-    arguments = _make_arguments(kind, positionals, without=plugins)
+    arguments = _make_arguments(kind, positionals, repeated=repeated, without=plugins)
     with _one_line_errors(command), _colors_as_wanted():
         # OmitArgPrefixes: a setting in a section is --lr, not --optimizer.lr.
         parsed: Any = tyro.cli(
@@ -82,7 +89,7 @@ def load_config(
     return replace_settings(kind(), {**values, **plugins}), {name: getattr(parsed, name) for name in positionals}
 
 
-def _make_arguments(kind: type, positionals: Mapping[str, str], *, without: Collection[str]) -> type:
+def _make_arguments(kind: type, positionals: Mapping[str, str], *, repeated: str, without: Collection[str]) -> type:
     """Return a dataclass with the positional arguments, and one dataclass of settings for each section of --help."""
     import tyro
 
@@ -90,7 +97,11 @@ def _make_arguments(kind: type, positionals: Mapping[str, str], *, without: Coll
     members: list[tuple[str, Any, Any]] = [
         (
             name,
-            Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())],
+            Annotated[
+                tuple[str, ...] if name == repeated else str,
+                tyro.conf.Positional,
+                tyro.conf.arg(help=text, metavar=f"{name.upper()} ..." if name == repeated else name.upper()),
+            ],
             dataclasses.field(),
         )
         for name, text in positionals.items()

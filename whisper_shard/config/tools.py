@@ -1,4 +1,4 @@
-"""Settings of the commands `bench`, `verify`, `inspect`, `demo` and `doctor`."""
+"""Settings of the commands `bench`, `verify`, `inspect`, `compare`, `demo` and `doctor`."""
 
 from dataclasses import dataclass, field
 
@@ -54,6 +54,14 @@ class InspectConfig:
     """Key of the utterance to show; empty: show the dataset."""
     wav: str = ""
     """With key: also write the audio to this wav file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """Show runs side by side: error rates, and the settings in which they differ."""
+
+    all_settings: bool = False
+    """Show the settings that are equal too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ To add a command, write a module with a COMMAND and name it in COMMANDS.
 from whisper_shard.cli.command import Command
 from whisper_shard.cli.commands import (
     bench,
+    compare,
     demo,
     doctor,
     export,
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect.COMMAND,
     "bench": bench.COMMAND,
     "train": train.COMMAND,
+    "compare": compare.COMMAND,
     "score": score.COMMAND,
     "export": export.COMMAND,
     "demo": demo.COMMAND,
