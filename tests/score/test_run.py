@@ -8,7 +8,7 @@ from tests.report.reading import Page
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
-from whisper_shard.errors import EnvironmentFault, TrainingError
+from whisper_shard.errors import ConfigError, EnvironmentFault, TrainingError
 from whisper_shard.score.events import ScoreProgress
 from whisper_shard.score.run import _default_folder, score_model
 from whisper_shard.storage.location import parse_location
@@ -89,6 +89,13 @@ def test_reports_of_hub_models_go_to_the_current_folder(tmp_path):
 
 def found_dataset(found):
     return Path(found.dataset)
+
+
+def test_swapped_arguments_are_recognized(report):
+    found, _ = report
+    data = Path(found.model).parent / "data" / "eval"
+    with pytest.raises(ConfigError, match=rf"the model comes first: whisper-shard score {found.model} {data}$"):
+        score_model(str(data), found.model, ScoreConfig())
 
 
 def test_an_empty_dataset_is_an_error(report, tmp_path):

@@ -435,3 +435,31 @@ def test_an_error_ends_loader_processes_at_once(dataset):
         list(loader)
     assert not multiprocessing.active_children(), "though the traceback still holds the iteration"
     assert caught.traceback
+
+
+def hang(records):
+    for record in records:
+        time.sleep(600)
+        yield record
+
+
+TIMED_OUT = (
+    r"no batch came from the loader processes for 3 s; the next, step 0 of epoch 0, reads .*\.tar.*: check that these "
+    r"can be read and that augmentations end, or raise --load-timeout-seconds; then run again"
+)
+
+
+@pytest.mark.long
+def test_a_loader_process_that_hangs_ends_in_an_error(dataset):
+    config = dataclasses.replace(CONFIG, workers=1, load_timeout_seconds=3.0)
+    loader = open_loader(dataset, config, stages=[hang])
+    with pytest.raises(EnvironmentFault, match=TIMED_OUT):
+        next(iter(loader))
+
+
+def test_what_a_process_that_hangs_was_reading_is_named(dataset):
+    loader = open_loader(dataset, dataclasses.replace(CONFIG, load_timeout_seconds=3.0))
+    assert re.match(TIMED_OUT, str(loader._timeout_fault(None)))
+    first = next(iter(loader))
+    assert "the next, step 1 of epoch 0, reads" in str(loader._timeout_fault(first))
+    loader.close()

@@ -97,6 +97,7 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(_DEVICES, "a GPU is used if there is one, several with bin/train-ddp"),
         **dict.fromkeys(("output", "output_dir", "out"), "RUN is the second argument, without a flag"),
         **dict.fromkeys(("resume_from_checkpoint", "ckpt_path"), "the same command resumes"),
+        **dict.fromkeys(("extend_steps", "extra_epochs", "more_epochs"), "raise --epochs with --extend"),
         **dict.fromkeys(("push_to_hub", "hub_model_id"), "RUN/model is a folder of the format of the model hub"),
         **dict.fromkeys(("max_seconds", "min_seconds"), "utterances are filtered by `prepare`"),
     },

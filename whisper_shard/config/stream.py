@@ -35,6 +35,8 @@ class StreamConfig:
     """Loader processes; 0: read in the training process."""
     prefetch: int = 2
     """Batches that each loader process keeps ready."""
+    load_timeout_seconds: float = 600.0
+    """Stop with an error if loader processes deliver no batch for this long; 0: wait for ever."""
     read_ahead_mb: int = 1024
     """Memory for audio read ahead of its use, in MB (10^6 bytes) per training process; 0: do not read ahead."""
     cache: str = ""
@@ -59,6 +61,7 @@ class StreamConfig:
         check_range("--length-buckets", self.length_buckets, 1, 256)
         check_range("--workers", self.workers, 0, 1024)
         check_range("--prefetch", self.prefetch, 1, 1000)
+        check_range("--load-timeout-seconds", self.load_timeout_seconds, 0.0, MANY)
         check_range("--read-ahead-mb", self.read_ahead_mb, 0, 1_000_000)
         check_range("--cache-gb", self.cache_gb, 0.0, 1e6)
         check_range("--max-bad", self.max_bad, 0, MANY)

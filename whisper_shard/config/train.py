@@ -154,6 +154,8 @@ class SavingConfig:
     """Save a checkpoint at least every N minutes; 0: at every step."""
     resume: bool = True
     """Resume from the last checkpoint in RUN, if there is one."""
+    extend: bool = False
+    """Go on with the run in RUN, finished or not, to the number of epochs or max_steps given now."""
     log_every: int = 10
     """Write training metrics every N steps."""
     tensorboard: bool = True

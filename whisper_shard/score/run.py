@@ -5,7 +5,7 @@ from pathlib import Path
 
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
-from whisper_shard.errors import TrainingError
+from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
@@ -15,7 +15,7 @@ from whisper_shard.score.normalize import TEXT_FORMS
 from whisper_shard.score.page import build_page
 from whisper_shard.score.report import ScoreReport, WindowReport, find_warnings, report_as_json, slice_scores
 from whisper_shard.storage.atomic import as_environment_fault, atomic_file, write_json
-from whisper_shard.storage.location import Location, local_path
+from whisper_shard.storage.location import Location, local_path, parse_location
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
 
@@ -39,10 +39,11 @@ def score_model(
         ModelError: The model cannot be used.
         DatasetError: The dataset cannot be read.
         TrainingError: The dataset is empty, or a batch does not fit into memory.
-        ConfigError: The precision, the language or the cap is not possible.
+        ConfigError: Model and dataset are swapped, or precision, language or cap are not possible.
         EnvironmentFault: The report cannot be written.
     """
     set_threads(config.threads)
+    _check_order(model, dataset)
     data = open_dataset(dataset)
     if data.num_utterances == 0:
         raise TrainingError(f"{data.location}: the dataset is empty, there is nothing to score")
@@ -68,6 +69,19 @@ def score_model(
     )
     write_report(report)
     return report
+
+
+def _check_order(model: str, dataset: Path | str) -> None:
+    """Check that model and dataset are not swapped.
+
+    Raises:
+        ConfigError: They are.
+    """
+    location, folder = parse_location(dataset), Path(model)
+    is_model = location.is_local and (location.path / "config.json").is_file()
+    no_model = "://" in model or (folder.is_dir() and not (folder / "config.json").is_file())
+    if is_model and no_model:
+        raise ConfigError(f"the model comes first: whisper-shard score {dataset} {model}")
 
 
 def _default_folder(model: str, dataset: Location) -> Path:

@@ -19,7 +19,7 @@ from typing import Literal
 import webdataset as wds
 
 from whisper_shard.config.stream import StreamConfig
-from whisper_shard.dataset.index import Dataset
+from whisper_shard.dataset.index import Dataset, IndexReader
 from whisper_shard.dataset.sources.open import check_sources, open_sources
 from whisper_shard.dataset.sources.protocol import Source, SourceCounts
 from whisper_shard.errors import DatasetError, EnvironmentFault
@@ -28,7 +28,7 @@ from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Receiver
 from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
 from whisper_shard.stream.plan import PLAN_VERSION
-from whisper_shard.stream.processes import Running, is_death, pull, start_fork_server
+from whisper_shard.stream.processes import Running, is_death, is_timeout, pull, start_fork_server
 from whisper_shard.stream.read_ahead import ReadAhead
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.stream.run_buffer import RunBuffer
@@ -47,6 +47,7 @@ from whisper_shard.stream.stages import (
 from whisper_shard.stream.timetable import Step, Timetable
 
 log = logging.getLogger(__name__)
+_NAMED_SHARDS = 3  # as many as fit into a line
 _PIECE = 1 << 20  # utterances whose hashes are in memory at a time
 BYTES_PER_MB = 1_000_000
 """As `--read-ahead-mb` counts."""
@@ -152,9 +153,12 @@ class Loader:
         receiver = Receiver()
         with self._reading_ahead() as read_ahead:
             running: Running = (
-                iter(self.pipeline) if workers == 0 else pull(self.pipeline, workers=workers, prefetch=config.prefetch)
+                iter(self.pipeline)
+                if workers == 0
+                else pull(self.pipeline, workers=workers, prefetch=config.prefetch, timeout=config.load_timeout_seconds)
             )
             self._running = running
+            last = None
             try:
                 for item in running:
                     if isinstance(item, Failure):
@@ -163,8 +167,11 @@ class Loader:
                     if read_ahead is not None:
                         read_ahead.release(self._timetable.number(Step(epoch=batch.epoch, step=batch.step)))
                         self._counts = read_ahead.counts
+                    last = batch
                     yield batch.pin_memory() if self._pin_memory else batch
             except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+                if is_timeout(error):
+                    raise self._timeout_fault(last) from error
                 if not workers or not is_death(error):
                     raise
                 first_line = str(error).partition("\n")[0]
@@ -175,6 +182,23 @@ class Loader:
                 running.close()
                 if self._running is running:
                     self._running = None
+
+    def _timeout_fault(self, last: Batch | None) -> EnvironmentFault:
+        """Return the error for a batch that did not come in time: names what its process was reading."""
+        timetable, config = self._timetable, self._timetable.config
+        state = self.start if last is None else self.state_after(last)
+        step = Step(epoch=state.epoch, step=state.step)
+        readers = [(dataset, IndexReader(dataset)) for dataset in timetable.datasets]
+        shards: dict[str, None] = {}
+        for record in timetable.records(step):
+            dataset, reader = readers[record["dataset"]]
+            shards[str(dataset.shard_location(reader.locate(record["index_row"])[0]))] = None
+        named = ", ".join(list(shards)[:_NAMED_SHARDS]) + (" ..." if len(shards) > _NAMED_SHARDS else "")
+        return EnvironmentFault(
+            f"no batch came from the loader processes for {config.load_timeout_seconds:g} s; the next, step "
+            f"{step.step} of epoch {step.epoch}, reads {named}: check that these can be read and that "
+            "augmentations end, or raise --load-timeout-seconds; then run again"
+        )
 
     @contextmanager
     def _reading_ahead(self) -> Iterator[ReadAhead | None]:

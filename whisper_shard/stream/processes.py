@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Generator
 from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
@@ -21,7 +22,7 @@ _START_METHOD = "forkserver"
 _NO_GUARD = 77  # exit status of a loader process that runs the caller's script again
 
 
-def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int) -> Running:
+def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int, timeout: float) -> Running:
     """Yield what loader processes send, and end them at once when that is over.
 
     After an error torch would leave it to the garbage collector, and then wait five seconds for each process.
@@ -30,21 +31,27 @@ def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int) -> Running:
         pipeline: What each process runs.
         workers: Number of processes.
         prefetch: Batches that each keeps ready.
+        timeout: Seconds to wait for a batch; 0: for ever.
 
     Raises:
         ConfigError: The calling script has no ``__main__`` guard.
+        RuntimeError: A process has died, or no batch came in time.
     """
     if _is_starting():
         os._exit(_NO_GUARD)  # an exception would end in a traceback of each process
-    web_loader = wds.WebLoader(
-        pipeline,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=prefetch,
-        multiprocessing_context=start_fork_server(),
-        worker_init_fn=_begin_worker,
-    )
-    iterator = iter(web_loader.pipeline[0])
+    with warnings.catch_warnings():
+        # Of more processes than cores. They wait for storage as much as they compute; `bench` says whether they help.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        web_loader = wds.WebLoader(
+            pipeline,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            timeout=timeout,
+            multiprocessing_context=start_fork_server(),
+            worker_init_fn=_begin_worker,
+        )
+        iterator = iter(web_loader.pipeline[0])
     try:
         yield from iterator
     except Exception as error:
@@ -56,6 +63,11 @@ def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int) -> Running:
         raise
     finally:
         iterator._shutdown_workers()
+
+
+def is_timeout(error: Exception) -> bool:
+    """Return whether loader processes live, but have delivered nothing in time."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out")
 
 
 def is_death(error: Exception) -> bool:

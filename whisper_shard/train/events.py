@@ -77,6 +77,8 @@ class Resumed:
     """Steps made before."""
     folder: Path
     """The checkpoint it resumes from."""
+    changes: tuple[str, ...]
+    """Settings that differ from those the run began with, each in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

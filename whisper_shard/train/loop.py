@@ -8,14 +8,14 @@ The result of a run is a function of data, settings and seed: order, windows, dr
 position in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
 """
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from whisper_shard.config.train import TrainConfig
-from whisper_shard.errors import StopRequested, TrainingError
+from whisper_shard.dataset.presence import check_shards
+from whisper_shard.errors import StateError, StopRequested
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
 from whisper_shard.score.evaluate import Evaluation
@@ -39,6 +39,7 @@ from whisper_shard.train.finalize import TrainingEnd, finalize_run
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.language import report_language
 from whisper_shard.train.progress import ProgressReporter
+from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.checkpointer import Checkpointer
 from whisper_shard.train.run.context import RunContext, open_machine
 from whisper_shard.train.run.folder import RunFolder, TrainReport, claim_run, read_report, sole_trainer
@@ -82,15 +83,17 @@ def train_model(
     with open_machine(config.compute) as machine, catch_stop_signals() as request:
         context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
+        check_shards((*corpora.training, corpora.eval))
         with hold_remote_run(context, remote) as report_event, sole_trainer(folder, machine.ranks):
             context = replace(context, progress=report_event)
-            claim_run(folder, config, corpora.training, corpora.eval, write=machine.ranks.is_first)
+            changes = claim_run(folder, config, corpora.training, corpora.eval, write=machine.ranks.is_first)
+            barrier(machine.ranks)  # an extended run is no longer finished, and all ranks must see that
             if (report := read_report(folder)) is not None:
                 if machine.ranks.is_first:
                     progress(AlreadyOver(run=folder.shown))
                 return report
             loaded, labeler = _load_checked(config, corpora)
-            trainer = Trainer(context, corpora, loaded, labeler)
+            trainer = Trainer(context, corpora, loaded, labeler, changes)
             with trainer.log, pause_garbage_collector():
                 end = trainer.train()
                 return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
@@ -114,9 +117,20 @@ class Trainer:
         corpora: Training and evaluation data.
         loaded: The model.
         labeler: Turns texts into labels and tokens into texts.
+        changes: Settings that differ from those the run began with, in words.
+
+    Raises:
+        StateError: The run has made more steps than it shall have.
     """
 
-    def __init__(self, context: RunContext, corpora: Corpora, loaded: LoadedWhisper, labeler: Labeler) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        corpora: Corpora,
+        loaded: LoadedWhisper,
+        labeler: Labeler,
+        changes: Sequence[str] = (),
+    ) -> None:
         config, machine = context.config, context.machine
         self.context = context
         self.config = config
@@ -149,6 +163,13 @@ class Trainer:
         # are opened, since that removes the lines of steps that will be made again.
         self._restored = self.checkpointer.restore(warnings.append)
         self.state = self._restored.state if self._restored else RunState()
+        if self.state.step > self.total_steps:
+            raise StateError(
+                f"{context.folder.shown}: the run has made {self.state.step} steps already, and is to end after "
+                f"{self.total_steps}; raise --epochs or --max-steps"
+            )
+        if config.saving.extend and self.state.step < self.total_steps and self._is_finished():
+            self.state.worse_evaluations = 0  # it had stopped early, and would do so again at once
         self.train_step.restore_limit(self.state.pass_limit)
         self.log = MetricsLog(
             context.folder.path,
@@ -164,7 +185,7 @@ class Trainer:
         self._agreed = Requests()
         self._lr = 0.0
         self._last_save = time.monotonic()
-        self._report_start(warnings)
+        self._report_start(warnings, changes)
 
     def train(self) -> TrainingEnd:
         """Train until the last step or until WER stops improving.
@@ -281,36 +302,18 @@ class Trainer:
         """Score the model in 30 s windows; return whether it is the best so far.
 
         Raises:
-            TrainingError: See `_check_first_evaluation`.
+            TrainingError: See `Validator.check_first`.
         """
         self._read_pending()
         evaluation = self.validator.evaluate("full")
         if self.state.step == 0:
-            self._check_first_evaluation(evaluation)
+            self.validator.check_first(evaluation)
             self.state.wer_before = evaluation.wer
         is_best = self.state.record_evaluation(evaluation.wer, evaluation.loss)
         self.reporter.log_evaluation(evaluation, is_best=is_best)
         self.last_evaluation = evaluation
-        if (count := self.config.evaluation.average) > 1:
-            self.checkpointer.save_snapshot(self.state, count)
+        self.checkpointer.save_snapshot(self.state, self.config.evaluation.average)
         return is_best
-
-    def _check_first_evaluation(self, evaluation: Evaluation) -> None:
-        """Check that evaluations of this model on this data mean something.
-
-        Raises:
-            TrainingError: The model is damaged, or there is not a single reference word.
-        """
-        if not math.isfinite(evaluation.loss):
-            raise TrainingError(
-                f"{self.config.model}: before any training its loss on the evaluation data is {evaluation.loss:g}: "
-                "its weights are damaged; take another model"
-            )
-        if evaluation.score.num_reference_words == 0:
-            raise TrainingError(
-                f"{self.corpora.eval.location}: its texts have no word once punctuation is dropped, such as "
-                f"{evaluation.utterances[0].key}; WER would mean nothing: correct them, or give other data by --eval"
-            )
 
     def _estimate_wer(self) -> None:
         """Log an estimate of the WER between two evaluations; nothing depends on it."""
@@ -362,7 +365,7 @@ class Trainer:
             pin_memory=machine.device.type == "cuda",
         )
 
-    def _report_start(self, warnings: list[str]) -> None:
+    def _report_start(self, warnings: Sequence[str], changes: Sequence[str]) -> None:
         machine = self.context.machine
         for message in warnings:
             self.reporter.report(Warned(message=message))
@@ -393,4 +396,4 @@ class Trainer:
                 self.reporter.report(event)
         if self._restored is not None:
             self.reporter.log_line("resume")
-            self.reporter.report(Resumed(step=self.state.step, folder=self._restored.folder))
+            self.reporter.report(Resumed(step=self.state.step, folder=self._restored.folder, changes=tuple(changes)))

@@ -1,6 +1,7 @@
 """Scores the model on the evaluation set during training; every rank scores its part, all get the same result."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.dataset.sources.open import open_sources
+from whisper_shard.errors import TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.score.evaluate import (
@@ -78,6 +80,23 @@ class Validator:
     def estimate_wer(self) -> Evaluation:
         """Estimate `evaluate` at a fraction of its cost: in short windows, with borrowed silence if there is any."""
         return self.evaluate("short" if self.silence_source is None else "borrowed")
+
+    def check_first(self, evaluation: Evaluation) -> None:
+        """Check, before any training, that evaluations of this model on this data mean something.
+
+        Raises:
+            TrainingError: The model is damaged, or there is not a single reference word.
+        """
+        if not math.isfinite(evaluation.loss):
+            raise TrainingError(
+                f"{self.loaded.path}: before any training its loss on the evaluation data is {evaluation.loss:g}: "
+                "its weights are damaged; take another model"
+            )
+        if evaluation.score.num_reference_words == 0:
+            raise TrainingError(
+                f"{self.dataset.location}: its texts have no word once punctuation is dropped, such as "
+                f"{evaluation.utterances[0].key}; WER would mean nothing: correct them, or give other data by --eval"
+            )
 
     def _report_batches(self, batches: Iterable[Batch], window: Window) -> Iterator[Batch]:
         """Yield batches, report each one that was scored, and stop between two of them if asked.

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from tests.making import make_dataset
-from tests.train.running import tiny_config
+from tests.train.running import of_kind, tiny_config
 from whisper_shard.config.settings import list_settings, replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError, StateError
-from whisper_shard.train.events import AlreadyOver
+from whisper_shard.train.events import AlreadyOver, Resumed, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.run.folder import FREE_SETTINGS, RunFolder, sole_trainer
+from whisper_shard.train.run.folder import FREE_SETTINGS, LENGTH_SETTINGS, RunFolder, sole_trainer
 
 
 def test_settings_are_written_down(finished):
@@ -49,8 +49,47 @@ def test_settings_of_speed_may_change_others_may_not(finished, task):
         train_model(task, run, replace_settings(config, {"resume": False}))
 
 
+def test_all_settings_that_differ_are_named_at_once(finished, task):
+    run, config, _, _ = finished
+    message = (
+        r"began with lr = 0.003, now it is 0.1; label_smoothing = .*, now it is 0.2; resume with the same, or choose"
+    )
+    with pytest.raises(StateError, match=message):
+        train_model(task, run, replace_settings(config, {"lr": 0.1, "label_smoothing": 0.2, "workers": 1}))
+
+
 def test_free_settings_exist():
-    assert set(list_settings(TrainConfig)) >= FREE_SETTINGS
+    assert set(list_settings(TrainConfig)) >= FREE_SETTINGS | LENGTH_SETTINGS
+
+
+def test_a_finished_run_goes_on_to_more_steps_if_asked(task, tmp_path):
+    run, config = tmp_path / "run", tiny_config(task, max_steps=2)
+    train_model(task, run, config)
+    longer = replace_settings(config, {"max_steps": 5, "save_every": 1})
+    with pytest.raises(StateError, match=r"began with max_steps = 2, now it is 5; .*, use --extend to make more steps"):
+        train_model(task, run, longer)
+    events = []
+    longer = replace_settings(longer, {"extend": True})
+    assert train_model(task, run, longer, events.append).steps == 5
+    (resumed,) = of_kind(events, Resumed)
+    assert (resumed.step, set(resumed.changes)) == (2, {"max_steps = 5, was 2", "save_every = 1, was 2"})
+    assert [event.step for event in of_kind(events, Stepped)] == [3, 4, 5]
+    assert all(event.lr > 0 for event in of_kind(events, Stepped)), "on the longer schedule"
+    again = []
+    train_model(task, run, longer, again.append)
+    assert again == [AlreadyOver(run=str(run))]
+    with pytest.raises(StateError, match=r"began with max_steps = 5, now it is 3; resume with the same"):
+        train_model(task, run, replace_settings(longer, {"max_steps": 3}))
+
+
+def test_a_run_that_stopped_early_goes_on_if_asked(task, tmp_path):
+    run, config = tmp_path / "run", tiny_config(task, lr=1e-30, patience=2, epochs=5)
+    assert train_model(task, run, config).stopped == "early"
+    fewer = replace_settings(config, {"max_steps": 3, "extend": True})
+    with pytest.raises(StateError, match=r"the run has made 4 steps already, and is to end after 3; raise --epochs or"):
+        train_model(task, run, fewer)
+    longer = replace_settings(config, {"epochs": 6, "extend": True})
+    assert train_model(task, run, longer).steps > 4
 
 
 def test_finished_run_without_checkpoints_is_still_that_run(finished, task, tmp_path):

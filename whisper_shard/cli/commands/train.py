@@ -55,7 +55,8 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.SilenceChosen():
             progress.say(f"short windows borrow the silence after {event.key} ({event.seconds:.2f} s, {event.dataset})")
         case training.Resumed():
-            progress.say(f"resuming from step {event.step}, {event.folder}")
+            changes = f"; changed since it began: {'; '.join(event.changes)}" if event.changes else ""
+            progress.say(f"resuming from step {event.step}, {event.folder}{changes}")
         case training.Stepped():
             progress.update(event.step, event.total_steps, describe_steps(event))
         case training.Evaluating():

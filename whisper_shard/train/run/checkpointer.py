@@ -90,7 +90,9 @@ class Checkpointer:
         return checkpoint_path(folder, state.step)
 
     def save_snapshot(self, state: RunState, count: int) -> None:
-        """Save the weights for averaging, and keep those of the last ``count`` evaluations."""
+        """Save the weights for averaging, and keep those of the last ``count`` evaluations; none if it is below 2."""
+        if count < 2:
+            return
         state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
         if self.context.machine.ranks.is_first:
             tensors = {"model": model_weights(self.trainable.model)}

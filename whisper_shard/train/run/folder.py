@@ -30,12 +30,15 @@ from whisper_shard.train.run.checkpoint import list_checkpoints
 
 FREE_SETTINGS = frozenset(
     {
-        "bad_record", "cache", "cache_gb", "compile", "eval", "eval_batch", "gradient_checkpointing", "log_every",
-        "max_bad", "max_nonfinite", "micro_batch", "prefetch", "progress_every", "read_ahead_mb", "resume",
-        "save_every", "save_minutes", "tensorboard", "threads", "workers",
+        "bad_record", "cache", "cache_gb", "compile", "eval", "eval_batch", "extend", "gradient_checkpointing",
+        "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch", "prefetch", "progress_every",
+        "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard", "threads", "workers",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
+LENGTH_SETTINGS = frozenset({"epochs", "max_steps"})
+"""Settings that --extend may change: the run gets longer, and its learning rate falls more slowly from there on."""
+_PER_CALL = frozenset({"extend", "resume"})  # they belong to a command, not to the run
 LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
 
 
@@ -147,8 +150,10 @@ def _remove_leftovers(folder: RunFolder) -> None:
 
 def claim_run(
     folder: RunFolder, config: TrainConfig, training: Sequence[Dataset], evaluation: Dataset, *, write: bool
-) -> None:
+) -> list[str]:
     """Record in the run folder which run it belongs to, or check that it is this one.
+
+    With --extend, the number of steps may have changed: then the run is no longer finished, and goes on to the new one.
 
     Args:
         folder: The folder, locked.
@@ -157,16 +162,25 @@ def claim_run(
         evaluation: The evaluation data.
         write: Whether to write train.json; one rank does.
 
+    Returns:
+        The settings that differ from those the run began with, which may, each in words.
+
     Raises:
         StateError: The folder holds a run, finished or not, with other settings or data, or --no-resume was given.
     """
     ours = describe_run(config, training, evaluation)
-    if list_checkpoints(folder.checkpoints) or folder.report.is_file():
-        if not config.saving.resume:
-            raise StateError(f"{folder.shown}: already holds a run; choose a new folder, or omit --no-resume")
-        check_same_run(folder, ours)
-    elif write:
+    if not (list_checkpoints(folder.checkpoints) or folder.report.is_file()):
+        if write:
+            write_json(folder.settings, ours)
+        return []
+    if not config.saving.resume:
+        raise StateError(f"{folder.shown}: already holds a run; choose a new folder, or omit --no-resume")
+    changes = check_same_run(folder, ours, may_extend=config.saving.extend)
+    if write and changes.keys() & LENGTH_SETTINGS:
+        # In this order: killed in between, it is an unfinished run of the old length, which can be extended again.
+        folder.report.unlink(missing_ok=True)
         write_json(folder.settings, ours)
+    return [f"{name} = {now!r}, was {before!r}" for name, (before, now) in changes.items()]
 
 
 def describe_run(config: TrainConfig, training: Sequence[Dataset], evaluation: Dataset) -> dict[str, Any]:
@@ -185,11 +199,21 @@ def describe_run(config: TrainConfig, training: Sequence[Dataset], evaluation: D
     return plain
 
 
-def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
+def check_same_run(
+    folder: RunFolder, ours: Mapping[str, Any], *, may_extend: bool = False
+) -> dict[str, tuple[Any, Any]]:
     """Check that the run in the folder has the same settings and data; its model is checked when weights are restored.
 
+    Args:
+        folder: Of the run.
+        ours: What `describe_run` gives now.
+        may_extend: Whether LENGTH_SETTINGS may differ, too.
+
+    Returns:
+        Value before and now of each setting that differs and may.
+
     Raises:
-        StateError: Names the first difference with both values.
+        StateError: Names all other differences with both values.
     """
     try:
         theirs = json.loads(folder.settings.read_bytes())
@@ -197,12 +221,23 @@ def check_same_run(folder: RunFolder, ours: Mapping[str, Any]) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise StateError(f"{folder.settings}: missing or damaged ({error!r}); start again in another folder") from error
     now = {**ours["settings"], **_data_fields(ours)}
-    for name, value in now.items():
-        if name not in FREE_SETTINGS and before.get(name) != value:
-            raise StateError(
-                f"{folder.shown}: this run began with {name} = {before.get(name)!r}, now it is {value!r}; "
-                "resume with the same value, or choose another run folder"
-            )
+    changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+    extended = {name for name in LENGTH_SETTINGS & changes.keys() if may_extend and _is_longer(changes[name])}
+    allowed = FREE_SETTINGS | extended
+    if refused := {name: values for name, values in changes.items() if name not in allowed}:
+        differences = "; ".join(f"{name} = {old!r}, now it is {new!r}" for name, (old, new) in refused.items())
+        longer = ", use --extend to make more steps" if refused.keys() <= LENGTH_SETTINGS else ""
+        raise StateError(
+            f"{folder.shown}: this run began with {differences}; resume with the same, or choose another run "
+            f"folder{longer}"
+        )
+    return {name: values for name, values in changes.items() if name not in _PER_CALL}
+
+
+def _is_longer(change: tuple[Any, Any]) -> bool:
+    """Return whether a number of epochs or steps was raised; 0 leaves it to the other of the two."""
+    before, now = change
+    return bool(now == 0 or now > before)
 
 
 def read_report(folder: RunFolder) -> TrainReport | None:
