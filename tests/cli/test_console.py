@@ -54,3 +54,16 @@ def test_progress_that_ends_with_an_error_prints_no_last_line(capsys):
         progress.update(1, 3)
         raise ValueError("x")
     assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_says_at_once_what_is_waited_for_and_a_file_does_not(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "console", type(console.console)(file=screen, force_terminal=True, width=80))
+        with console.Progress("training") as progress:
+            progress.wait("opening data and model")
+    assert "opening data and model" in screen.getvalue()
+    with console.Progress("training") as progress:
+        progress.wait("opening data and model")
+    assert capsys.readouterr().out == ""

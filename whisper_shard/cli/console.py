@@ -90,6 +90,11 @@ class Progress:
             self.say(self._line)
             self._last_line_time = time.monotonic()
 
+    def wait(self, note: str) -> None:
+        """Show on a terminal what is under way while there is nothing to count yet."""
+        if self._is_live:
+            self.update(0, None, note)
+
     def say(self, text: str) -> None:
         """Print a line that stays, above the bar where there is one."""
         console.print(text, markup=False)

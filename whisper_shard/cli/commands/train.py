@@ -31,6 +31,7 @@ def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     folder = location.path if location.is_local else work_folder("runs", location)
     settings = partial(_write_settings, folder / "train.toml", dump_config(resolve_config(config), "train"))
     with Progress("training") as progress:
+        progress.wait("opening data and model")
         report = train_model(dataset, run, config, partial(_show_training, progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: only the first rank prints
         return 0
@@ -50,6 +51,7 @@ def _show_training(progress: Progress, write_settings: Callable[[], None], event
         case training.Started():
             write_settings()
             progress.say(describe_start(event))
+            progress.wait("waiting for the first batch")
         case training.LanguageChosen():
             progress.say(describe_language(event))
         case training.SilenceChosen():
