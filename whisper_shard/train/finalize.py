@@ -21,6 +21,7 @@ from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.run.checkpoint import checkpoint_path, read_tensors
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.folder import TrainReport, write_report
+from whisper_shard.train.run.page import write_run_page
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.validator import Validator
 
@@ -107,6 +108,7 @@ def finalize_run(
         card = write_card(context, corpora, report, full)
         save_model_folder(validator.loaded, context.folder.model, language=language, task=task, card=card)
         write_report(context.folder, report)
+        write_run_page(context.folder)
     return report
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from whisper_shard.dataset.sources.protocol import SourceCounts
 from whisper_shard.errors import TrainingError
-from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.score.evaluate import EvaluatedUtterance, Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.delivery import Planned
 from whisper_shard.train.events import (
@@ -24,6 +24,7 @@ from whisper_shard.train.global_batch import GlobalBatch
 from whisper_shard.train.ranks import gather_texts
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.metrics import MetricsLog
+from whisper_shard.train.run.page import NUM_SAMPLES, write_run_page
 from whisper_shard.train.run.state import EpochLedger, LogInterval, RunState
 from whisper_shard.train.step import StepResult
 from whisper_shard.utterance import SAMPLE_RATE
@@ -186,7 +187,13 @@ class ProgressReporter:
             cap_hits=evaluation.cap_hits,
             is_best=is_best,
             seconds=evaluation.seconds,
+            samples=[
+                {"key": sample.key, "reference": sample.reference, "hypothesis": sample.hypothesis}
+                for sample in _spread(evaluation.utterances, NUM_SAMPLES)
+            ],
         )
+        if self._context.machine.ranks.is_first:
+            write_run_page(self._context.folder)
         self.report(
             Evaluated(
                 step=self.state.step,
@@ -247,3 +254,8 @@ class ProgressReporter:
 def _name_some(keys: Sequence[str]) -> str:
     rest = f" and {len(keys) - _NAMED_KEYS} more" if len(keys) > _NAMED_KEYS else ""
     return ", ".join(keys[:_NAMED_KEYS]) + rest
+
+
+def _spread(utterances: Sequence[EvaluatedUtterance], count: int) -> Sequence[EvaluatedUtterance]:
+    """Return ``count`` utterances, or all, from everywhere in the order of keys: always the same ones."""
+    return utterances[:: max(1, len(utterances) // count)][:count]

@@ -1,7 +1,7 @@
 """The folder of a run: which run it belongs to, its files, and the report at the end.
 
 RUN/train.json        settings, fingerprints of the data, library versions
-RUN/metrics.jsonl     metrics and events; RUN/tensorboard the same numbers for TensorBoard
+RUN/metrics.jsonl     metrics and events; RUN/run.html shows them; RUN/tensorboard the same numbers for TensorBoard
 RUN/checkpoints/      the last two and the best; RUN/snapshots/ weights for averaging
 RUN/model/            the result, a Hugging Face folder
 RUN/report.json       the result in numbers; written when the run is finished
