@@ -90,7 +90,6 @@ def test_train(url, folder, tmp_path, capsys, part):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["prepare", "s3://in/corpus.csv", "out"], "CORPUS s3://in/corpus.csv: only a local path can be used here"),
         (["prepare", "corpus.csv", "https://out/data"], "OUT https://out/data: https can only be read; give a bucket"),
         (["train", "s3://in/data", "https://out/run"], "RUN https://out/run: https can only be read; give a bucket"),
         (["score", "tiny", "DATASET", "--out", "az://out/score"], "--out az://out/score: only a local path"),
