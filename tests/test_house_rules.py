@@ -15,7 +15,7 @@ HOMES = {
     "soundfile": {"audio/sndfile.py", "audio/members.py", "stream/augment/sounds.py", "demo/speech.py"},
     "av": {"audio/ffmpeg.py", "demo/speech.py"},
     "librosa": {"cli/doctor.py"},
-    "msgspec": {"dataset/description.py", "dataset/reader.py"},
+    "msgspec": {"dataset/columns.py", "dataset/description.py", "dataset/reader.py"},
     "soxr": {"audio/resample.py"},
     "joblib": {"prepare/workers/pool.py", "prepare/workers/cluster.py", "prepare/workers/trackers.py"},
     "webdataset": {"stream/gopen.py", "stream/loader.py", "stream/processes.py", "bench/stages.py"},

@@ -17,6 +17,8 @@ from whisper_shard.bench.loader import (
 from whisper_shard.bench.report import LoaderRate, StageTime
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.tools import BenchConfig
+from whisper_shard.dataset.index import open_dataset
+from whisper_shard.dataset.views import filter_dataset
 from whisper_shard.errors import ConfigError
 
 
@@ -115,3 +117,17 @@ def test_an_epoch_is_planned_without_reading_it(tmp_path, monkeypatch):
     monkeypatch.setattr("whisper_shard.bench.epoch._MOST_STEPS", 8)
     part = plan_reads([dataset], config)
     assert part.gigabytes == pytest.approx(whole.gigabytes) and part.requests == pytest.approx(whole.requests, rel=0.5)
+
+
+def test_an_epoch_of_a_view_leaves_out_what_the_view_does(tmp_path, monkeypatch):
+    seconds = [s for _ in range(4) for s in np.linspace(0.3, 12.0, 12)]
+    dataset = make_dataset(tmp_path / "set", seconds, per_shard=12)
+    filter_dataset(dataset.location, tmp_path / "view", "seconds < 4")
+    view = open_dataset(tmp_path / "view")
+    assert sum(shard.num_bytes for shard in view.shards) == sum(shard.num_bytes for shard in dataset.shards)
+    config = BenchConfig(stream=StreamConfig(batch_size=2))
+    whole = plan_reads([view], config)
+    monkeypatch.setattr("whisper_shard.bench.epoch._MOST_STEPS", 4)
+    part = plan_reads([view], config)
+    assert part.gigabytes == pytest.approx(whole.gigabytes, rel=0.1)
+    assert part.fetched_over_used == pytest.approx(whole.fetched_over_used, rel=0.1) and whole.fetched_over_used < 1.1

@@ -8,6 +8,7 @@ import pytest
 
 from tests.foreign import encode, make_index, write_tar
 from tests.making import make_dataset
+from tests.s3 import BUCKET, upload_folder
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.summary import inspect_dataset
@@ -199,3 +200,28 @@ def test_a_view_in_a_bucket_cannot_name_local_shards(dataset):
         ConfigError, match=r"s3://bucket/view: cannot refer to .*set on this machine; upload that first"
     ):
         filter_dataset(dataset, "s3://bucket/view", "seconds > 0.45")
+
+
+def test_a_view_in_a_bucket_of_a_dataset_in_that_bucket(s3, source):
+    base = f"s3://{BUCKET}/views/set"
+    upload_folder(source, base)
+    filter_dataset(base, f"s3://{BUCKET}/views/few", "seconds > 0.85")
+    view = open_dataset(f"s3://{BUCKET}/views/few")
+    assert view.description.view.dataset == "../set"
+    lengths = open_dataset(source).columns("num_samples")["num_samples"]
+    assert view.num_utterances == int((lengths > 0.85 * 16_000).sum()) > 0
+    ledger, loader = Ledger(), open_loader(view, StreamConfig(batch_size=4), epochs=1)
+    for batch in loader:
+        ledger.add(batch)
+    assert ledger.is_complete(loader.planned(0))
+    assert faults(f"s3://{BUCKET}/views/few") == []
+
+
+def test_a_view_on_the_disk_of_a_dataset_in_a_bucket(s3, source, tmp_path):
+    base = f"s3://{BUCKET}/views-local/set"
+    upload_folder(source, base)
+    filter_dataset(base, tmp_path / "few", "speaker == 'speaker1'")
+    view = open_dataset(tmp_path / "few")
+    assert view.shards[0].name == f"{base}/shards/000000.tar"
+    keys = [key for batch in open_loader(view, StreamConfig(batch_size=4), epochs=1) for key in batch.keys if key]
+    assert sorted(keys) == sorted(view.columns("key")["key"])

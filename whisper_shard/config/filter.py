@@ -9,3 +9,5 @@ class FilterConfig:
 
     where: str = ""
     """Condition, such as "chars_per_second < 25 and snr_db > 10"; columns and functions are in docs/quality.md."""
+    relabel: str = ""
+    """Columns by `score --write-columns NAME` whose hypotheses become the texts: pseudo-labels; empty: none."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range
+from whisper_shard.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,10 @@ class ScoreConfig:
     """Longest hypothesis in tokens."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
+    write_columns: str = ""
+    """Store hypothesis, error rates and confidence of each utterance beside the dataset, for `filter`, as NAME."""
+    slice: str = ""
+    """With write_columns: do part I of N, such as 0/4; empty: RANK of WORLD_SIZE, which torchrun sets, else all."""
     limit: int = 0
     """Score N utterances only, by a fixed shuffle; 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -37,3 +42,5 @@ class ScoreConfig:
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--limit", self.limit, 0, MANY)
         check_range("--threads", self.threads, 0, 4096)
+        if self.slice and not self.write_columns:
+            raise ConfigError("--slice shares out the work of --write-columns NAME: give that, too")

@@ -114,6 +114,10 @@ class View:
     """The conditions that were applied, one after the other."""
     dropped: Mapping[str, Count]
     """Utterances dropped, by the first clause that did not hold."""
+    columns: Mapping[str, Sha256] = field(default_factory=dict)
+    """Digest of each table of columns beside the dataset that it was made with, by their name."""
+    relabeled_by: str = ""
+    """Columns whose hypotheses are the texts, instead of those in the shards; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,11 @@ class Description:
     """What is known of tars that others wrote; None: this package wrote them."""
     view: View | None = None
     """What it is a view of; None: it is no view."""
+
+    @property
+    def is_relabeled(self) -> bool:
+        """Whether the texts are those of the index, not those of the shards."""
+        return self.view is not None and bool(self.view.relabeled_by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,9 +269,10 @@ def check_base(view: Location, description: Description, store: ObjectStore) -> 
     except DatasetError as error:
         raise DatasetError(f"{view}: is a view of a dataset that is missing: {error}") from error
     if hashlib.sha256(content).hexdigest() != description.view.sha256:
+        relabel = f" --relabel {name}" if (name := description.view.relabeled_by) else ""
         raise DatasetError(
             f"{view}: is a view of {base}, which was changed after the view was made; make it again by "
-            f"`whisper-shard filter {base} {view} --where ...` ({' and '.join(description.view.where)})"
+            f"`whisper-shard filter {base} {view} --where ...{relabel}` ({' and '.join(description.view.where)})"
         )
 
 

@@ -7,7 +7,7 @@ never walked, and sizes come from the index alone, never from a tar header.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from whisper_shard.dataset.shard import BLOCK, tar_header
 from whisper_shard.dataset.sources.protocol import ByteReader
 from whisper_shard.errors import DatasetError
 
-_DETAILED_SHARDS = 64  # shards whose texts a reader of foreign tars keeps
+_DETAILED_SHARDS = 64  # shards whose texts a reader keeps, where the index has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class RawUtterance:
     """First sample of the utterance in the audio member."""
     decoders: tuple[Decoder, ...] = ()
     """For a member in a tar that others wrote; empty for one of this package."""
+    text: str | None = None
+    """What stands for the text of the json member, in a view with texts of its own; None: that text itself."""
 
 
 class UtteranceReader(Protocol):
@@ -82,6 +84,8 @@ class RecordReader:
         self.index = IndexReader(dataset)
         self._suffix = dataset.description.codec
         self._paths = [str(dataset.shard_location(shard)) for shard in range(len(dataset.shards))]
+        self._is_relabeled = dataset.description.is_relabeled
+        self._texts = lru_cache(_DETAILED_SHARDS)(self._read_texts)
 
     def read(self, row: int) -> RawUtterance:
         """Read an utterance with one request and check every byte of it.
@@ -97,11 +101,17 @@ class RecordReader:
             raise DatasetError(
                 f"{self._paths[shard]}: utterance {place.key}: {fault}; restore the shard or prepare it again"
             )
-        return raw_utterance(data, place, path=self._paths[shard], suffix=self._suffix)
+        raw = raw_utterance(data, place, path=self._paths[shard], suffix=self._suffix)
+        if not self._is_relabeled:
+            return raw
+        return replace(raw, text=self._texts(shard)[self.index.locate(row)[1]])
 
     def close(self) -> None:
         """Close the source."""
         self._source.close()
+
+    def _read_texts(self, shard: int) -> list[str]:
+        return self.index.rows(shard, "text")["text"]
 
 
 class ForeignReader:
@@ -213,7 +223,7 @@ def decode_audio(raw: RawUtterance) -> NDArray[np.int16] | NDArray[np.float32]:
 
 
 def decode_json(raw: RawUtterance) -> dict[str, Any]:
-    """Return the fields of an utterance's json member.
+    """Return the fields of an utterance's json member; the text is that of a view with texts of its own.
 
     Raises:
         DatasetError: The member is not a JSON object with a text.
@@ -228,4 +238,4 @@ def decode_json(raw: RawUtterance) -> dict[str, Any]:
             raise DatasetError(f"{raw.path}: utterance {raw.key}: {name} in the json member is no text")
     if not isinstance(record.get("text"), str):
         raise DatasetError(f"{raw.path}: utterance {raw.key}: json member has no text")
-    return record
+    return record if raw.text is None else {**record, "text": raw.text}

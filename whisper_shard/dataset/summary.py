@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.audio.members import encode_wav
 from whisper_shard.audio.samples import to_float32, to_int16
+from whisper_shard.dataset.columns import ColumnsInfo, list_columns
 from whisper_shard.dataset.description import View
 from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.reader import decode_audio, decode_json, open_reader
@@ -58,6 +59,8 @@ class DatasetOverview:
     """Utterances by speaker, largest first."""
     view: View | None = None
     """What it is a view of; None: it is no view."""
+    columns: tuple[tuple[ColumnsInfo, bool], ...] = ()
+    """Columns beside it, each with whether it belongs to the dataset as it is now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ def inspect_dataset(folder: Path | str) -> DatasetOverview:
         languages=languages,
         speakers=speakers,
         view=dataset.description.view,
+        columns=tuple(list_columns(dataset)),
     )
 
 

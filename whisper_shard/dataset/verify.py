@@ -19,6 +19,7 @@ from whisper_shard.dataset.description import (
     DATASET_NAME,
     INDEX_NAME,
     LENGTHS_NAME,
+    Description,
     FileInfo,
     ShardInfo,
     has_description,
@@ -108,6 +109,8 @@ def _check_index_and_shards(dataset: Dataset) -> Iterator[Fault | ShardChecked]:
     for number, shard in enumerate(dataset.shards):
         places, rows = index.places(number), index.rows(number, *_CHECKED)
         yield from _check_keys(shard, rows, number, seen)
+        if dataset.description.is_relabeled:
+            yield from _check_own_texts(shard, rows)
         for name, values in lengths.items():
             if values[num_utterances : num_utterances + len(places)].tolist() != rows[name]:
                 yield Fault(file=LENGTHS_NAME, key=None, detail=f"{name} differs from {INDEX_NAME} in {shard.name}")
@@ -205,6 +208,14 @@ def _check_keys(shard: ShardInfo, rows: dict[str, list[Any]], number: int, seen:
             yield Fault(file=shard.name, key=key, detail=f"{INDEX_NAME} has a wrong shard, row or key for it")
 
 
+def _check_own_texts(shard: ShardInfo, rows: dict[str, list[Any]]) -> Iterator[Fault]:
+    """Check texts that are in the index alone; those of the shards are not delivered."""
+    for key, text, num_chars in zip(rows["key"], rows["text"], rows["num_chars"], strict=True):
+        if not text or len(text) != num_chars:
+            detail = f"its text has {len(text)} characters, {INDEX_NAME} says {num_chars}"
+            yield Fault(file=shard.name, key=key, detail=detail)
+
+
 def _check_shard(
     dataset: Dataset, number: int, places: list[Place], rows: dict[str, list[Any]], details: list[ForeignDetails]
 ) -> Iterator[Fault]:
@@ -219,8 +230,7 @@ def _check_shard(
                 decoders = foreign_decoders(description.foreign.npy_sample_rate)
                 found_faults = check_foreign_members(file.read, digest, places, details, decoders)
             else:
-                may_skip = description.view is not None
-                found_faults = _check_members(file, digest, places, rows, description.codec, may_skip=may_skip)
+                found_faults = _check_members(file, digest, places, rows, description)
             for key, detail in found_faults:
                 num_faults += 1
                 yield Fault(file=shard.name, key=key, detail=detail)
@@ -278,13 +288,14 @@ def _open_shard(dataset: Dataset, location: Location) -> Iterator[_OpenShard]:
 
 
 def _check_members(
-    file: _OpenShard, digest: Any, places: list[Place], rows: dict[str, list[Any]], suffix: str, *, may_skip: bool
+    file: _OpenShard, digest: Any, places: list[Place], rows: dict[str, list[Any]], description: Description
 ) -> Iterator[tuple[str | None, str]]:
     """Compare a tar with what the index says each of its bytes is; yield key and detail of each difference.
 
     Where utterances may be skipped, as in a view, only the digest tells whether their bytes were changed.
     """
-    position = 0
+    position, suffix, may_skip = 0, description.codec, description.view is not None
+    copied = [name for name in _COPIED if name != "text" or not description.is_relabeled]
     for row, place in enumerate(places):
         if may_skip and place.audio_offset > position + BLOCK:
             _skip(file, digest, place.audio_offset - BLOCK - position)
@@ -305,7 +316,7 @@ def _check_members(
             yield place.key, f"padding after {place.key}.json at byte {end} is not empty"
         if not num_faults:
             raw = raw_utterance(data, place, path=file.name, suffix=suffix)
-            yield from ((place.key, detail) for detail in _check_content(raw, {n: rows[n][row] for n in _COPIED}))
+            yield from ((place.key, detail) for detail in _check_content(raw, {n: rows[n][row] for n in copied}))
         position = end + -end % BLOCK
     if may_skip and file.num_bytes > position + 2 * BLOCK:
         _skip(file, digest, file.num_bytes - position - 2 * BLOCK)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from whisper_shard.dataset.columns import check_name, join_columns
 from whisper_shard.dataset.description import (
     DATASET_NAME,
     INDEX_NAME,
@@ -70,8 +71,9 @@ class ViewMade:
 def filter_dataset(
     dataset: Location | Path | str,
     view: Location | Path | str,
-    where: str,
+    where: str = "",
     *,
+    relabel: str = "",
     storage: StorageConfig | None = None,
 ) -> tuple[ViewMade, ...]:
     """Make a view of the utterances that meet a condition; of each part, where a folder has ``train`` and ``eval``.
@@ -79,7 +81,8 @@ def filter_dataset(
     Args:
         dataset: A dataset or a view, or the output of `prepare`; a local path or a URL.
         view: Where to write; an older view there is replaced.
-        where: The condition; see docs/quality.md.
+        where: The condition; see docs/quality.md. It may be empty with ``relabel``.
+        relabel: Columns beside the dataset whose hypotheses become the texts; utterances without one are dropped.
         storage: How object storage is reached; None is as the environment says.
 
     Raises:
@@ -89,26 +92,81 @@ def filter_dataset(
         EnvironmentFault: The disk or the network fails.
     """
     storage = storage or StorageConfig()
-    source, target, clauses = parse_location(dataset), parse_location(view), parse_condition(where)
+    source, target = parse_location(dataset), parse_location(view)
+    selection = _parse_selection(where, relabel)
     store = ObjectStore(storage)
     parts = [part for part in PARTS if has_description(source.join(part), store)]
     if has_description(source, store) or not parts:
         pairs = [(source, target)]
     else:
         pairs = [(source.join(part), target.join(part)) for part in parts]
-    opened = [open_dataset(folder, storage=storage) for folder, _ in pairs]
+    opened = [_join(open_dataset(folder, storage=storage), selection) for folder, _ in pairs]
     # Everything that can be wrong with the condition or the places is found before anything is written.
-    for data, (_, folder) in zip(opened, pairs, strict=True):
-        _check_target(data, folder, store)
-        _check_condition(data, clauses)
-    masks = [_find_kept(data, clauses) for data in opened]
-    for data, (mask, _) in zip(opened, masks, strict=True):
+    for joined, (_, folder) in zip(opened, pairs, strict=True):
+        _check_target(joined.data, folder, store)
+        _check_condition(joined, selection)
+    masks = [_find_kept(joined, selection.clauses) for joined in opened]
+    for joined, (mask, _) in zip(opened, masks, strict=True):
         if not mask.any():
-            raise DatasetError(f"{data.location}: none of {len(mask):,} utterances meet --where {where!r}")
+            given = f"--where {where!r}" if where.strip() else f"--relabel {relabel}"
+            raise DatasetError(f"{joined.data.location}: none of {len(mask):,} utterances meet {given}")
     return tuple(
-        _write_view(data, folder, where=where, mask=mask, dropped=dropped, store=store)
-        for data, (_, folder), (mask, dropped) in zip(opened, pairs, masks, strict=True)
+        _write_view(joined, folder, selection=selection, mask=mask, dropped=dropped, store=store)
+        for joined, (_, folder), (mask, dropped) in zip(opened, pairs, masks, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selection:
+    """What a view is to hold."""
+
+    texts: tuple[str, ...]
+    """The conditions, as dataset.json keeps them."""
+    clauses: tuple[Clause, ...]
+    """All of them, in parts."""
+    relabel: str
+    """Columns whose hypotheses become the texts; empty: none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Joined:
+    """A dataset with the columns beside it that the condition names."""
+
+    data: Dataset
+    """The dataset."""
+    beside: Mapping[str, Any]
+    """Columns by their name in the condition, one value for each utterance."""
+    digests: Mapping[str, str]
+    """Digests of their tables."""
+
+    def slice(self, start: int, length: int) -> dict[str, Any]:
+        """Return the columns beside some of the utterances."""
+        return {name: values.slice(start, length) for name, values in self.beside.items()}
+
+
+def _parse_selection(where: str, relabel: str) -> _Selection:
+    texts: tuple[str, ...] = (where.strip(),) if where.strip() or not relabel else ()
+    if relabel:
+        check_name(relabel, "--relabel")
+        texts += (f"len({relabel}.hypothesis) > 0",)
+    clauses = tuple(clause for text in texts for clause in parse_condition(text))
+    return _Selection(texts=texts, clauses=clauses, relabel=relabel)
+
+
+def _join(data: Dataset, selection: _Selection) -> _Joined:
+    """Join the columns that the conditions name."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(names_in(selection.clauses)):
+        prefix, dot, column = name.partition(".")
+        if dot:
+            names.setdefault(prefix, []).append(column)
+    beside: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    for prefix, columns in names.items():
+        info, table = join_columns(data, prefix, columns)
+        beside |= {f"{prefix}.{column}": table.column(column) for column in table.column_names}
+        digests[prefix] = info.sha256
+    return _Joined(data=data, beside=beside, digests=digests)
 
 
 def _check_target(data: Dataset, folder: Location, store: ObjectStore) -> None:
@@ -146,30 +204,32 @@ def _columns_of(table: pa.Table) -> dict[str, Any]:
     return columns
 
 
-def _check_condition(data: Dataset, clauses: Sequence[Clause]) -> None:
+def _check_condition(joined: _Joined, selection: _Selection) -> None:
     """Check that all columns are there and all types fit.
 
     Raises:
         ConfigError: One is missing, does not exist, or does not fit.
     """
-    columns = _columns_of(_schema(data).empty_table())
+    data = joined.data
+    columns = _columns_of(_schema(data).empty_table()) | joined.slice(0, 0)
     missing = [name for name in QUALITY_SCHEMA.names if name not in columns]
-    if wanted := sorted(names_in(clauses) & set(missing)):
+    if wanted := sorted(names_in(selection.clauses) & set(missing)):
         raise ConfigError(
             f"--where: {data.location} has no column {wanted[0]}: it was prepared with --no-quality, or before that "
             f"was measured; missing are {', '.join(missing)}; prepare it again"
         )
-    for clause in clauses:
+    for clause in selection.clauses:
         evaluate(clause, columns)
 
 
-def _find_kept(data: Dataset, clauses: Sequence[Clause]) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Counter[str]]:
+def _find_kept(joined: _Joined, clauses: Sequence[Clause]) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Counter[str]]:
     """Return which utterances meet all clauses, and how many were dropped by each."""
     dropped: Counter[str] = Counter({clause.text: 0 for clause in clauses})
-    masks = [np.empty(0, bool)]
+    masks, data, position = [np.empty(0, bool)], joined.data, 0
     names = {*LENGTHS_SCHEMA.names, *names_in(clauses)} & set(_schema(data).names)
     for table in data.pieces(*sorted(names)):
-        columns = _columns_of(table)
+        columns = _columns_of(table) | joined.slice(position, len(table))
+        position += len(table)
         kept = np.ones(len(table), bool)
         for clause in clauses:
             found = evaluate(clause, columns)
@@ -184,16 +244,15 @@ def _find_kept(data: Dataset, clauses: Sequence[Clause]) -> tuple[np.ndarray[Any
 
 
 def _write_view(
-    data: Dataset,
+    joined: _Joined,
     folder: Location,
     *,
-    where: str,
+    selection: _Selection,
     mask: np.ndarray[Any, np.dtype[np.bool_]],
     dropped: Mapping[str, int],
     store: ObjectStore,
 ) -> ViewMade:
-    shards = list[LinkedShard]()
-    schema = _schema(data)
+    shards, data = list[LinkedShard](), joined.data
     with TemporaryDirectory(prefix="whisper-shard-view-") as temporary:
         work = folder.path if folder.is_local else Path(temporary)
         try:
@@ -202,8 +261,9 @@ def _write_view(
             (work / DATASET_NAME).unlink(missing_ok=True)
         except OSError as error:
             raise as_environment_fault(error, work) from error
-        index = write_index(work, _kept_tables(data, folder, schema, mask, shards), schema=schema)
-        write_description(work, shards=shards, index=index, meta=_describe(data, folder, where, dropped, store))
+        tables = _kept_tables(joined, folder, mask, shards, relabel=selection.relabel)
+        index = write_index(work, tables, schema=_schema(data))
+        write_description(work, shards=shards, index=index, meta=_describe(joined, folder, selection, dropped, store))
         if not folder.is_local:
             for name in (INDEX_NAME, LENGTHS_NAME, DATASET_NAME):
                 store.put(folder.join(name), work / name)
@@ -219,15 +279,20 @@ def _write_view(
 
 
 def _kept_tables(
-    data: Dataset,
+    joined: _Joined,
     folder: Location,
-    schema: pa.Schema,
     mask: np.ndarray[Any, np.dtype[np.bool_]],
     shards: list[LinkedShard],
+    *,
+    relabel: str,
 ) -> Iterator[pa.Table]:
     """Yield the kept rows of each shard that has any, renumbered; list these shards on the way."""
-    position = 0
-    for table in data.pieces(*schema.names):
+    position, data = 0, joined.data
+    schema = _schema(data)
+    for piece in data.pieces(*schema.names):
+        table = piece
+        if relabel:
+            table = _relabel(piece, joined.slice(position, len(piece))[f"{relabel}.hypothesis"])
         kept = table.filter(pa.array(mask[position : position + len(table)]))
         position += len(table)
         numbers = kept.column("shard").to_numpy()
@@ -242,6 +307,15 @@ def _kept_tables(
             shards.append(_link_shard(data, int(numbers[rows[0]]), folder, len(rows)))
 
 
+def _relabel(table: pa.Table, texts: Any) -> pa.Table:
+    """Replace the texts, and what follows from them."""
+    num_chars = pc.utf8_length(texts).cast(pa.int32())
+    seconds = pc.divide(table.column("num_samples").cast(pa.float64()), float(SAMPLE_RATE))
+    values = {"text": texts, "num_chars": num_chars, "chars_per_second": pc.divide(num_chars, seconds)}
+    own = [values.get(field.name, table.column(field.name)).cast(field.type) for field in table.schema]
+    return pa.table(own, names=table.column_names)
+
+
 def _link_shard(data: Dataset, number: int, folder: Location, num_utterances: int) -> LinkedShard:
     info = data.shards[number]
     name = name_from(folder, data.shard_location(number))
@@ -249,9 +323,10 @@ def _link_shard(data: Dataset, number: int, folder: Location, num_utterances: in
 
 
 def _describe(
-    data: Dataset, folder: Location, where: str, dropped: Mapping[str, int], store: ObjectStore
+    joined: _Joined, folder: Location, selection: _Selection, dropped: Mapping[str, int], store: ObjectStore
 ) -> dict[str, Any]:
     """Return what dataset.json of a view says besides shards, index and totals."""
+    data = joined.data
     description: Description = data.description
     base = locate_base(data.location, description)
     content = json.loads(read_description_bytes(data.location, store))
@@ -260,8 +335,10 @@ def _describe(
     view = {
         "dataset": name_from(folder, base),
         "sha256": sha256,
-        "where": [*(before.where if before else ()), where.strip()],
+        "where": [*(before.where if before else ()), *selection.texts],
         "dropped": dict(Counter(before.dropped if before else {}) + Counter(dropped)),
+        "columns": {**(before.columns if before else {}), **joined.digests},
+        "relabeled_by": selection.relabel or (before.relabeled_by if before else ""),
     }
     foreign = {"foreign": asdict(description.foreign)} if description.foreign else {}
     copied = {name: content[name] for name in _COPIED if name in content}

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from whisper_shard.errors import TrainingError
+from whisper_shard.inference.confidence import Confidence, ConfidenceMeter
 from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
-from whisper_shard.inference.greedy import GreedyDecoder, SuppressRules, end_token
+from whisper_shard.inference.greedy import Decoded, GreedyDecoder, SuppressRules, end_token
+from whisper_shard.inference.language import language_tokens
 from whisper_shard.model.borrowed_silence import attention_bias
 from whisper_shard.model.device import autocast, is_out_of_memory
 from whisper_shard.model.forward import encode_silence
@@ -52,6 +54,8 @@ class EvaluationSettings:
     """Form of the text that is scored."""
     silence_source: Tensor | None = None
     """(1, S) waveform whose trailing silence windows of kind ``borrowed`` share."""
+    with_confidence: bool = False
+    """Also measure how sure the model is of each hypothesis and of the language."""
 
     def __post_init__(self) -> None:
         if self.window == "borrowed" and self.silence_source is None:
@@ -74,6 +78,8 @@ class EvaluatedUtterance:
     """Whether the hypothesis was cut off at the cap."""
     seconds: float
     """Length of its audio."""
+    confidence: Confidence | None = None
+    """How sure the model is of the hypothesis; None: not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +209,10 @@ class BatchEvaluator:
         self._log_mel = LogMel(loaded.n_mels).to(self._device)
         self._encoder = InferenceEncoder(model, settings.dtype)
         decoder = InferenceDecoder(model, settings.dtype)
-        self._greedy = GreedyDecoder(decoder, end_id=end_token(model), rules=SuppressRules.of(model))
+        rules, end_id = SuppressRules.of(model), end_token(model)
+        self._greedy = GreedyDecoder(decoder, end_id=end_id, rules=rules)
+        languages = language_tokens(labeler.tokenizer.get_vocab()) if labeler.is_multilingual else {}
+        self._meter = ConfidenceMeter(decoder, end_id=end_id, rules=rules, languages=languages)
         self._silence = None
         if settings.window == "borrowed" and settings.silence_source is not None:
             with autocast(self._device, settings.dtype):
@@ -239,6 +248,7 @@ class BatchEvaluator:
         )
         states, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
         found = self._greedy.decode_labels(states, labels, max_new_tokens=self._settings.max_new_tokens, bias=bias)
+        confidences = self._measure(states, batch, rows, found.decoded, bias)
         utterances = tuple(
             EvaluatedUtterance(
                 key=batch.keys[row],
@@ -247,6 +257,7 @@ class BatchEvaluator:
                 language=batch.languages[row] or self._labeler.language,
                 hit_cap=found.decoded.hit_cap[i],
                 seconds=int(batch.num_samples[row]) / SAMPLE_RATE,
+                confidence=confidences[i],
             )
             for i, row in enumerate(rows)
         )
@@ -255,6 +266,20 @@ class BatchEvaluator:
             loss_sum=found.loss_sum,
             num_tokens=found.num_tokens,
             seconds=time.perf_counter() - start,
+        )
+
+    def _measure(
+        self, states: Tensor, batch: Batch, rows: Sequence[int], decoded: Decoded, bias: Tensor | None
+    ) -> Sequence[Confidence | None]:
+        if not self._settings.with_confidence:
+            return [None] * len(rows)
+        languages, tasks = _select(batch.languages, rows), _select(batch.tasks, rows)
+        return self._meter.measure(
+            states,
+            self._labeler.prefix_batch(len(rows), languages=languages, tasks=tasks),
+            decoded.token_ids,
+            has_end=[not cut for cut in decoded.hit_cap],
+            bias=bias,
         )
 
     def _encode(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -8,22 +8,29 @@ from numpy.typing import NDArray
 from whisper_shard.keyed_random import draw_permutation
 from whisper_shard.stream.units import Ids, pad_front
 
+ALL_STEPS = slice(None)
+"""All batches of an evaluation."""
 _READ_TOGETHER = 4  # batches that are read together: what lies next to each other in a shard is read at once
 
 
 class SortedPlan:
     """The order of evaluation: every utterance once, shortest first."""
 
-    def __init__(self, num_samples: NDArray[np.int32], *, batch_size: int, limit: int = 0) -> None:
+    def __init__(
+        self, num_samples: NDArray[np.int32], *, batch_size: int, limit: int = 0, steps: slice = ALL_STEPS
+    ) -> None:
         """Sort.
 
         Args:
             num_samples: Length of each utterance.
             batch_size: Utterances a batch, over all ranks.
             limit: Number of utterances, the first of a shuffle that is always the same; 0: all.
+            steps: Only these batches, from the shortest utterances on.
         """
         chosen = draw_permutation(len(num_samples), "evaluation")[: limit or None]
-        self._ids = chosen[np.lexsort((chosen, num_samples[chosen]))].astype(np.int32)
+        in_order = chosen[np.lexsort((chosen, num_samples[chosen]))].astype(np.int32)
+        first, last, _ = steps.indices(-(-len(in_order) // batch_size))
+        self._ids = in_order[first * batch_size : last * batch_size]
         self._batch_size = batch_size
 
     @property

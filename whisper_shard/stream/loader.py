@@ -27,6 +27,7 @@ from whisper_shard.stream.augment.transforms import Augmentation, build_augmenta
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.buffers import Receiver
 from whisper_shard.stream.delivery import MODULUS, Planned, sum_hashes
+from whisper_shard.stream.evaluation_order import ALL_STEPS
 from whisper_shard.stream.plan import PLAN_VERSION
 from whisper_shard.stream.processes import Running, is_death, is_timeout, pull, start_fork_server
 from whisper_shard.stream.read_ahead import ReadAhead
@@ -286,6 +287,7 @@ def open_evaluation(
     rank: int = 0,
     world: int = 1,
     limit: int = 0,
+    steps: slice = ALL_STEPS,
     workers: int = 0,
     bad_record: Literal["raise", "skip"] = "raise",
     open_source: Callable[[Dataset], Source] | None = None,
@@ -298,12 +300,13 @@ def open_evaluation(
         rank: This rank, from 0.
         world: Number of ranks.
         limit: Number of utterances, always the same ones; 0: all.
+        steps: Only these batches, numbered from the shortest utterances on.
         workers: Loader processes.
         bad_record: See `StreamConfig`.
         open_source: Makes the source of the dataset, in the process that uses it; None: as its location says.
     """
     config = StreamConfig(batch_size=batch_size * world, workers=workers, augment=(), bad_record=bad_record)
-    timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit)
+    timetable = Timetable((dataset,), config, rank=rank, world=world, evaluation_limit=limit, evaluation_steps=steps)
     turns = Turns(timetable=timetable, start=Step(epoch=0, step=0), stop_epoch=1)
     buffer = RunBuffer(config.read_ahead_mb * BYTES_PER_MB, is_shared=config.workers > 0)
     pipeline = build_pipeline(turns, buffer, open_source=open_source)

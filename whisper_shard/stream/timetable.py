@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.stream.batch import Record
-from whisper_shard.stream.evaluation_order import SortedPlan
+from whisper_shard.stream.evaluation_order import ALL_STEPS, SortedPlan
 from whisper_shard.stream.packing import Windows, pack_units, read_groups, read_units
 from whisper_shard.stream.plan import Plan, check_world
 from whisper_shard.stream.units import BatchRule, Ids
@@ -75,6 +75,7 @@ class Timetable:
         rank: int = 0,
         world: int = 1,
         evaluation_limit: int | None = None,
+        evaluation_steps: slice = ALL_STEPS,
     ) -> None:
         """Check that the batch can be shared.
 
@@ -85,6 +86,7 @@ class Timetable:
             world: Number of ranks.
             evaluation_limit: If given, the order is that of evaluation: shortest first, once, this many utterances
                 (0: all).
+            evaluation_steps: Only these batches of an evaluation.
 
         Raises:
             ConfigError: ``batch_size`` is no multiple of ``world``.
@@ -94,6 +96,7 @@ class Timetable:
         self.rank = rank
         self.world = world
         self.evaluation_limit = evaluation_limit
+        self.evaluation_steps = evaluation_steps
         check_world(batch_rule(config), rank=rank, world=world)
         self._firsts = np.cumsum([0, *(dataset.num_utterances for dataset in datasets)])
 
@@ -106,7 +109,9 @@ class Timetable:
         utterances = read_units(self.datasets)
         lengths = utterances.num_samples
         if self.evaluation_limit is not None:
-            order = SortedPlan(lengths, batch_size=config.batch_size, limit=self.evaluation_limit)
+            order = SortedPlan(
+                lengths, batch_size=config.batch_size, limit=self.evaluation_limit, steps=self.evaluation_steps
+            )
             return _Parts(order=order, windows=None, num_samples=lengths)
         units, windows = utterances, None
         if config.pack_by:

@@ -19,7 +19,7 @@ def run_filter(config: FilterConfig, *, dataset: str, view: str) -> int:
     from whisper_shard.dataset.views import filter_dataset
 
     begin = time.monotonic()
-    for made in filter_dataset(dataset, view, config.where):
+    for made in filter_dataset(dataset, view, config.where, relabel=config.relabel):
         for line in describe_view(made):
             say(line)
     say(f"done in {describe_duration(time.monotonic() - begin)}; no audio was copied: the dataset must stay as it is")

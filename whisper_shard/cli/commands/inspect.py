@@ -47,6 +47,11 @@ def describe_overview(overview: "DatasetOverview") -> Iterator[str]:
     )
     if overview.view:
         yield f"a view of {overview.view.dataset}, where {' and '.join(overview.view.where)}"
+        if overview.view.relabeled_by:
+            yield f"texts: hypotheses of the columns {overview.view.relabeled_by}, not those in the shards"
+    for info, is_current in overview.columns:
+        state = "" if is_current else "; STALE: the dataset was changed since, score again"
+        yield f"columns {info.name}: {info.num_utterances:,} utterances scored by {info.model}{state}"
     quantiles = ", ".join(f"{name} {seconds:.2f}" for name, seconds in overview.seconds_quantiles.items())
     yield f"seconds: {quantiles or 'none'}"
     highest = max((count for _, _, count in overview.seconds_histogram), default=0)

@@ -10,12 +10,15 @@ from whisper_shard.report.quantities import describe_duration
 from whisper_shard.score.events import WINDOW_NAMES
 
 if TYPE_CHECKING:
+    from whisper_shard.score.columns import ColumnsReport
     from whisper_shard.score.events import ScoreProgress
     from whisper_shard.score.report import ScoreReport
 
 
 def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
     """Score a model on a dataset and show where the report lies."""
+    if config.write_columns:
+        return _write_columns(config, model=model, dataset=dataset)
     from whisper_shard.score.run import score_model
 
     with Progress("scoring") as progress:
@@ -30,6 +33,36 @@ def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
         say_warning(warning)
     say(f"see {report.html_path} and {report.json_path}")
     return 0
+
+
+def _write_columns(config: ScoreConfig, *, model: str, dataset: str) -> int:
+    from whisper_shard.score.columns import score_columns
+
+    with Progress("scoring") as progress:
+
+        def show(event: "ScoreProgress") -> None:
+            progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
+
+        report = score_columns(model, dataset, config, show)
+    for line in describe_columns(report, dataset):
+        say(line)
+    return 0
+
+
+def describe_columns(report: "ColumnsReport", dataset: str) -> Iterator[str]:
+    """Say what was stored beside a dataset, and where it and the model differ most."""
+    if report.num_missing:
+        yield (
+            f"{report.num_missing} of {report.num_blocks} blocks are missing: the slice that finishes last writes "
+            f"{report.table}"
+        )
+        return
+    yield f"{report.table}: {report.num_utterances:,} utterances, WER {report.wer:.2%}"
+    if report.worst:
+        yield f"the highest character error rates (`whisper-shard inspect {dataset} --key KEY --wav FILE` to listen):"
+    for row in report.worst:
+        yield f"  {row.key}: {row.cer:.0%}, {row.reference!r} in the dataset, {row.hypothesis!r} by the model"
+    yield f'next: whisper-shard filter {dataset} VIEW --where "{report.name}.cer < 0.4"'
 
 
 def describe_score(report: "ScoreReport") -> Iterator[str]:
