@@ -77,7 +77,7 @@ def test_no_number_of_processes_changes_a_byte(model, dataset, tmp_path):
     run(model, dataset)
     alone = (dataset.folder / "columns/first.parquet").read_bytes()
     other = make_dataset(tmp_path / "other", np.linspace(0.3, 1.5, 11).tolist(), per_shard=4)
-    missing = [run(model, other, slice=f"{rank}/3").num_missing for rank in (2, 0, 1)]
+    missing = [run(model, other, slice=f"{number}/3").num_missing for number in (3, 1, 2)]
     assert missing == [2, 1, 0]
     assert (other.folder / "columns/first.parquet").read_bytes() == alone
 
@@ -102,8 +102,8 @@ def test_what_was_done_before_a_kill_is_not_done_again(model, dataset):
 
 
 def test_blocks_of_other_settings_are_not_mixed_in(model, dataset):
-    run(model, dataset, slice="0/3")
-    report = run(model, dataset, max_new_tokens=3, slice="1/3")
+    run(model, dataset, slice="1/3")
+    report = run(model, dataset, max_new_tokens=3, slice="2/3")
     assert report.num_missing == 2
     run(model, dataset, max_new_tokens=3)
     ((info, is_current),) = list_columns(dataset)
@@ -300,22 +300,22 @@ def test_relabeling_needs_columns(dataset, tmp_path):
         filter_dataset(dataset.location, tmp_path / "view")
 
 
-@pytest.mark.parametrize("text", ["4/4", "-1/2", "1", "a/b", "1/0"])
+@pytest.mark.parametrize("text", ["5/4", "0/2", "-1/2", "1", "a/b", "1/0"])
 def test_slices_that_do_not_exist(text):
-    with pytest.raises(ConfigError, match=rf"--slice '{text}': give I/N with I from 0 to N - 1"):
-        find_slice(text)
+    with pytest.raises(ConfigError, match=rf"--slice {text}: must be I/N with 1 <= I <= N"):
+        ScoreConfig(write_columns="first", slice=text)
 
 
 def test_slices_come_from_the_environment(monkeypatch):
     assert find_slice("") == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert find_slice("") == (3, 4) and find_slice("1/2") == (1, 2)
+    assert find_slice("") == (3, 4) and find_slice("1/2") == (0, 2)
     monkeypatch.setenv("RANK", "4")
-    with pytest.raises(ConfigError, match=r"RANK/WORLD_SIZE of the environment: '4/4'"):
+    with pytest.raises(ConfigError, match=r"RANK is '4' and WORLD_SIZE '4' in the environment"):
         find_slice("")
     with pytest.raises(ConfigError, match="--slice shares out the work of --write-columns"):
-        ScoreConfig(slice="0/2")
+        ScoreConfig(slice="1/2")
 
 
 def test_an_empty_dataset_has_no_columns(model, tmp_path):
@@ -369,8 +369,8 @@ def test_columns_in_a_bucket(s3, model, dataset, tmp_path):
     url = f"s3://{BUCKET}/columns/set"
     upload_folder(dataset.folder, url)
     remote = open_dataset(url)
-    assert run(model, remote, slice="1/2").num_missing == 2
-    assert run(model, remote, slice="0/2").num_missing == 0
+    assert run(model, remote, slice="2/2").num_missing == 2
+    assert run(model, remote, slice="1/2").num_missing == 0
     run(model, dataset)
     assert ObjectStore().get(table_location(remote, "first"), max_bytes=1 << 20) == table_bytes(table_of(dataset))
     filter_dataset(url, f"s3://{BUCKET}/columns/view", relabel="first")

@@ -28,7 +28,7 @@ class ScoreConfig:
     write_columns: str = ""
     """Store hypothesis, error rates and confidence of each utterance beside the dataset, for `filter`, as NAME."""
     slice: str = ""
-    """With write_columns: do part I of N, such as 0/4; empty: RANK of WORLD_SIZE, which torchrun sets, else all."""
+    """With write_columns: do part I of N only, such as 3/16; empty: RANK and WORLD_SIZE of torchrun, else all."""
     limit: int = 0
     """Score N utterances only, by a fixed shuffle; 0: all."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -42,5 +42,8 @@ class ScoreConfig:
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--limit", self.limit, 0, MANY)
         check_range("--threads", self.threads, 0, 4096)
+        number, _, total = (self.slice or "1/1").partition("/")
+        if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+            raise ConfigError(f"--slice {self.slice}: must be I/N with 1 <= I <= N, such as 3/16")
         if self.slice and not self.write_columns:
             raise ConfigError("--slice shares out the work of --write-columns NAME: give that, too")

@@ -116,19 +116,22 @@ def score_columns(
 
 
 def find_slice(given: str) -> tuple[int, int]:
-    """Return which part of how many this process does, counted from 0.
+    """Return which part, from 0, of how many this process does.
 
     Args:
-        given: Such as ``0/4``; empty: what torchrun set in the environment, else all.
+        given: Such as ``1/4``, from 1; empty: what torchrun set in the environment, else all.
 
     Raises:
-        ConfigError: It is none, or the environment is incomplete.
+        ConfigError: The environment is incomplete or wrong.
     """
-    text = given or f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
-    rank, _, world = text.partition("/")
+    if given:
+        number, _, total = given.partition("/")
+        return int(number) - 1, int(total)
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        origin = "--slice" if given else "RANK/WORLD_SIZE of the environment:"
-        raise ConfigError(f"{origin} {text!r}: give I/N with I from 0 to N - 1, such as 0/4")
+        raise ConfigError(
+            f"RANK is {rank!r} and WORLD_SIZE {world!r} in the environment; start with torchrun, or unset them"
+        )
     return int(rank), int(world)
 
 
