@@ -4,9 +4,9 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from types import TracebackType
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -112,6 +112,37 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     output = console if console.is_terminal else _Output(width=_FILE_WIDTH, emoji=False)
     output.print(table)
+
+
+Block = str | Table
+"""Lines of text, or a table."""
+
+
+def show(part: Block) -> None:
+    """Print text, or a table that fits into the terminal."""
+    if isinstance(part, str):
+        say(part)
+    else:
+        console.print(part, soft_wrap=False)
+
+
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Set[str]) -> Table:
+    """Return a table whose last column is cut off where the terminal ends.
+
+    Args:
+        title: What is shown.
+        columns: Heads.
+        rows: Cells, as they are: no markup.
+        numbers: Those of the columns that are aligned to the right.
+    """
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for head in columns:
+        # Of columns that may wrap, here the last alone, rich takes away first what is too much.
+        justify: Literal["left", "right"] = "right" if head in numbers else "left"
+        table.add_column(Text(head), justify=justify, no_wrap=head != columns[-1])
+    for row in rows:
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+    return table
 
 
 def say_error(text: str) -> None:

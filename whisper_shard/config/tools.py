@@ -54,6 +54,14 @@ class InspectConfig:
     """Key of the utterance to show; empty: show the dataset."""
     wav: str = ""
     """With key: also write the audio to this wav file."""
+    browse: bool = False
+    """Serve a page of the utterances with players, to search and to sort, for the browser of this machine."""
+    port: int = 0
+    """With browse: port of that page on 127.0.0.1; 0: any that is free."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        check_range("--port", self.port, 0, 65_535)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,32 +1,28 @@
 """Describe a dataset for a human: totals and histograms, or one utterance with its text, place and level."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from whisper_shard.audio.members import encode_wav
 from whisper_shard.audio.samples import to_float32, to_int16
 from whisper_shard.dataset.columns import ColumnsInfo, list_columns
-from whisper_shard.dataset.description import View
+from whisper_shard.dataset.description import INDEX_NAME, View
 from whisper_shard.dataset.index import Dataset, open_dataset
+from whisper_shard.dataset.index_file import reading
 from whisper_shard.dataset.reader import decode_audio, decode_json, open_reader
 from whisper_shard.dataset.search import find_key
 from whisper_shard.dataset.sources.open import open_source
+from whisper_shard.dataset.statistics import Statistics, needed_columns
 from whisper_shard.errors import DatasetError
 from whisper_shard.storage.atomic import atomic_file
 from whisper_shard.storage.location import Location
 from whisper_shard.utterance import SAMPLE_RATE
-
-BAR_TENTHS = (1, 2, 5, 10, 20)
-"""Widths that a bar of the duration histogram may have, in tenths of a second: the first that makes few enough bars."""
-MAX_BARS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +41,12 @@ class DatasetOverview:
     """Bytes of all tars."""
     codec: str
     """``npy`` or ``flac``; the suffixes of the audio members of tars that others wrote."""
-    num_chars: int
-    """Code points of all texts."""
     seconds_quantiles: Mapping[str, float]
     """``min``, ``median``, ``mean``, ``p95``, ``max`` of the lengths in seconds; empty without utterances."""
-    seconds_histogram: tuple[tuple[float, float, int], ...]
-    """From the shortest utterances to the longest: where a bar begins and ends, in seconds, and utterances in it."""
     rejects: Mapping[str, int]
     """Rows that were not kept, by reason, largest first."""
-    languages: Mapping[str, int]
-    """Utterances by language, largest first."""
-    speakers: Mapping[str, int]
-    """Utterances by speaker, largest first."""
+    statistics: Statistics
+    """Histograms, extremes, and counts by language and speaker."""
     view: View | None = None
     """What it is a view of; None: it is no view."""
     columns: tuple[tuple[ColumnsInfo, bool], ...] = ()
@@ -97,7 +87,12 @@ def inspect_dataset(folder: Path | str) -> DatasetOverview:
     """
     dataset = open_dataset(folder)
     lengths = dataset.columns("num_samples", "num_chars")
-    languages, speakers = _count_values(dataset, "language", "speaker")
+    statistics = Statistics()
+    with dataset.open_index() as index:
+        names = needed_columns(index.schema)
+    for piece in dataset.pieces(*names):
+        with reading(dataset.folder / INDEX_NAME):
+            statistics.add(piece)
     return DatasetOverview(
         location=dataset.location,
         num_utterances=dataset.num_utterances,
@@ -105,12 +100,9 @@ def inspect_dataset(folder: Path | str) -> DatasetOverview:
         num_shards=len(dataset.shards),
         num_bytes=sum(shard.num_bytes for shard in dataset.shards),
         codec=_describe_codec(dataset),
-        num_chars=int(lengths["num_chars"].sum(dtype=np.int64)),
         seconds_quantiles=_describe(lengths["num_samples"] / SAMPLE_RATE),
-        seconds_histogram=tuple(_count_lengths(lengths["num_samples"])),
         rejects=_largest_first(dataset.description.rejects),
-        languages=languages,
-        speakers=speakers,
+        statistics=statistics,
         view=dataset.description.view,
         columns=tuple(list_columns(dataset)),
     )
@@ -170,27 +162,6 @@ def _describe(seconds: NDArray[np.float64]) -> dict[str, float]:
         "p95": float(np.quantile(seconds, 0.95)),
         "max": float(seconds.max()),
     }
-
-
-def _count_lengths(num_samples: NDArray[np.int32]) -> Iterator[tuple[float, float, int]]:
-    """Yield the bars of a histogram over the lengths there are, each with its ends in seconds."""
-    if not len(num_samples):
-        return
-    tenths = num_samples // (SAMPLE_RATE // 10)  # whole numbers: exactly 0.3 s must not land in the bar below
-    first, last = int(tenths.min()), int(tenths.max())
-    width = next((w for w in BAR_TENTHS if last // w - first // w < MAX_BARS), BAR_TENTHS[-1])
-    for bar, count in enumerate(np.bincount(tenths // width - first // width).tolist(), start=first // width):
-        yield bar * width / 10, (bar + 1) * width / 10, count
-
-
-def _count_values(dataset: Dataset, *names: str) -> list[dict[str, int]]:
-    """Return for some columns of strings how often each value occurs, nulls left out."""
-    counts = [Counter[str]() for _ in names]
-    for piece in dataset.pieces(*names):
-        for name, counter in zip(names, counts, strict=True):
-            pairs = pc.value_counts(piece[name].drop_null()).to_pylist()
-            counter.update({pair["values"]: pair["counts"] for pair in pairs})
-    return list(map(_largest_first, counts))
 
 
 def _largest_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -169,7 +169,7 @@ def _reason_section(totals: SplitTotals) -> Iterator[_Section]:
     """Yield the table of rejects by reason, or nothing where nothing was rejected."""
     if totals.rejects:
         rows = [
-            {"reason": reason, "rows": f"{number:,}", "share of all rows": _share(number, totals.num_rows)}
+            {"reason": reason, "rows": f"{number:,}", "share": _share(number, totals.num_rows)}
             for reason, number in totals.rejects.items()
         ]
         yield _section("Rejected, by reason", rows, list(totals.rejects.values()))
