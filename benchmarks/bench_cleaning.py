@@ -6,7 +6,7 @@ A first model is trained for one epoch on everything, scores the training set (`
 `filter --where "first.cer < 0.4"` drops what it contradicts. Three models are then trained alike: on everything (all),
 on what is left (loop), and on everything with the right transcripts (clean). WER is that of the test recordings in 30 s
 windows. Each step is a command of its own that is not repeated when its output is there, so the benchmark can be
-stopped at any time and goes on; ``--only NAME`` runs it up to that step.
+stopped at any time and goes on; ``--only NAME`` runs it up to that step, and ``--write`` writes what is there.
 """
 
 import argparse
@@ -47,9 +47,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="stop after this step")
+    parser.add_argument("--write", action="store_true", help="write the result of what is there, run nothing")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    for name, outputs, command in steps(args):
+    for name, outputs, command in () if args.write else steps(args):
         if not all((args.work / output).exists() for output in outputs):
             print("whisper-shard", *command, flush=True)
             subprocess.run([sys.executable, "-m", "whisper_shard", *map(str, command)], check=True)
@@ -131,29 +132,30 @@ def write_result(args: argparse.Namespace) -> None:
     noisy, kept = (set(open_dataset(args.work / name).columns("source")["source"]) for name in ("noisy/train", "kept"))
     dropped = noisy - kept
     found, lost = dropped & wrong, dropped - wrong
-    utterances = {name: read_score(args.work / f"score-{name}/score.json") for name in SYSTEMS}
+    scored = [name for name in SYSTEMS if (args.work / f"score-{name}/score.json").exists()]
+    utterances = {name: read_score(args.work / f"score-{name}/score.json") for name in scored}
     errors = {name: np.array([row["errors"] for row in rows]) for name, rows in utterances.items()}
-    words = np.array([max(1, len(row["reference"].split())) for row in utterances["clean"]])
     systems = {}
-    for name in SYSTEMS:
+    for name in scored:
         score = json.loads((args.work / f"score-{name}/score.json").read_text())["windows"]["full"]["scores"]["basic"]
         systems[name] = {"wer": score["wer"], "interval": score["interval"]}
-    share = won_back(errors, np.random.default_rng(args.seed))
-    difference = paired_bootstrap(errors["clean"], errors["loop"], words)
     report = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": describe_machine("torch", "transformers", threads=1),
         "commands": [" ".join(map(str, command)) for _, _, command in steps(args)],
-        "arguments": {k: v for k, v in vars(args).items() if k not in ("work", "digits", "model", "only")},
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("work", "digits", "model", "only", "write")},
         "wrong": len(wrong),
         "found": len(found),
         "found_share": len(found) / len(wrong),
         "good_lost": len(lost),
         "good_lost_share": len(lost) / len(noisy - wrong),
         "wer": systems,
-        "won_back": share,
-        "loop_minus_clean": {"difference": difference.difference, "interval": difference.interval},
     }
+    if len(scored) == len(SYSTEMS):
+        words = np.array([max(1, len(row["reference"].split())) for row in utterances["clean"]])
+        difference = paired_bootstrap(errors["clean"], errors["loop"], words)
+        report["won_back"] = won_back(errors, np.random.default_rng(args.seed))
+        report["loop_minus_clean"] = {"difference": difference.difference, "interval": difference.interval}
     report["commands"] = [text.replace(str(args.work), "WORK") for text in report["commands"]]
     path = RESULTS / f"{report['date']}-cleaning.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
