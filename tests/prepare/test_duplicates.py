@@ -40,8 +40,8 @@ def test_audio_on_both_sides_counts_against_train(tmp_path):
     evaluation = write_csv(tmp_path / "eval.csv", [("leak.wav", "utterance 1")])
     notes = notes_of(train, tmp_path / "out", eval_corpus=str(evaluation))
     assert notes[-2:] == [
-        "audio compared by hash: 1 of 4 utterances repeat another one: 1.wav (train) as leak.wav (eval)",
-        "1 utterances of train have the audio of one in eval, which `train` refuses: "
+        "audio compared by hash: 1 of 4 utterances repeats another one: 1.wav (train) as leak.wav (eval)",
+        "1 utterance of train with the audio of one in eval, which `train` refuses: "
         "remove these rows from the manifest",
     ]
 

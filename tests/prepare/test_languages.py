@@ -47,7 +47,7 @@ def test_what_is_no_language_is_rejected_with_near_names():
     assert table["detail"][0].as_py() == "language 'Germn': did you mean de (german)?"
     first, second = check.notes()
     assert first == (
-        "language 'Germn' is none of Whisper's: 1 rows are rejected as unknown_language; did you mean de (german)?"
+        "language 'Germn' is none of Whisper's: 1 row rejected as unknown_language; did you mean de (german)?"
     )
     assert "give a BCP-47 tag" in second or "did you mean" in second
 

@@ -13,6 +13,7 @@ from whisper_shard.manifests.folders import choose_split, find_first, find_suffi
 from whisper_shard.manifests.manifest import Manifest, digest_files
 from whisper_shard.manifests.paths import PathFinder
 from whisper_shard.manifests.table import Line, make_tables
+from whisper_shard.report.quantities import describe_number
 
 COLUMNS = Columns(audio="audio", text="text", speaker="speaker")
 
@@ -32,7 +33,8 @@ class LibriSpeech:
             raise ManifestError(f"{path}: holds no *.trans.txt, as LibriSpeech has them")
         finder = PathFinder(path)
         suffix = find_suffix(finder, str(files[0].parent.relative_to(path) / _first_id(files[0])), ".flac")
-        read = f"{path.name} is laid out as LibriSpeech: {len(files):,} files of transcripts, recordings {suffix}"
+        count = describe_number(len(files), "file")
+        read = f"{path.name} is laid out as LibriSpeech: {count} of transcripts, recordings {suffix}"
         return Manifest(
             path=path,
             format="librispeech",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from whisper_shard.prepare.plan import SplitPlan
 from whisper_shard.prepare.receipts import read_receipt
+from whisper_shard.report.quantities import describe_number
 
 HASH_BYTES = 16
 """Bytes of SHA-256 that are kept: that any two of 10^9 different utterances have the same has a chance of 10^-21."""
@@ -40,17 +41,19 @@ class Duplicates:
     def describe(self) -> Iterator[str]:
         """Yield lines about it."""
         if not self.num_repeated:
-            yield f"audio compared by hash: no two of {self.num_compared:,} utterances have the same"
+            compared = describe_number(self.num_compared, "utterance")
+            yield f"audio compared by hash: no two of {compared} have the same"
             return
         named = "; ".join(f"{later} as {earlier}" for later, earlier in self.pairs)
         yield (
-            f"audio compared by hash: {self.num_repeated:,} of {self.num_compared:,} utterances repeat another one: "
-            f"{named}"
+            f"audio compared by hash: {self.num_repeated:,} of {self.num_compared:,} utterances "
+            f"{'repeats' if self.num_repeated == 1 else 'repeat'} another one: {named}"
         )
         if self.num_leaked:
+            leaked = describe_number(self.num_leaked, "utterance")
             yield (
-                f"{self.num_leaked:,} utterances of train have the audio of one in eval, which `train` refuses: remove "
-                "these rows from the manifest"
+                f"{leaked} of train with the audio of one in eval, which `train` "
+                "refuses: remove these rows from the manifest"
             )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from whisper_shard.report.quantities import describe_number
 from whisper_shard.text.languages import describe_near_languages, is_language, whisper_language
 
 UNKNOWN_LANGUAGE = "unknown_language"
@@ -59,14 +60,14 @@ class LanguageCheck:
         """Yield lines about the tags that are no codes."""
         for tag, count in self.unknown.most_common(MAX_NOTES):
             yield (
-                f"language {tag!r} is none of Whisper's: {count:,} rows are rejected as {UNKNOWN_LANGUAGE}; "
-                f"{describe_near_languages(tag)}"
+                f"language {tag!r} is none of Whisper's: {describe_number(count, 'row')} rejected as "
+                f"{UNKNOWN_LANGUAGE}; {describe_near_languages(tag)}"
             )
         if self.mended:
             shown = [f"{tag!r} is {whisper_language(tag)}" for tag, _ in self.mended.most_common(MAX_NOTES)]
             more = f", and {len(self.mended) - MAX_NOTES} more" if len(self.mended) > MAX_NOTES else ""
             yield (
-                f"languages become codes in {self.mended.total():,} rows: {', '.join(shown)}{more}; "
+                f"languages become codes in {describe_number(self.mended.total(), 'row')}: {', '.join(shown)}{more}; "
                 f"the tags are carried along as {TAG_NAME}"
             )
 
