@@ -318,6 +318,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         proxy = self.server.proxy
+        if proxy._server is not self.server:  # it refuses by now, and this connection was accepted just before
+            raise ConnectionError
         proxy.count(self.command, self.path, self.headers.get("Range"))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         time.sleep(proxy.delay_seconds)

@@ -31,6 +31,7 @@ def write_part(source, target, *, every, count):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_fine_tuning_on_real_recordings_lowers_the_wer(tmp_path, capsys):
     train = write_part(DIGITS / "train.csv", tmp_path / "train.csv", every=26, count=96)
     test = write_part(DIGITS / "test.csv", tmp_path / "test.csv", every=25, count=12)

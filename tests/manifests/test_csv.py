@@ -322,6 +322,7 @@ def test_times_that_make_no_sense_are_rejected_and_can_be_ignored(tmp_path):
     assert ignored[0].extra == {"start": "noon", "end": "", "duration": "", "channel": ""}
 
 
+@pytest.mark.long
 def test_ten_thousand_rows_need_the_memory_of_a_batch(tmp_path):
     path = tmp_path / "c.csv"
     write(path, "audios,transcription\n" + "".join(f"audios/{i}.wav,utterance number {i}\n" for i in range(300_000)))

@@ -197,9 +197,10 @@ def test_leaving_early_stops_the_workers(tmp_path):
 
 
 def notes_of(events):
-    """What a run says, but for what it assumes about the manifest."""
+    """What a run says, but for what it assumes, and what it finds in manifest and audio."""
     notes = [event.message for event in events if isinstance(event, Note)]
-    return [note for note in notes if " is CSV in " not in note]
+    expected = (" is CSV in ", "the evaluation set has ", "recordings: ", "text (", "audio compared by hash")
+    return [note for note in notes if not any(part in note for part in expected)]
 
 
 def test_two_runs_into_one_folder(corpus, tmp_path):

@@ -72,8 +72,8 @@ def test_shards_are_those_of_a_local_run_and_each_recording_one_request(uploaded
     assert datasets_of(tmp_path / "out") == local
     assert rejects_of(events) == REJECTS
     fetched = Counter(path for method, path, _ in s3.requests if method == "GET" and "/audios/" in path)
-    # The rows by which the size of shards is chosen are read twice.
-    assert len(fetched) == 70 and fetched.total() <= 70 + 64
+    # The rows by which the size of shards is chosen are read twice, and a slow answer is asked for again.
+    assert len(fetched) == 70 and fetched.total() <= 70 + 64 + 7
 
 
 @pytest.mark.long

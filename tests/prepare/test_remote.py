@@ -108,6 +108,7 @@ def test_every_object_is_that_of_a_local_run(corpus, local, url, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_a_finished_output_is_left_as_it_is_from_any_machine(corpus, local, url, tmp_path):
     prepare(corpus, url, **SETTINGS)
     lose_machine(url)
@@ -136,6 +137,7 @@ def kill_and_resume(corpus, local, url, tmp_path, *, seed, count):
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.long
 def test_finished_shards_are_not_prepared_again_on_another_machine(corpus, local, url, tmp_path):
     for event in (run := prepare_corpus(corpus, url, PrepareConfig(**QUICK, **SETTINGS))):
         if isinstance(event, ShardFinished):
@@ -173,6 +175,7 @@ def test_a_network_that_stays_away_stops_the_run_which_then_resumes(corpus, loca
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.long
 def test_a_tar_that_is_missing_is_prepared_again(corpus, local, url, tmp_path):
     prepare(corpus, url, **SETTINGS)
     ObjectStore().delete(parse_location(f"{url}/train/shards/000001.tar"))
@@ -183,6 +186,7 @@ def test_a_tar_that_is_missing_is_prepared_again(corpus, local, url, tmp_path):
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.long
 def test_a_damaged_receipt_is_replaced(corpus, local, url, tmp_path):
     prepare(corpus, url, **SETTINGS)
     ObjectStore().put(parse_location(f"{url}/.prepare/receipts/train/000001.json"), b"{")
@@ -190,6 +194,7 @@ def test_a_damaged_receipt_is_replaced(corpus, local, url, tmp_path):
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.long
 def test_rebuild_removes_dataset_json_first_and_prepares_all_again(corpus, local, url, tmp_path, monkeypatch):
     prepare(corpus, url, **SETTINGS, min_seconds=0.5)
     with pytest.raises(StateError, match=rf"{url}: belongs to another configuration: min_seconds was 0.5, is 1.0"):
@@ -234,6 +239,7 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(corpus, s3, m
         prepare(corpus, f"s3://{BUCKET}/denied")
 
 
+@pytest.mark.long
 def test_a_shard_without_utterances_has_no_tar(url, tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 2)
     rows = [("audios/0.wav", "some words"), *[(f"none{i}.wav", "some words") for i in range(70)]]

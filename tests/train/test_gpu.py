@@ -173,7 +173,7 @@ def test_a_step_in_which_nothing_counts_changes_nothing(task, scale):
     train_step, batch = make_train_step(task, scale=scale, ema=0.9)
     before = weights_of(train_step)
     batch.weights.zero_()
-    assert train_step(batch, step=0, lr=1e-3, requests=Requests()).read() == (0.0, 0.0, False)
+    assert train_step(batch, step=0, lr=1e-3, requests=Requests()).read() == (0.0, 0.0, True)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(train_step).items())
 
 

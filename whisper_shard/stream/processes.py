@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import BaseContext
@@ -19,6 +20,7 @@ from whisper_shard.stream.stages import Failure
 
 Running = Generator[Batch | Parcel | Failure, None, None]
 _START_METHOD = "forkserver"
+_POLL_SECONDS = 1
 _NO_GUARD = 77  # exit status of a loader process that runs the caller's script again
 
 
@@ -47,13 +49,13 @@ def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int, timeout: fl
             batch_size=None,
             num_workers=workers,
             prefetch_factor=prefetch,
-            timeout=timeout,
+            timeout=_POLL_SECONDS,
             multiprocessing_context=start_fork_server(),
             worker_init_fn=_begin_worker,
         )
         iterator = iter(web_loader.pipeline[0])
     try:
-        yield from iterator
+        yield from _wait_for_each(iterator, timeout)
     except Exception as error:
         if any(process.exitcode == _NO_GUARD for process in iterator._workers):
             raise ConfigError(
@@ -63,6 +65,22 @@ def pull(pipeline: wds.DataPipeline, *, workers: int, prefetch: int, timeout: fl
         raise
     finally:
         iterator._shutdown_workers()
+
+
+def _wait_for_each(iterator: Iterator[Batch | Parcel | Failure], timeout: float) -> Running:
+    """Yield the items; torch looks whether processes live only when its own, short timeout is over."""
+    began = time.monotonic()
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if not is_timeout(error) or (timeout and time.monotonic() - began > timeout):
+                raise
+            continue
+        yield item
+        began = time.monotonic()
 
 
 def is_timeout(error: Exception) -> bool:

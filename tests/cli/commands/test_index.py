@@ -47,6 +47,7 @@ def test_errors_are_one_line(tars, tmp_path, capsys):
     assert "--max-seconds 31: need" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_settings_from_a_file(tars, tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[index]\nmin_seconds = 0.1\njobs = 1\n[[index.filters]]\nkind = "speaking_rate"\n')
@@ -56,6 +57,7 @@ def test_settings_from_a_file(tars, tmp_path):
     assert open_dataset(tmp_path / "index").description.rejects["too_fast"] >= 1
 
 
+@pytest.mark.long
 def test_a_damaged_tar_is_to_be_restored_and_not_removed(tmp_path, capsys):
     tar, out = tmp_path / "set_0.tar", str(tmp_path / "index")
     write_tar(tar, {"0.wav": encode(0.5), "0.txt": b"Number one, two, three."})

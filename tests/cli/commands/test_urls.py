@@ -70,7 +70,7 @@ def test_score(url, folder, tmp_path, capsys):
     assert far["dataset"] == f"{url}/eval"
 
 
-@pytest.mark.parametrize("part", ["", "/train"])
+@pytest.mark.parametrize("part", ["", pytest.param("/train", marks=pytest.mark.long)])
 def test_train(url, folder, tmp_path, capsys, part):
     """The same losses as from the disk; the bucket's folder of both parts is named, or the training part."""
     flags = ["--model", str(folder / "tiny"), "--max-steps", "3", "--batch-size", "4", "--workers", "2"]
