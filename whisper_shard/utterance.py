@@ -3,8 +3,10 @@
 Preparation is a chain of functions from one of these types to the next.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,38 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """A part of an utterance's text, and when it is said."""
+
+    start: float
+    """Where it begins in the utterance, in seconds."""
+    end: float
+    """Where it ends."""
+    text: str
+    """Normalized text."""
+
+
+def parse_phrases(value: Any, text: str) -> tuple[Phrase, ...]:
+    """Return the phrases of a text as JSON holds them, or none where they are anything else or not of this text.
+
+    Args:
+        value: A list of objects with ``start``, ``end`` and ``text``, as Whisper's own output has them.
+        text: The phrases with spaces between them.
+    """
+    if not isinstance(value, list):
+        return ()
+    try:
+        phrases = tuple(
+            Phrase(start=float(item["start"]), end=float(item["end"]), text=item["text"].strip()) for item in value
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ()
+    times = [time for phrase in phrases for time in (phrase.start, phrase.end)]
+    is_ordered = all(0 <= before <= after for before, after in pairwise(times)) and all(map(math.isfinite, times))
+    return phrases if is_ordered and " ".join(phrase.text for phrase in phrases) == text else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Utterance:
     """One stretch of speech with its text, ready to be stored."""
 
@@ -119,6 +153,8 @@ class Utterance:
     """Sampling rate of the recording, in Hz."""
     quality: Quality | None = None
     """What was measured; None: with ``--no-quality``."""
+    phrases: tuple["Phrase", ...] = ()
+    """The parts of the text with their times, where the manifest gives them."""
 
     @property
     def seconds(self) -> float:
@@ -148,12 +184,12 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One utterance within a row."""
+    """One utterance within a row, or a phrase of one."""
 
     key: str
-    """Its key in the dataset."""
+    """Key of the utterance in the dataset."""
     text: str
-    """Its transcript."""
+    """Transcript."""
     start_seconds: float
     """Where it begins in the row."""
     end_seconds: float

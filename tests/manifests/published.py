@@ -180,3 +180,30 @@ def make_lhotse(folder):
             text = "".join(f"{json.dumps(value)}\n" for value in objects)
             write(folder / f"demo_{kind}_{split}.jsonl.gz", gzip.compress(text.encode()))
     return folder
+
+
+def make_subtitles(folder):
+    """Write four talks, each of two utterances with a long pause between them, with subtitles of every kind."""
+    for i, name in enumerate(("one.mp3", "two.wav", "three.wav", "four.wav")):
+        record(folder / name, seed=i, seconds=9.0)
+    write(
+        folder / "one.srt",
+        "1\n00:00:00,500 --> 00:00:01,500\n<i>Hello</i> there\n\n2\n00:00:01,600 --> 00:00:02,500\nand welcome\n\n"
+        "3\n00:00:05,000 --> 00:00:07,000\n[APPLAUSE] Thank you\n",
+    )
+    write(
+        folder / "two.en.vtt",
+        "WEBVTT\n\n00:00.500 --> 00:02.500\n<v Ann>Good morning\n\n00:05.000 --> 00:08.000\nGood night &amp; sleep\n",
+    )
+    intervals = "".join(
+        f'{a}\n{b}\n"{text}"\n' for a, b, text in ((0, 3, "the first"), (3, 5, ""), (5, 8, "the second"))
+    )
+    write(
+        folder / "three.TextGrid",
+        f'"ooTextFile"\n"TextGrid"\n0\n9\n<exists>\n1\n"IntervalTier"\n"utterances"\n0\n9\n3\n{intervals}',
+    )
+    write(
+        folder / "four.ctm",
+        "four 1 0.5 0.9 one\nfour 1 1.5 0.9 phrase\nfour 1 5.0 1.0 another\nfour 1 6.0 1.0 phrase\n",
+    )
+    return folder

@@ -29,6 +29,7 @@ CORPORA = {
     "mls_polish": published.make_mls,
     "transcribed_data/en": published.make_voxpopuli,
     "manifests": published.make_lhotse,
+    "talks": published.make_subtitles,
 }
 """The corpora that the commands of the table name."""
 

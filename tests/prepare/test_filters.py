@@ -37,7 +37,14 @@ def rejected(reason, detail, *, seconds=2.0):
         (1.0, rejected("too_short", "1.000 s, must be more than 1 s", seconds=1.0)),
         (1.001, None),
         (29.999, None),
-        (30.0, rejected("too_long", "30.000 s, must be less than 30 s", seconds=30.0)),
+        (
+            30.0,
+            rejected(
+                "too_long",
+                "30.000 s, must be less than 30 s; subtitles beside it, or offset and duration, divide it",
+                seconds=30.0,
+            ),
+        ),
     ],
 )
 def test_duration_excludes_both_bounds(seconds, rejection):

@@ -9,7 +9,7 @@ from whisper_shard.prepare.waveform import level_peak, normalize_peak, resample_
 
 
 def prepare_waveform(recording, *, trim_db, peak):
-    return level_peak(resample_and_trim(recording, trim_db=trim_db), recording, peak=peak)
+    return level_peak(resample_and_trim(recording, trim_db=trim_db)[0], recording, peak=peak)
 
 
 @pytest.mark.parametrize("trim_db", [10.0, 30.0, 60.0])

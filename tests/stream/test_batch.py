@@ -15,14 +15,28 @@ from whisper_shard.errors import EnvironmentFault
 from whisper_shard.stream import buffers as buffers_module
 from whisper_shard.stream.batch import BatchBuilder, Fault
 from whisper_shard.stream.buffers import LocalBuffers, Receiver, SharedBuffers
+from whisper_shard.utterance import Phrase
 
 
 def record_of(row, waveform, *, planned=None, gap=0, width=10, key="k", text="word", fault=None):
     return {
         "row": row, "gap": gap, "width": width, "num_samples": len(waveform) if planned is None else planned,
         "waveform": waveform, "__key__": key, "text": text, "language": None, "task": None, "prompt": None,
+        "phrases": (),
         "weight": 0.0 if fault else 1.0, "fault": fault, "id": 7,
     }  # fmt: skip
+
+
+def test_phrases_have_times_of_their_own_which_follow_a_change_of_speed():
+    phrases = (Phrase(start=0.0, end=0.5, text="one"), Phrase(start=1.0, end=2.0, text="two three"))
+    whole = record_of(0, ramp(16_000, np.float32), width=40_000, key="a", text="zero")
+    faster = record_of(
+        0, ramp(16_000, np.float32), planned=32_000, gap=8_000, width=40_000, key="b", text="one two three"
+    )
+    batch = build([whole, faster | {"phrases": phrases}], rows=1)
+    found = [(s.key, s.text, s.start_seconds, s.end_seconds) for s in batch.segments[0]]
+    assert found == [("a", "zero", 0.0, 1.0), ("b", "one", 1.5, 1.75), ("b", "two three", 2.0, 2.5)]
+    assert batch.texts == ("zero one two three",)
 
 
 def dirty_buffer(rows, samples, dtype):

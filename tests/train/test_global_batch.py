@@ -110,11 +110,20 @@ def test_any_rank_can_stop_all_but_only_rank_0_decides_to_save(monkeypatch, tiny
 def test_a_packed_window_with_too_much_text_is_left_out_and_named(tiny, dataset):
     batch = batch_of(dataset)
     texts = ["xyzzy! " * 150, *batch.texts[1:]]
-    packed = [batch.segments[1] * 2, *batch.segments[1:]]
+    packed = [(*batch.segments[1], *batch.segments[2]), *batch.segments[1:]]
     batch = dataclasses.replace(batch, texts=texts, segments=packed)
     found = make_builder(tiny).build(batch, 3, Requests())
     assert (list(found.dropped), found.num_dropped, found.num_utterances) == ([batch.keys[0]], 1, 15)
     assert found.windows[0] == 0
+
+
+def test_an_utterance_with_times_of_too_many_phrases_keeps_its_own(tiny, dataset):
+    batch = batch_of(dataset)
+    phrases = [dataclasses.replace(batch.segments[0][0], text="a")] * 300
+    texts = [" ".join("a" * 200), *batch.texts[1:]]
+    batch = dataclasses.replace(batch, texts=texts, segments=[tuple(phrases), *batch.segments[1:]])
+    builder = make_builder(tiny, timestamps=1.0)
+    assert builder.build(batch, 3, Requests()).num_dropped == 0
 
 
 def test_an_utterance_without_audio_still_counts(tiny, dataset):

@@ -21,7 +21,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     ),
     "text": (
         "transcription", "text", "sentence", "transcript", "transcriptions", "transcripts", "normalized_text",
-        "raw_text", "raw_transcription", "utterance",
+        "raw_text", "raw_transcription", "utterance", "subtitles", "subtitle", "captions",
     ),
     "language": ("language", "lang", "locale", "source_lang"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk_id", "spk"),

@@ -20,6 +20,7 @@ from whisper_shard.manifests.ljspeech import LJSpeech
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.manifests.mls import Mls
 from whisper_shard.manifests.parquet import Parquet, expand_pattern
+from whisper_shard.manifests.subtitles import Subtitles
 from whisper_shard.manifests.voxpopuli import VoxPopuli
 
 
@@ -58,6 +59,7 @@ FORMATS: dict[str, ManifestFormat] = {
     "mls": Mls(),
     "voxpopuli": VoxPopuli(),
     "audiofolder": AudioFolder(),
+    "subtitles": Subtitles(),
     "parquet": Parquet(),
     "json": Json(),
     "csv": Csv(),

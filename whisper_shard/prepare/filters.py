@@ -41,7 +41,9 @@ class Duration:
         if utterance.seconds <= self.min_seconds:
             return utterance.reject("too_short", f"{utterance.seconds:.3f} s, must be more than {self.min_seconds:g} s")
         if utterance.seconds >= self.max_seconds:
-            return utterance.reject("too_long", f"{utterance.seconds:.3f} s, must be less than {self.max_seconds:g} s")
+            detail = f"{utterance.seconds:.3f} s, must be less than {self.max_seconds:g} s"
+            hint = "" if utterance.row.is_segment else "; subtitles beside it, or offset and duration, divide it"
+            return utterance.reject("too_long", detail + hint)
         return None
 
 

@@ -1,8 +1,8 @@
 """One manifest row becomes an Utterance or a Rejection; nothing but the recording is read, and nothing is written."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from whisper_shard.prepare.quality import measure_quality
 from whisper_shard.prepare.recordings import RecordingReader, RowReader
 from whisper_shard.prepare.waveform import level_peak, resample_and_trim
 from whisper_shard.text.styles import build_style
-from whisper_shard.utterance import ManifestRow, Rejection, Utterance
+from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Phrase, Rejection, Utterance, parse_phrases
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 60
@@ -82,7 +82,8 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
         OSError: The machine failed (I/O error, too many open files): not the row's fault.
     """
     try:
-        text = pipeline.clean(row.transcript)
+        phrases = _clean_phrases(row, pipeline)
+        text = " ".join(phrase.text for phrase in phrases) if phrases else pipeline.clean(row.transcript)
     except TextError as error:
         return row.reject(error.reason, str(error))
     # Decoding is by far the most expensive step, so texts are checked first.
@@ -95,7 +96,7 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     try:
         recording = pipeline.reader.read(row)
         seconds = len(recording.waveform) / recording.sample_rate
-        trimmed = resample_and_trim(recording, trim_db=pipeline.trim_db)
+        trimmed, num_cut = resample_and_trim(recording, trim_db=pipeline.trim_db)
         quality = measure_quality(recording, trimmed, num_chars=len(text)) if pipeline.is_measured else None
         waveform = level_peak(trimmed, recording, peak=pipeline.peak)
     except AudioError as error:
@@ -110,9 +111,29 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
         recording_seconds=seconds,
         recording_rate=recording.sample_rate,
         quality=quality,
+        phrases=_shift(phrases, num_cut / SAMPLE_RATE, len(waveform) / SAMPLE_RATE),
     )
     rejections = (step.reject(utterance) for step in pipeline.filters)
     return next((rejection for rejection in rejections if rejection is not None), utterance)
+
+
+def _clean_phrases(row: ManifestRow, pipeline: Pipeline) -> tuple[Phrase, ...]:
+    """Return the phrases of a row with normalized texts, without those of which nothing is left."""
+    known = parse_phrases(row.extra.get("segments"), row.transcript)
+    cleaned = (replace(phrase, text=pipeline.clean(phrase.text)) for phrase in known)
+    return tuple(phrase for phrase in cleaned if phrase.text)
+
+
+def _shift(phrases: Sequence[Phrase], cut_seconds: float, seconds: float) -> tuple[Phrase, ...]:
+    """Return phrases with the times that they have after trimming."""
+    return tuple(
+        replace(
+            phrase,
+            start=round(min(max(phrase.start - cut_seconds, 0.0), seconds), 3),
+            end=round(min(max(phrase.end - cut_seconds, 0.0), seconds), 3),
+        )
+        for phrase in phrases
+    )
 
 
 def make_key(row: ManifestRow) -> str:

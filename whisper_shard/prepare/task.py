@@ -6,7 +6,7 @@ same length, lie together. A worker therefore holds a whole shard in memory, alr
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -258,7 +258,7 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
 def _warm_up(trim_db: float) -> None:
     """Import and initialize what the first recording would otherwise pay for in its own time."""
     recording = Recording(waveform=np.ones(SAMPLE_RATE, np.float32), sample_rate=SAMPLE_RATE)
-    waveform = resample_and_trim(recording, trim_db=trim_db)
+    waveform, _ = resample_and_trim(recording, trim_db=trim_db)
     measure_quality(recording, waveform, num_chars=1)
 
 
@@ -343,7 +343,7 @@ def _encode(utterance: Utterance, config: PrepareConfig) -> _EncodedUtterance:
 
 def _as_record(utterance: Utterance) -> dict[str, object]:
     row = utterance.row
-    own = {
+    own: dict[str, object] = {
         "text": utterance.text,
         "transcript": row.transcript,
         "seconds": utterance.seconds,
@@ -358,8 +358,12 @@ def _as_record(utterance: Utterance) -> dict[str, object]:
         "end_seconds": row.end_seconds,
         "channel": row.channel,
     }
+    extra = row.extra
+    if utterance.phrases:
+        extra = {name: value for name, value in extra.items() if name != "segments"}
+        own["segments"] = [asdict(phrase) for phrase in utterance.phrases]
     return {
-        **_rename_reserved(row.extra, {*own, *known}),
+        **_rename_reserved(extra, {*own, *known}),
         **{name: value for name, value in known.items() if value is not None},
         **own,
     }

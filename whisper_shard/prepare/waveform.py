@@ -17,12 +17,15 @@ SILENCE = 1e-6
 """A recording whose root mean square is below this (-120 dBFS) is silent."""
 
 
-def resample_and_trim(recording: Recording, *, trim_db: float) -> Waveform:
+def resample_and_trim(recording: Recording, *, trim_db: float) -> tuple[Waveform, int]:
     """Resample to 16 kHz and trim silence at both ends; the result may share memory with the recording.
 
     Args:
         recording: Mono, at any rate.
         trim_db: Frames more than this many dB below the loudest are silence; 0: do not trim.
+
+    Returns:
+        The waveform, and how many samples at 16 kHz were trimmed before it.
 
     Raises:
         AudioError: A sample is not a finite number (``not_finite``), or the recording is silent (``silent``).
@@ -34,7 +37,8 @@ def resample_and_trim(recording: Recording, *, trim_db: float) -> Waveform:
         raise AudioError("holds samples that are not finite numbers, or absurdly large", reason="not_finite")
     if total <= SILENCE**2 * len(waveform):
         raise AudioError(f"its level is below {SILENCE:.0e} of full scale", reason="silent")
-    return waveform[_loud_part(energy, trim_db)] if trim_db else waveform
+    loud = _loud_part(energy, trim_db) if trim_db else slice(0, None)
+    return waveform[loud], loud.start
 
 
 def level_peak(trimmed: Waveform, recording: Recording, *, peak: float) -> Waveform:

@@ -3,7 +3,7 @@
 Letters of shapes, here and in all that follows: B rows in a batch, S samples, T frames, M mel bins, L label tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +51,7 @@ class Batch:
     tasks: tuple[str | None, ...]
     """Task of each row, where the data says it."""
     segments: tuple[tuple[Segment, ...], ...]
-    """The utterances of each row; more than one only in packed windows."""
+    """The texts of each row with their times: one an utterance, or one a phrase where the data has `segments`."""
     epoch: int
     """Epoch, from 0."""
     step: int
@@ -160,15 +160,26 @@ def _lay_out(row: Sequence[Record], out: NDArray[Any]) -> None:
 
 
 def _segments(row: Sequence[Record]) -> tuple[Segment, ...]:
-    segments, position = [], 0
+    segments, position = list[Segment](), 0
     for record in row:
         start = position + record["gap"]
         position = start + len(record["waveform"])
         if record["weight"]:
             end = position - record.get("silent_samples", 0)  # a timestamp marks the end of speech, not of silence
-            times = {"start_seconds": start / SAMPLE_RATE, "end_seconds": end / SAMPLE_RATE}
-            segments.append(Segment(key=record["__key__"], text=record["text"], **times))
+            segments += _timed_texts(record, start / SAMPLE_RATE, end / SAMPLE_RATE)
     return tuple(segments)
+
+
+def _timed_texts(record: Record, start: float, end: float) -> Iterator[Segment]:
+    """Yield the text of an utterance with its times in the row: each phrase, where their times are known."""
+    key = record["__key__"]
+    if not record["phrases"]:
+        yield Segment(key=key, text=record["text"], start_seconds=start, end_seconds=end)
+    # An augmentation may have changed the speed.
+    rate = (end - start) * SAMPLE_RATE / max(1, record["num_samples"])
+    for phrase in record["phrases"]:
+        times = (min(start + rate * time, end) for time in (phrase.start, phrase.end))
+        yield Segment(key=key, text=phrase.text, start_seconds=next(times), end_seconds=next(times))
 
 
 def _first(row: Sequence[Mapping[str, Any]], name: str) -> str | None:

@@ -2,7 +2,7 @@
 
     plan        Timetable       -> records that say which utterance stands in which row of which step
     read        Source          -> + "__key__", "__url__", "raw": its bytes, checked
-    decode                      -> + "waveform", "text", "language", "task", "prompt", "json"
+    decode                      -> + "waveform", "text", "language", "task", "prompt", "phrases", "json"
     augment                     -> "waveform" augmented, keyed by (seed, epoch, key)
     <your stages>               any callable from an iterator of records to an iterator of records
     collate                     -> Batch

@@ -21,7 +21,7 @@ from whisper_shard.stream.read_ahead import StepReader, StepSource
 from whisper_shard.stream.run_buffer import RunBuffer
 from whisper_shard.stream.runs import RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
-from whisper_shard.utterance import MAX_SAMPLES
+from whisper_shard.utterance import MAX_SAMPLES, parse_phrases
 
 Stage = Callable[[Iterable[Record]], Iterator[Record]]
 """A stage of the pipeline: records in, records out. A record it drops becomes a row of weight 0."""
@@ -140,6 +140,7 @@ class DecodeStage:
             record["text"] = known["text"]
             record["language"], record["task"] = known.get("language"), known.get("task")
             record["prompt"] = known.get("prompt")
+            record["phrases"] = parse_phrases(known.get("segments"), known["text"])
             record["json"] = known
             yield record
 
@@ -228,6 +229,7 @@ def _faulty(record: Record, key: str, error: DatasetError) -> Record:
         "language": None,
         "task": None,
         "prompt": None,
+        "phrases": (),
         "json": {},
         "weight": 0.0,
         "fault": Fault(id=record["id"], key=key, message=str(error)),

@@ -7,7 +7,7 @@ others to do after the step, stop or save, travels with them and costs no exchan
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from whisper_shard.model.labels import Labeler, LabelRow
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.ranks import Ranks, gather_rows
 from whisper_shard.train.windows import assign_windows
+from whisper_shard.utterance import Segment
 
 NO_LABELS = LabelRow(decoder_input_ids=(), labels=())
 
@@ -141,18 +142,23 @@ class GlobalBatchBuilder:
         try:
             return self._label(batch, row)
         except TrainingError:
-            if len(batch.segments[row]) < 2:
+            segments = batch.segments[row]
+            if len({segment.key for segment in segments}) > 1:
+                return None
+            if len(segments) < 2:
                 raise
-            return None
+            # The times of the phrases are what is too much; those of the utterance are two tokens.
+            whole = replace(segments[0], text=batch.texts[row], end_seconds=segments[-1].end_seconds)
+            return self._label(batch, row, segments=(whole,))
 
-    def _label(self, batch: Batch, row: int) -> LabelRow:
+    def _label(self, batch: Batch, row: int, *, segments: Sequence[Segment] | None = None) -> LabelRow:
         key = batch.keys[row]
         return self.labeler.label(
             batch.texts[row],
             key=key,
             language=batch.languages[row],
             task=batch.tasks[row],
-            segments=batch.segments[row] if self._has_timestamps(batch.epoch, key) else None,
+            segments=(segments or batch.segments[row]) if self._has_timestamps(batch.epoch, key) else None,
             prompt=batch.prompts[row] if batch.prompts else None,
         )
 
