@@ -97,6 +97,19 @@ class Reverse:
         "stream/augment/transforms.py",
         ("AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {", "Reverse", "reverse", "Reverse"),
     ),
+    "export": (
+        "export/listing.py",
+        '''"""The names of the tensors, one a line."""
+from whisper_shard.export.format import ExportFormat
+
+def write_names(loaded, folder, dtype):
+    (folder / "names.txt").write_text("\\n".join(loaded.model.state_dict()))
+
+NAMES = ExportFormat(tool="people", dtypes=("none",), write=write_names)
+''',
+        "export/formats.py",
+        ("EXPORTS: dict[str, ExportFormat] = {", "NAMES", "names", "NAMES"),
+    ),
     "storage scheme": (
         "storage/memory.py",
         '''"""A store in the memory of this process."""
@@ -186,6 +199,12 @@ def test_an_augmentation(extended):
     ran = run(extended, "-c", code)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == f"{extended}/whisper_shard/__init__.py [0.5, 0.25, 0.0]\n"
+
+
+def test_an_export(extended, tiny_folder, tmp_path):
+    ran = run(extended, "-m", "whisper_shard", "export", str(tiny_folder), str(tmp_path / "out"), "--format", "names")
+    assert ran.returncode == 0, ran.stderr
+    assert "model.encoder.conv1.weight" in (tmp_path / "out/names.txt").read_text().splitlines()
 
 
 def test_a_storage_scheme(extended, tmp_path):

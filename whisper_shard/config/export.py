@@ -1,19 +1,15 @@
 """Settings of the command `export`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from whisper_shard.config.checks import MANY, check_range
-
-FormatName = Literal["hf", "ct2", "ggml", "openai", "onnx"]
-"""A format of `export`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
     """Write a model for faster-whisper, whisper.cpp, openai-whisper or sherpa-onnx, and compare their texts."""
 
-    format: FormatName = "hf"
+    format: str = "hf"
     """hf: transformers 4 and 5; ct2: faster-whisper; ggml: whisper.cpp; openai: openai-whisper; onnx: sherpa-onnx."""
     quantize: str = ""
     """Number format of the weights, such as float16, int8 (ct2, onnx) or q5_0 (ggml); empty: the format's default."""

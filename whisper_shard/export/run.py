@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from whisper_shard.config.export import ExportConfig
-from whisper_shard.errors import ExportError
+from whisper_shard.errors import ConfigError, ExportError, suggest
 from whisper_shard.export.consumers import open_consumer
 from whisper_shard.export.formats import EXPORTS
 from whisper_shard.export.parity import Parity, compare
@@ -63,6 +63,9 @@ def export_model(
         AudioError: A recording to compare on cannot be read.
         EnvironmentFault: The folder cannot be written.
     """
+    if config.format not in EXPORTS:
+        hint = suggest(config.format, list(EXPORTS))
+        raise ConfigError(f"--format {config.format}: unknown format; known are {', '.join(EXPORTS)}{hint}")
     export = EXPORTS[config.format]
     dtype = export.choose_dtype(config.quantize, config.format)
     _check_empty(out)
