@@ -88,6 +88,7 @@ class _Killer:
 def _work(
     task: Path, run: Path, config: TrainConfig, kill: Kill | None, rank: int, world: int, port: int, pipe
 ) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
     from whisper_shard.train.loop import train_model
 
     if world > 1:
