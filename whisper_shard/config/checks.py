@@ -18,6 +18,18 @@ def check_range(flag: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"{flag} is {value:g}; it must lie between {low:g} and {high:g}")
 
 
+def parse_slice(flag: str, given: str) -> tuple[int, int]:
+    """Return which part, from 0, of how many is meant by a text such as ``3/16``, which counts from 1.
+
+    Raises:
+        ConfigError: It has another form; names the flag.
+    """
+    number, _, total = given.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise ConfigError(f"{flag} {given}: must be I/N with 1 <= I <= N, such as 3/16")
+    return int(number) - 1, int(total)
+
+
 def check_order(flag: str, seconds: tuple[float, float]) -> None:
     """Check that two numbers of seconds are a range within 0 to 30.
 

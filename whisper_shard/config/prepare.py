@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from whisper_shard.config.checks import check_range
+from whisper_shard.config.checks import check_range, parse_slice
 from whisper_shard.config.plugins import PluginTables
 from whisper_shard.errors import ConfigError
 
@@ -161,9 +161,7 @@ class PrepareConfig:
             ConfigError: One of them is malformed, or two contradict each other.
         """
         if self.slice:
-            number, _, total = self.slice.partition("/")
-            if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
-                raise ConfigError(f"--slice {self.slice}: must be I/N with 1 <= I <= N, such as 3/16")
+            parse_slice("--slice", self.slice)
         if self.engine == "dask" and not self.engine_address:
             raise ConfigError("--engine dask: needs --engine-address, such as tcp://10.0.0.1:8786")
         if self.engine == "local" and self.engine_address:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range
+from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range, parse_slice
 from whisper_shard.errors import ConfigError
 
 
@@ -42,8 +42,7 @@ class ScoreConfig:
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--limit", self.limit, 0, MANY)
         check_range("--threads", self.threads, 0, 4096)
-        number, _, total = (self.slice or "1/1").partition("/")
-        if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
-            raise ConfigError(f"--slice {self.slice}: must be I/N with 1 <= I <= N, such as 3/16")
+        if self.slice:
+            parse_slice("--slice", self.slice)
         if self.slice and not self.write_columns:
             raise ConfigError("--slice shares out the work of --write-columns NAME: give that, too")

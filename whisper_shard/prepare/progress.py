@@ -81,7 +81,7 @@ def _describe_rejects(counts: RunCounts) -> str:
     """List the reasons, with an example of the most frequent one: it shows a wrong folder or column at a glance."""
     reasons = counts.rejects.most_common()
     most_common, _ = reasons[0]
-    hint = "; relative paths are relative to the folder of the CSV" if most_common == "missing_file" else ""
+    hint = "; relative paths are relative to the folder of the corpus" if most_common == "missing_file" else ""
     shown = ", ".join(f"{reason} {count}" for reason, count in reasons)
     return f"{shown}; for example {counts.examples[most_common]}{hint}"
 

@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from whisper_shard.config.checks import parse_slice
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.description import DATASET_NAME
@@ -156,7 +157,7 @@ def prepare_slice(
         WhisperShardError: As `prepare_corpus`.
     """
     started = time.monotonic()
-    number, total = map(int, config.slice.split("/"))
+    part, total = parse_slice("--slice", config.slice)
     build_pipeline(config)
     with TemporaryDirectory(prefix="whisper-shard-") as folder:
         node = Path(folder)
@@ -164,8 +165,8 @@ def prepare_slice(
         output = open_output(parse_location(out), writer=writer, store=store, node=node)
         manifests = yield from _open_manifests(corpus, config, copies=node, store=store)
         plan = yield from _wait_for_plan(output, manifests, config)
-        with share_output(output, part=f"{number}-of-{total}"), open_workers(output, config) as workers:
-            own = [shard for position, shard in enumerate(plan.shards()) if position % total == number - 1]
+        with share_output(output, part=f"{part + 1}-of-{total}"), open_workers(output, config) as workers:
+            own = [shard for position, shard in enumerate(plan.shards()) if position % total == part]
             counts = RunCounts(num_rows=sum(shard.num_rows for shard in own), started=started)
             missing = yield from _find_missing(own, config, counts)
             yield _plan_made(plan, plan.num_shards - len(own) + len(missing), config)

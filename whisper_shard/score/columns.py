@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from whisper_shard.config.checks import parse_slice
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.dataset.columns import (
     COLUMNS_SCHEMA,
@@ -125,8 +126,7 @@ def find_slice(given: str) -> tuple[int, int]:
         ConfigError: The environment is incomplete or wrong.
     """
     if given:
-        number, _, total = given.partition("/")
-        return int(number) - 1, int(total)
+        return parse_slice("--slice", given)
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise ConfigError(
