@@ -1,6 +1,6 @@
 """Measure how long a view of a million utterances takes: the command's work, in a process of its own.
 
-.venv/bin/python benchmarks/bench_filter.py [UTTERANCES]
+python -m benchmarks.bench_filter [UTTERANCES]
 """
 
 import sys
@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.machine import write_result
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.dataset.schema import INDEX_SCHEMA, QUALITY_SCHEMA, with_quality
 from whisper_shard.dataset.views import filter_dataset
@@ -44,7 +45,7 @@ def shard_table(shard: int, rng: np.random.Generator) -> pa.Table:
 
 
 def main() -> None:
-    """Write an index without shards, filter it, and print the time."""
+    """Write an index without shards, filter it, and write down the time."""
     num_shards = int((sys.argv[1:] or ["1000000"])[0]) // SHARD_ROWS
     with TemporaryDirectory() as temporary:
         folder, rng = Path(temporary) / "set", np.random.default_rng(0)
@@ -57,11 +58,14 @@ def main() -> None:
         write_description(folder, shards=shards, index=index, meta={})
         begin, cpu = time.perf_counter(), time.process_time()
         (made,) = filter_dataset(folder, Path(temporary) / "view", WHERE)
-        print(
-            f"{made.num_utterances:,} of {made.num_utterances_before:,} utterances in "
-            f"{time.perf_counter() - begin:.2f} s, {time.process_time() - cpu:.2f} s of CPU time; index "
-            f"{(folder / 'index.parquet').stat().st_size / 1e6:.0f} MB"
-        )
+        found = {
+            "utterances": made.num_utterances_before,
+            "kept": made.num_utterances,
+            "seconds": time.perf_counter() - begin,
+            "cpu_seconds": time.process_time() - cpu,
+            "index_mb": (folder / "index.parquet").stat().st_size / 1e6,
+        }
+    write_result("filter", f"python -m benchmarks.bench_filter {num_shards * SHARD_ROWS}", found, "pyarrow", "numpy")
 
 
 if __name__ == "__main__":

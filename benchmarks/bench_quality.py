@@ -1,6 +1,6 @@
 """Measure what share of the preparation of a row is spent on measuring its quality.
 
-    .venv/bin/python benchmarks/bench_quality.py FOLDER_OF_RECORDINGS
+    python -m benchmarks.bench_quality FOLDER_OF_RECORDINGS
 
 Each recording is prepared with and without quality, in turns, and so are 8 s mp3 files at 44.1 kHz made of them. The
 time is that of the CPU for decoding, resampling, trimming, levelling and measuring.
@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 
+from benchmarks.machine import write_result
 from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.audio.files import read_recording
 from whisper_shard.audio.resample import resample
@@ -39,8 +40,8 @@ def make_long(paths: list[str], folder: Path) -> list[str]:
     return found
 
 
-def measure(paths: list[str]) -> str:
-    """Return the share of the quality in words: the median of five rounds."""
+def measure(paths: list[str]) -> dict[str, float]:
+    """Return CPU time without and with quality, and its share: medians of five rounds."""
     pipelines = [build_pipeline(PrepareConfig(quality=quality, min_seconds=0.0)) for quality in (False, True)]
     shares, spent = [], []
     for _ in range(6):
@@ -56,15 +57,20 @@ def measure(paths: list[str]) -> str:
         spent.append([1000 * total / len(paths) for total in totals])
     without, with_quality = np.median(spent[1:], axis=0)
     share = float(np.median(shares[1:]))
-    return f"{len(paths)} files: {without:.2f} ms a row without, {with_quality:.2f} ms with quality: {share:+.1%}"
+    return {
+        "files": len(paths),
+        "ms_a_row_without": float(without),
+        "ms_a_row_with_quality": float(with_quality),
+        "more": share,
+    }
 
 
 def main() -> None:
     """Measure the recordings as they are, and long ones made of them."""
     paths = [str(path) for path in sorted(Path(sys.argv[1]).rglob("*.*"))][:FILES]
-    print(f"short: {measure(paths)}")
     with TemporaryDirectory() as folder:
-        print(f"8 s mp3 at 44.1 kHz: {measure(make_long(paths, Path(folder)))}")
+        found = {"as they are": measure(paths), "8 s mp3 at 44.1 kHz": measure(make_long(paths, Path(folder)))}
+    write_result("quality", "python -m benchmarks.bench_quality FOLDER", found, "numpy", "soundfile", "soxr")
 
 
 if __name__ == "__main__":

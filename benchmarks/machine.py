@@ -1,5 +1,7 @@
-"""The machine part of every result. Imports nothing that would add to the measured memory."""
+"""The machine part of every result, and the file of one. Imports nothing that would add to the measured memory."""
 
+import datetime
+import json
 import os
 import platform
 from importlib.metadata import version
@@ -22,3 +24,19 @@ def describe_machine(*libraries: str, **details: Any) -> dict[str, Any]:
         "versions": {name: version(name) for name in libraries},
         **details,
     }
+
+
+def write_result(name: str, command: str, result: Any, *libraries: str) -> None:
+    """Print a result, and write it to ``benchmarks/results/<date>-<name>.json``.
+
+    Args:
+        name: Of the benchmark.
+        command: What repeats it.
+        result: What was measured, as JSON values.
+        libraries: Those whose versions matter.
+    """
+    date = datetime.date.today().isoformat()
+    content = {"date": date, "command": command, name: result, "machine": describe_machine(*libraries)}
+    path = Path(__file__).parent / "results" / f"{date}-{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{json.dumps(result, indent=1)}\nwritten to {path}")
