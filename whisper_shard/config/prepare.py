@@ -37,7 +37,7 @@ class PrepareConfig:
     encoding: str = ""
     """Encoding of a text manifest, such as cp1251; empty: UTF-8, UTF-16 or Windows-1252, by its content."""
     eval_corpus: str = ""
-    """A second manifest to use as the evaluation set; empty: split it off the corpus."""
+    """A second manifest, local or a URL, to use as the evaluation set; empty: split it off the corpus."""
     eval_fraction: float = 0.1
     """Share of the corpus set aside for evaluation, 0 to 0.9; 0: no evaluation set."""
     split_by: str = ""
