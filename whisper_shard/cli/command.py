@@ -16,8 +16,8 @@ class Command:
     """Class of its settings; the first line of the docstring is its help text."""
     positionals: Mapping[str, str]
     """Help text of each required argument, by name."""
-    is_last_repeated: bool = False
-    """Whether the last argument may be given several times; it is then a tuple."""
+    repeated: str = ""
+    """Name of the argument that may be given several times, and is a tuple; empty: none."""
     has_urls: bool = True
     """Whether an argument may lie in object storage."""
     run: Callable[..., int]

@@ -81,9 +81,13 @@ def _dispatch(argv: Sequence[str]) -> int:
     command = COMMANDS[name]
     flags, rest = take_storage_flags(rest) if command.has_urls else (StorageFlags(), list(rest))
     note = STORAGE_HELP if command.has_urls else ""
-    repeated = list(command.positionals)[-1] if command.is_last_repeated else ""
     config, paths = load_config(
-        command.config, command=name, argv=rest, positionals=command.positionals, repeated=repeated, note=note
+        command.config,
+        command=name,
+        argv=rest,
+        positionals=command.positionals,
+        repeated=command.repeated,
+        note=note,
     )
     with storage_variables(flags):
         return command.run(config, **paths)

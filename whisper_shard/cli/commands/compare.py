@@ -68,7 +68,7 @@ def _show(value: Any) -> str:
 COMMAND = Command(
     config=CompareConfig,
     positionals={"run": "folder of a run"},
-    is_last_repeated=True,
+    repeated="run",
     has_urls=False,
     run=run_compare,
 )
