@@ -39,7 +39,6 @@ from benchmarks.machine import describe_machine
 from tests.s3 import BUCKET, FaultProxy, S3Server, environment, restart_forkserver, running_s3, upload_folder
 from whisper_shard import Batch, Dataset, StreamConfig, open_dataset, open_loader
 from whisper_shard.dataset.sources.open import open_source, open_sources
-from whisper_shard.storage.stores import forget_stores
 from whisper_shard.stream.runs import Run, RunSequence
 from whisper_shard.stream.timetable import Step, Timetable
 
@@ -95,7 +94,6 @@ def _corpus(folder: Path, arguments: argparse.Namespace) -> Dataset:
 def _endpoint(endpoint: str) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(environment(endpoint))
-    forget_stores()  # clients are opened once, with the endpoint of that moment
     try:
         yield
     finally:

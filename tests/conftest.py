@@ -108,17 +108,14 @@ def s3_server() -> "Iterator[S3Server]":
 def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Iterator[FaultProxy]":
     """A proxy that counts and injects faults; the environment leads to the server through it."""
     from tests.s3 import FaultProxy, environment
-    from whisper_shard.storage import stores
 
     proxy = FaultProxy(s3_server.port)
     for name, value in environment(proxy.endpoint).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
     # Only now: a thread of an earlier test that still reads may have opened a store without credentials meanwhile.
-    stores.forget_stores()
     yield proxy
     proxy.refuse()
-    stores.forget_stores()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from whisper_shard.cli.main import run
 from whisper_shard.cli.storage import storage_variables, take_storage_flags
 from whisper_shard.config.storage import StorageFlags
 from whisper_shard.errors import ConfigError
-from whisper_shard.storage.stores import forget_stores
 
 
 def test_flags_are_taken_off_the_command_line():
@@ -51,7 +50,6 @@ def bare(s3, monkeypatch):
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    forget_stores()
     return s3
 
 
@@ -62,7 +60,6 @@ def test_an_anonymous_reader_of_a_server_of_its_own(bare, tmp_path, capsys, monk
     upload_folder(tmp_path / "data", f"s3://{PUBLIC}/flags")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_SKIP_SIGNATURE")
-    forget_stores()
     flags = ["--endpoint-url", bare.endpoint, "--region", "us-east-1", "--anonymous"]
     for command in ("verify", "inspect"):
         assert run([command, f"s3://{PUBLIC}/flags", *flags]) == 0, capsys.readouterr().err

@@ -16,7 +16,7 @@ from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault
 from whisper_shard.storage.atomic import sha256_of_file
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.storage.stores import StorageConfig, forget_stores
+from whisper_shard.storage.stores import StorageConfig
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -160,7 +160,6 @@ def test_https(https_server, local, monkeypatch, tmp_path):
     shutil.copytree(local.folder, folder / "some data", dirs_exist_ok=True)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "copies"))
-    forget_stores()
     dataset = open_dataset(f"{endpoint}/some%20data")
     assert dataset.columns("key")["key"].tolist() == local.columns("key")["key"].tolist()
     assert str(dataset.shard_location(0)) == f"{endpoint}/some%20data/shards/000000.tar"

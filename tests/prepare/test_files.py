@@ -18,7 +18,7 @@ from whisper_shard.prepare.events import Note, ShardFinished
 from whisper_shard.prepare.run import prepare_corpus
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.storage.stores import StorageConfig, forget_stores
+from whisper_shard.storage.stores import StorageConfig
 
 QUICKLY = StorageConfig(retry_budget_seconds=0.3)
 SETTINGS = {"shard_mb": 1, "max_reject_fraction": 0.9}
@@ -297,7 +297,6 @@ def test_errors_in_a_manifest_name_its_url(s3, tmp_path):
 def test_https_and_a_dry_run(https_server, corpus, local, monkeypatch, tmp_path):
     endpoint, authority, folder = https_server
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
-    forget_stores()
     shutil.copytree(corpus.parent, folder / "a corpus")
     url = f"{endpoint}/a%20corpus/corpus.csv"
     found = estimate_corpus(url, PrepareConfig(**QUICK, **SETTINGS))

@@ -26,7 +26,7 @@ from whisper_shard.prepare.run import prepare_corpus
 from whisper_shard.storage.lease import hold_lease
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.storage.stores import StorageConfig, forget_stores
+from whisper_shard.storage.stores import StorageConfig
 from whisper_shard.storage.work_folder import work_folder
 
 SETTINGS = {"shard_mb": 1}
@@ -232,7 +232,6 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(corpus, s3, m
         prepare(corpus, "https://example.org/out")
     for name, value in environment(s3.endpoint, key=READER_KEY, secret=READER_SECRET).items():
         monkeypatch.setenv(name, value)
-    forget_stores()
     with pytest.raises(
         ConfigError, match=r"lease.json: access denied; ask the owner of the bucket for the right to write"
     ):

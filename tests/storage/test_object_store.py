@@ -15,7 +15,6 @@ import pytest
 
 from tests.s3 import BUCKET, PUBLIC, READER_KEY, READER_SECRET, SECRET_KEY, FaultProxy, ScriptedServer
 from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault
-from whisper_shard.storage import stores
 from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectChanged, ObjectStore
 from whisper_shard.storage.stores import StorageConfig
@@ -257,7 +256,6 @@ class TestErrorsThatPeopleMeet:
     def test_wrong_credentials(self, s3, location, monkeypatch, key, secret):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        stores.forget_stores()
         message = "the server does not accept the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         self.refused(ConfigError, message, lambda: QUICK.get(location, max_bytes=10))
         self.refused(ConfigError, message, lambda: QUICK.head(location))  # whose answer does not say why
@@ -265,7 +263,6 @@ class TestErrorsThatPeopleMeet:
     def test_access_denied(self, s3, location, monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER_SECRET)
-        stores.forget_stores()
         message = "access denied; ask the owner of the bucket for the right to {} there"
         self.refused(ConfigError, message.format("read"), lambda: QUICK.get(location, max_bytes=10))
         self.refused(ConfigError, message.format("read"), lambda: QUICK.head(location))
@@ -279,7 +276,6 @@ class TestErrorsThatPeopleMeet:
         monkeypatch.setenv("HOME", str(tmp_path))
         with ScriptedServer(lambda request: (404, {}, b"")) as nothing:
             monkeypatch.setenv("AWS_METADATA_ENDPOINT", nothing.endpoint)
-            stores.forget_stores()
             yield
 
     def test_no_credentials(self, location, no_credentials):
@@ -311,10 +307,8 @@ class TestErrorsThatPeopleMeet:
             ("none", "the profile 'none' of AWS_PROFILE does not exist in ~/.aws"),
         ]:
             monkeypatch.setenv("AWS_PROFILE", profile)
-            stores.forget_stores()
             self.refused(ConfigError, message, lambda: QUICK.get(location, max_bytes=10))
         monkeypatch.setenv("AWS_PROFILE", "lab")
-        stores.forget_stores()
         assert len(QUICK.get(location, max_bytes=len(DATA))) == len(DATA)
 
     @pytest.mark.parametrize(
@@ -392,7 +386,6 @@ class TestOtherClouds:
             yield server, blobs
 
     def check(self, location):
-        stores.forget_stores()
         PATIENT.put(location, b"0123456789")
         piece = PATIENT.get_range(location, 2, 3)
         assert piece.data == b"234"
@@ -420,7 +413,6 @@ class TestOtherClouds:
     def test_azure_without_an_account(self, monkeypatch):
         for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT"):
             monkeypatch.delenv(name, raising=False)
-        stores.forget_stores()
         with pytest.raises(
             ConfigError, match="az://container/a: the credentials are not complete; set AZURE_STORAGE_ACC"
         ):
@@ -428,14 +420,12 @@ class TestOtherClouds:
 
     def test_https_is_read_and_never_written(self, https_server, monkeypatch):
         monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
-        stores.forget_stores()
         endpoint, certificate, folder = https_server
         (folder / "a b").write_bytes(DATA)
         location = parse_location(f"{endpoint}/a%20b")
         with pytest.raises(ConfigError, match="the certificate of the server is not valid here; name its authority in"):
             QUICK.get(location, max_bytes=10)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
-        stores.forget_stores()
         assert PATIENT.get_range(location, 1000, 5_000_000).data == DATA[1000:5_001_000]
         with pytest.raises(FileNotFoundError, match="does not exist"):
             QUICK.get(location.parent.join("missing"), max_bytes=10)
@@ -445,7 +435,6 @@ class TestOtherClouds:
         with pytest.raises(ConfigError, match="files behind https cannot be listed"):
             list(QUICK.list(location.parent))
         monkeypatch.setenv("AWS_CA_BUNDLE", str(folder / "missing.pem"))
-        stores.forget_stores()
         with pytest.raises(ConfigError, match="cannot read these certificates"):
             QUICK.get(location, max_bytes=10)
 

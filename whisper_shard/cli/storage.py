@@ -45,14 +45,10 @@ def storage_variables(flags: StorageFlags) -> Iterator[None]:
     if not variables:
         yield
         return
-    from whisper_shard.storage.stores import forget_stores
-
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    forget_stores()
     try:
         yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-        forget_stores()

@@ -21,6 +21,7 @@ from whisper_shard.errors import ConfigError, EnvironmentFault
 from whisper_shard.storage.location import SCHEMES, Location
 
 _CONNECT_SECONDS = 5.0
+_PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST", "SSL_CERT_FILE", "HOME")
 _UNUSED_KEYS = ("client_email", "private_key", "private_key_id")
 _STALL_SECONDS = 10.0
 """A connection that brings nothing for so long is given up, and the request made again."""
@@ -49,7 +50,7 @@ class StorageConfig:
 
 
 def open_store(location: Location, config: StorageConfig, *, max_retries: int) -> Any:
-    """Return the client for the bucket of ``location``, opened once in each process.
+    """Return the client for the bucket of ``location``, opened once for the variables that are set now.
 
     Args:
         location: Anything in the bucket.
@@ -67,12 +68,12 @@ def open_store(location: Location, config: StorageConfig, *, max_retries: int) -
             f"{location}: this process was forked from one that had used object storage, where it would hang; start "
             "processes with the method forkserver or spawn"
         )
-    return _open_bucket(location.scheme, location.bucket, config, max_retries)
+    return _open_bucket(location.scheme, location.bucket, config, max_retries, _read_variables())
 
 
-def forget_stores() -> None:
-    """Close all clients, so that the next request reads the environment again."""
-    _open_bucket.cache_clear()
+def _read_variables() -> tuple[tuple[str, str], ...]:
+    """Return the variables that a client is opened with, so that another one is opened when they have changed."""
+    return tuple(item for item in os.environ.items() if item[0].startswith(_PREFIXES))
 
 
 @cache
@@ -82,7 +83,13 @@ def _first_process() -> int:
 
 
 @lru_cache(maxsize=64)
-def _open_bucket(scheme: str, bucket: str, config: StorageConfig, max_retries: int) -> Any:
+def _open_bucket(
+    scheme: str,
+    bucket: str,
+    config: StorageConfig,
+    max_retries: int,
+    variables: tuple[tuple[str, str], ...],  # noqa: ARG001 - part of the key: the clients themselves read them
+) -> Any:
     location = Location(scheme, bucket, "")
     endpoint = config.endpoint or _endpoint_of(scheme)
     options: dict[str, Any] = {

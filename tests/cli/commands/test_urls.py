@@ -9,7 +9,6 @@ import pytest
 from tests.report.reading import Page
 from tests.s3 import BUCKET, SECRET_KEY, restart_forkserver, upload_folder
 from whisper_shard.cli.main import run
-from whisper_shard.storage.stores import forget_stores
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -33,7 +32,6 @@ def test_verify_behind_https(https_server, folder, monkeypatch, tmp_path, capsys
     shutil.copytree(folder / "data/eval", served / "eval", dirs_exist_ok=True)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    forget_stores()
     assert run(["verify", f"{endpoint}/eval"]) == 0
     assert f"{endpoint}/eval: intact; 3 utterances" in capsys.readouterr().out
 

@@ -1,11 +1,13 @@
 """The node cache: a fixed share of the shards, each fetched once, checked, within its limit whatever happens."""
 
+import contextlib
 import errno
 import logging
 import multiprocessing
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -54,7 +56,14 @@ def size_of(dataset):
 
 
 def stored(cache):
-    return sum(path.stat().st_size for path in cache.root.rglob("*") if path.is_file())
+    """Count each file once, also one that gets its final name meanwhile."""
+    sizes = {}
+    for path in cache.root.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            if stat.S_ISREG(state.st_mode):
+                sizes[state.st_ino] = state.st_size
+    return sum(sizes.values())
 
 
 def everything(tmp_path):
