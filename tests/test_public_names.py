@@ -8,10 +8,11 @@ import pytest
 import whisper_shard
 
 NAMES = [
-    "Batch", "BenchConfig", "Dataset", "ExportConfig", "IndexConfig", "Ledger", "Loader", "PlanState", "PrepareConfig",
-    "ScoreConfig", "StorageConfig", "StreamConfig", "TrainConfig", "WhisperShardError", "__version__", "export_model",
-    "filter_dataset", "index_tars", "load_error_rates", "open_dataset", "open_evaluation", "open_loader",
-    "plan_state_from_json", "prepare_corpus", "register_gopen", "score_model", "train_model", "verify_dataset",
+    "Batch", "BenchConfig", "Dataset", "ExportConfig", "IndexConfig", "Labeler", "Ledger", "Loader", "LogMel",
+    "PlanState", "PrepareConfig", "ScoreConfig", "SpeechLoss", "StorageConfig", "StreamConfig", "TrainConfig",
+    "WhisperShardError", "__version__", "export_model", "filter_dataset", "fit_window", "index_tars",
+    "load_error_rates", "load_whisper", "open_dataset", "open_evaluation", "open_loader", "plan_state_from_json",
+    "prepare_corpus", "register_gopen", "score_model", "train_model", "verify_dataset",
 ]  # fmt: skip
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 

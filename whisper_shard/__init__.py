@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from whisper_shard.dataset.views import filter_dataset as filter_dataset
     from whisper_shard.errors import WhisperShardError as WhisperShardError
     from whisper_shard.export.run import export_model as export_model
+    from whisper_shard.model.forward import SpeechLoss as SpeechLoss
+    from whisper_shard.model.labels import Labeler as Labeler
+    from whisper_shard.model.log_mel import LogMel as LogMel
+    from whisper_shard.model.whisper import load_whisper as load_whisper
+    from whisper_shard.model.window import fit_window as fit_window
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
     from whisper_shard.score.run import score_model as score_model
@@ -77,6 +82,12 @@ _HOMES = {
     "PlanState": "stream.resume",
     "register_gopen": "stream.gopen",
     "plan_state_from_json": "stream.resume",
+    # batches in a training loop of your own
+    "load_whisper": "model.whisper",
+    "fit_window": "model.window",
+    "LogMel": "model.log_mel",
+    "Labeler": "model.labels",
+    "SpeechLoss": "model.forward",
     # train, score and export
     "train_model": "train.loop",
     "score_model": "score.run",

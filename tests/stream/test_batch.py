@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+from dataclasses import fields
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_packed_rows_have_segments_with_times():
     assert batch.texts == ("one two",)
     assert [(s.key, s.start_seconds, s.end_seconds) for s in batch.segments[0]] == [("a", 0.0, 1.0), ("b", 1.5, 2.5)]
     assert not batch.waveforms[0, 16000:24000].any()
+
+
+def test_a_batch_in_plain_types():
+    fault = Fault(id=3, key="b", message="damaged")
+    bad = record_of(0, ramp(0), planned=5, key="b", text="", fault=fault)
+    batch = build([record_of(0, ramp(16000), width=16005, key="a", text="one"), bad], rows=1)
+    plain = batch.as_dict()
+    assert plain.keys() == {field.name for field in fields(batch)}
+    assert plain["waveforms"] is batch.waveforms
+    assert plain["segments"] == [[{"key": "a", "text": "one", "start_seconds": 0.0, "end_seconds": 1.0}]]
+    assert plain["faults"] == [{"id": 3, "key": "b", "message": "damaged"}]
+    assert (plain["texts"], plain["languages"], plain["ids"], plain["step"]) == (["one"], [None], [7], 2)
 
 
 def test_a_segment_ends_before_the_silence_that_was_appended():

@@ -4,7 +4,7 @@ Letters of shapes, here and in all that follows: B rows in a batch, S samples, T
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,14 @@ class Batch:
     """Utterances that were skipped because they are damaged."""
     prompts: tuple[str | None, ...] = ()
     """What was said before each row, where the data has a column `prompt`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the batch in plain types, as other trainers move batches to a device: tensors, lists, texts, numbers.
+
+        Tensors are shared with the batch, not copied. A segment becomes a dict.
+        """
+        plain: dict[str, Any] = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return plain
 
     def pin_memory(self) -> "Batch":
         """Return the batch with its tensors in page-locked memory, from which a GPU copies without waiting."""
@@ -180,6 +188,12 @@ def _timed_texts(record: Record, start: float, end: float) -> Iterator[Segment]:
     for phrase in record["phrases"]:
         times = (min(start + rate * time, end) for time in (phrase.start, phrase.end))
         yield Segment(key=key, text=phrase.text, start_seconds=next(times), end_seconds=next(times))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _first(row: Sequence[Mapping[str, Any]], name: str) -> str | None:
