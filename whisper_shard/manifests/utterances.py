@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from operator import attrgetter
 
+from whisper_shard.audio.pauses import MARGIN_SECONDS, cut_at_pauses
 from whisper_shard.manifests.cues import Cue
 
-MAX_PAUSE_SECONDS = 2.0
-"""A pause of at least so long ends an utterance: nobody knows what is heard in it."""
 MAX_OVERLAP_SECONDS = 0.2
 """Cues that overlap by less follow each other; those that overlap by more are said at once, and become one."""
-MARGIN_SECONDS = 0.02
-"""An utterance stays so much below the limit, since its ends are rounded to samples."""
-_SHORT = 0.5  # share of the limit before which no utterance is cut at a pause that is not long
 
 
 def check_cues(cues: Sequence[Cue], *, max_seconds: float) -> list[Cue]:
@@ -41,25 +38,15 @@ def check_cues(cues: Sequence[Cue], *, max_seconds: float) -> list[Cue]:
 def cut_utterances(cues: Sequence[Cue], *, max_seconds: float) -> Iterator[Sequence[Cue]]:
     """Yield the cues of each utterance; one with a fault is alone, and no utterance reaches over it.
 
-    An utterance holds as many cues as fit. It ends at the longest pause in its second half, and at every pause of
-    MAX_PAUSE_SECONDS; no cue is ever divided.
-
     Args:
         cues: From `check_cues`.
-        max_seconds: An utterance is shorter.
+        max_seconds: An utterance is shorter; see `cut_at_pauses`.
     """
-    waiting = list[Cue]()
-    for cue in cues:
-        if waiting and (cue.fault or waiting[-1].fault or _pause(waiting[-1], cue) >= MAX_PAUSE_SECONDS):
-            yield waiting
-            waiting = []
-        while waiting and cue.end_seconds - waiting[0].start_seconds > max_seconds - MARGIN_SECONDS:
-            place = _find_pause([*waiting, cue], waiting[0].start_seconds + _SHORT * max_seconds)
-            yield waiting[:place]
-            waiting = waiting[place:]
-        waiting.append(cue)
-    if waiting:
-        yield waiting
+    for has_fault, run in groupby(cues, key=lambda cue: bool(cue.fault)):
+        if has_fault:
+            yield from ([cue] for cue in run)
+        else:
+            yield from cut_at_pauses(run, max_seconds=max_seconds)
 
 
 def _find_fault(cue: Cue, max_seconds: float) -> str:
@@ -86,13 +73,3 @@ def _merge(first: Cue, second: Cue, max_seconds: float) -> list[Cue]:
     end = max(first.end_seconds, second.end_seconds)
     both = Cue(start_seconds=first.start_seconds, end_seconds=end, text=f"{first.text} {second.text}")
     return [replace(both, fault=_too_long(both, max_seconds))]
-
-
-def _pause(before: Cue, after: Cue) -> float:
-    return after.start_seconds - before.end_seconds
-
-
-def _find_pause(cues: Sequence[Cue], earliest: float) -> int:
-    """Return before which cue the pause is the longest, of those that begin late enough; if none does, the last."""
-    places = [i for i in range(1, len(cues)) if cues[i - 1].end_seconds >= earliest] or [len(cues) - 1]
-    return max(places, key=lambda i: (_pause(cues[i - 1], cues[i]), i))
