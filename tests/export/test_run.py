@@ -116,6 +116,7 @@ def test_sherpa_onnx_transcribes_the_same_with_128_mel_bins(large_v3, tmp_path):
 def test_texts_that_differ_too_much_are_not_exported(large_v3, tmp_path, monkeypatch):
     class Silent:
         package, mel_padding, keeps_suppress_rules, has_timestamps = "silent", None, True, False
+        tokens_per_second = None
 
         def transcribe(self, waveform, *, language, timestamps):
             return ""

@@ -28,6 +28,8 @@ class Consumer(Protocol):
     """Whether it never chooses the tokens in `suppress_tokens` of the model."""
     has_timestamps: bool
     """Whether it can decode with timestamps."""
+    tokens_per_second: float | None
+    """It ends a text at so many tokens for each second of the clip; None: it does not."""
 
     def transcribe(self, waveform: Waveform, *, language: str, timestamps: bool) -> str:
         """Return the text of up to 30 s at 16 kHz."""
@@ -47,6 +49,7 @@ class FasterWhisper:
     mel_padding: int | None = 3000  # Source: pad_or_trim in faster_whisper/audio.py
     keeps_suppress_rules = True
     has_timestamps = True
+    tokens_per_second: float | None = None
 
     def __init__(self, loaded: LoadedWhisper, folder: Path, threads: int) -> None:
         from faster_whisper import WhisperModel
@@ -78,6 +81,7 @@ class WhisperCpp:
     mel_padding: int | None = None
     keeps_suppress_rules = True
     has_timestamps = True
+    tokens_per_second: float | None = None
 
     def __init__(self, loaded: LoadedWhisper, folder: Path, threads: int) -> None:
         from pywhispercpp.model import Model
@@ -109,6 +113,7 @@ class OpenaiWhisper:
     mel_padding: int | None = 3000  # its transcribe cuts the padded spectrogram to the clip, and pads that with 0.0
     keeps_suppress_rules = True
     has_timestamps = True
+    tokens_per_second: float | None = None
 
     def __init__(self, loaded: LoadedWhisper, folder: Path, threads: int) -> None:
         import whisper
@@ -140,6 +145,7 @@ class SherpaOnnx:
     mel_padding: int | None = 1000  # Source: offline-recognizer-whisper-impl.h
     keeps_suppress_rules = False
     has_timestamps = False
+    tokens_per_second: float | None = 6.0  # Source: offline-whisper-greedy-search-decoder.cc
 
     def __init__(self, loaded: LoadedWhisper, folder: Path, threads: int) -> None:
         import sherpa_onnx
@@ -180,6 +186,7 @@ class Transformers:
     mel_padding: int | None = None
     keeps_suppress_rules = True
     has_timestamps = True
+    tokens_per_second: float | None = None
 
     def __init__(self, loaded: LoadedWhisper, folder: Path, threads: int) -> None:
         import torch

@@ -23,7 +23,7 @@ from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.model.window import MAX_FRAMES, fit_window
 from whisper_shard.score.wer import Score, score_texts
 from whisper_shard.text.languages import whisper_language
-from whisper_shard.utterance import HOP_LENGTH, MAX_SAMPLES, N_FFT
+from whisper_shard.utterance import FRAMES_PER_SECOND, HOP_LENGTH, MAX_SAMPLES, N_FFT
 
 MAX_NEW_TOKENS = 224
 """Half the decoder's positions, at which the tools end a text, too."""
@@ -63,6 +63,8 @@ class Parity:
     """WER of the tool."""
     wer_tool_timestamps: float | None
     """WER of the tool, decoding with timestamps."""
+    num_cut: int
+    """Texts of the model here that are longer than the tool allows for their clip; it cuts them, and so they were."""
     differences: tuple[Difference, ...]
     """Utterances with different texts, in form `basic`."""
 
@@ -90,18 +92,21 @@ def compare(
     here = _Here(loaded, language)
     rows: dict[str, list[str]] = {"30s": [], "window": [], "tool": [], "timed": []}
     languages = [whisper_language(sample.language or language or "en") for sample in samples]
+    num_cut = 0
     for number, (sample, code) in enumerate(zip(samples, languages, strict=True), 1):
-        rows["30s"].append(here.transcribe(sample, None, keep_rules=True))
-        rows["window"].append(here.transcribe(sample, consumer.mel_padding, keep_rules=consumer.keeps_suppress_rules))
+        rows["30s"].append(here.transcribe(sample))
+        text, is_cut = here.transcribe_like(consumer, sample)
+        rows["window"].append(text)
+        num_cut += is_cut
         rows["tool"].append(consumer.transcribe(sample.waveform, language=code, timestamps=False))
         if consumer.has_timestamps:
             rows["timed"].append(consumer.transcribe(sample.waveform, language=code, timestamps=True))
         progress(number, len(samples))
-    return _summarize(consumer, samples, languages, rows)
+    return _summarize(consumer, samples, languages, rows, num_cut)
 
 
 def _summarize(
-    consumer: Consumer, samples: Sequence[Sample], languages: Sequence[str], rows: dict[str, list[str]]
+    consumer: Consumer, samples: Sequence[Sample], languages: Sequence[str], rows: dict[str, list[str]], num_cut: int
 ) -> Parity:
     plain = score_texts(rows["window"], rows["tool"], languages=languages)
     timed = score_texts(rows["window"], rows["timed"], languages=languages) if rows["timed"] else None
@@ -120,6 +125,7 @@ def _summarize(
         wer_window=wers["window"],
         wer_tool=wers["tool"],
         wer_tool_timestamps=wers["timed"],
+        num_cut=num_cut,
         differences=tuple(
             Difference(key=samples[i].key, timestamps=name == "timed", ours=rows["window"][i], theirs=rows[name][i])
             for name, score in (("tool", plain), ("timed", timed))
@@ -143,14 +149,24 @@ class _Here:
         self._log_mel = LogMel(loaded.n_mels)
         self._rules = SuppressRules.of(self._model)
 
+    def transcribe(self, sample: Sample) -> str:
+        """Return the text in 30 s of audio padded with silence."""
+        return self._labeler.decode(self._decode(sample, None, self._rules))
+
+    def transcribe_like(self, consumer: Consumer, sample: Sample) -> tuple[str, bool]:
+        """Return the text in a tool's window, as long as the tool allows, and whether that cuts it."""
+        rules = self._rules if consumer.keeps_suppress_rules else SuppressRules()
+        tokens = self._decode(sample, consumer.mel_padding, rules)
+        rate, num_hops = consumer.tokens_per_second, len(sample.waveform) // HOP_LENGTH
+        limit = MAX_NEW_TOKENS if rate is None else int(num_hops / FRAMES_PER_SECOND * rate)
+        return self._labeler.decode(tokens[:limit]), len(tokens) > limit
+
     @torch.inference_mode()
-    def transcribe(self, sample: Sample, mel_padding: int | None, *, keep_rules: bool) -> str:
+    def _decode(self, sample: Sample, mel_padding: int | None, rules: SuppressRules) -> tuple[int, ...]:
         states = encode(self._model, self._window(sample, mel_padding))
         prefix = self._labeler.prefix_batch(1, languages=[sample.language])
-        rules = self._rules if keep_rules else SuppressRules()
         cap = min(MAX_NEW_TOKENS, self._labeler.max_tokens - prefix.shape[1])
-        found = greedy_decode(self._model, states, prefix, max_new_tokens=cap, rules=rules)
-        return self._labeler.decode(found.token_ids[0])
+        return greedy_decode(self._model, states, prefix, max_new_tokens=cap, rules=rules).token_ids[0]
 
     def _window(self, sample: Sample, mel_padding: int | None) -> Tensor:
         waveform = torch.from_numpy(sample.waveform)[None]

@@ -107,6 +107,8 @@ _NETWORK = {
     r"non-2xx status code: (5\d\d)": "the server reports a fault of its own",
     "TimedOut|Timeout": "the server does not answer in time",
     "ConnectionReset|Interrupted|IncompleteMessage|UnexpectedEof|BrokenPipe": "the connection breaks",
+    # Whatever else the transport reports, as a kept connection that the server closes just when it is used again.
+    "hyper::Error|error sending request": "the connection breaks",
 }
 """Faults that may pass by themselves."""
 

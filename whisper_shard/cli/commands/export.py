@@ -68,6 +68,11 @@ def find_warnings(parity: "Parity", tolerance: float) -> Iterator[str]:
                 f"{parity.package} does not pad audio with silence to 30 s, where this model has {loss:.2%} "
                 "more WER; docs/deploy.md says how to pad"
             )
+    if parity.num_cut:
+        yield (
+            f"{parity.package} ends a text by the length of its clip, and cuts {parity.num_cut} of "
+            f"{describe_number(parity.num_samples, 'utterance')}; docs/deploy.md says where"
+        )
     timed = parity.disagreement_timestamps
     if timed is not None and timed > tolerance:
         yield (
