@@ -39,7 +39,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "max_seconds": (
         "max_audio_duration", "max_duration", "max_duration_in_seconds", "max_len_seconds", "max_length_seconds",
     ),
-    "max_steps": ("max_train_steps", "num_steps", "num_train_steps", "total_steps"),
+    "max_steps": ("max_train_steps", "num_steps", "num_train_steps", "steps", "total_steps"),
     "micro_batch": ("grad_accum", "gradient_accumulation", "gradient_accumulation_steps", "micro_batch_size"),
     "min_seconds": ("min_audio_duration", "min_duration", "min_duration_in_seconds", "min_length_seconds"),
     "min_text_chars": ("min_chars", "min_text_length", "min_text_len"),
