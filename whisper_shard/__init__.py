@@ -11,6 +11,7 @@ Read the packages in the order in which one utterance travels through them:
     model/                 batches become log-mel spectrograms, labels and a loss
     train/                 losses become gradients, checkpoints and a better Whisper
     inference/, score/     recordings become hypotheses, hypotheses become a word error rate
+    transcribe/            recordings of any length become transcripts with times
     export/                models become files of other tools
 
 The names below are the public ones. They are loaded when first used: importing this package imports neither torch nor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from whisper_shard.config.stream import StreamConfig as StreamConfig
     from whisper_shard.config.tools import BenchConfig as BenchConfig
     from whisper_shard.config.train import TrainConfig as TrainConfig
+    from whisper_shard.config.transcribe import TranscribeConfig as TranscribeConfig
     from whisper_shard.dataset.index import Dataset as Dataset
     from whisper_shard.dataset.index import open_dataset as open_dataset
     from whisper_shard.dataset.verify import verify_dataset as verify_dataset
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from whisper_shard.stream.resume import plan_state_from_json as plan_state_from_json
     from whisper_shard.tars.run import index_tars as index_tars
     from whisper_shard.train.loop import train_model as train_model
+    from whisper_shard.transcribe.run import transcribe_recordings as transcribe_recordings
 
 _HOMES = {
     # settings
@@ -63,6 +66,7 @@ _HOMES = {
     "StreamConfig": "config.stream",
     "TrainConfig": "config.train",
     "ScoreConfig": "config.score",
+    "TranscribeConfig": "config.transcribe",
     "ExportConfig": "config.export",
     "BenchConfig": "config.tools",
     # prepare a corpus; open and verify a dataset
@@ -88,10 +92,11 @@ _HOMES = {
     "LogMel": "model.log_mel",
     "Labeler": "model.labels",
     "SpeechLoss": "model.forward",
-    # train, score and export
+    # train, score, transcribe and export
     "train_model": "train.loop",
     "score_model": "score.run",
     "load_error_rates": "score.hf_metric",
+    "transcribe_recordings": "transcribe.run",
     "export_model": "export.run",
     # errors
     "WhisperShardError": "errors",

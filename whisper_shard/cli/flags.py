@@ -21,7 +21,7 @@ from whisper_shard.config.plugins import list_plugin_settings
 from whisper_shard.config.settings import Section, describe_settings, list_sections, list_settings, replace_settings
 from whisper_shard.errors import ConfigError, suggest
 
-TABLES = ("prepare", "index", "filter", "verify", "inspect", "bench", "train", "score", "demo", "doctor")
+TABLES = ("prepare", "index", "filter", "verify", "inspect", "bench", "train", "score", "transcribe", "demo", "doctor")
 """Tables that a TOML file can have: the commands."""
 _REWORDED = (
     (r"Missing from .*?: ", "needs "),

@@ -119,7 +119,7 @@ def _handle_os_error(error: OSError) -> int:
 def _how_to_continue(argv: Sequence[str]) -> str:
     if "--rebuild" in argv:
         return "run the same command without --rebuild to resume"
-    if argv[:1] in (["prepare"], ["index"], ["train"]):
+    if argv[:1] in (["prepare"], ["index"], ["train"], ["transcribe"]):
         return "run the same command again to resume"
     return "run the same command again to start over"
 

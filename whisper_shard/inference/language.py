@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.text.languages import NAMES
 
@@ -40,5 +41,17 @@ def detect_languages(
         scores = model.proj_out(hidden[:, -1])[:, list(languages.values())]
     finally:
         model.train(was_training)
+    codes = list(languages)
+    return [codes[i] for i in scores.argmax(dim=1).tolist()]
+
+
+@torch.inference_mode()
+def hear_languages(
+    decoder: InferenceDecoder, encoder_states: Tensor, languages: Mapping[str, int], *, start_id: int
+) -> Sequence[str]:
+    """Return the most probable language of each row of encoder states, (B, T // 2, D); see `detect_languages`."""
+    starts = torch.full((len(encoder_states), 1), start_id, device=encoder_states.device)
+    hidden = decoder.prefill(starts, decoder.start(encoder_states, 1))
+    scores = decoder.logits(hidden[:, 0])[:, list(languages.values())]
     codes = list(languages)
     return [codes[i] for i in scores.argmax(dim=1).tolist()]

@@ -146,6 +146,20 @@ class Labeler:
         return LabelRow(decoder_input_ids=(*history, *prefix, *body), labels=(*ignored, *body, self.end_id))
 
     @property
+    def previous_id(self) -> int:
+        """Token <|startofprev|>, which precedes a text of what was said before."""
+        return self._token_id("<|startofprev|>")
+
+    def time_id(self, seconds: float) -> int:
+        """Return the token of a time, 0 to 30 s.
+
+        Raises:
+            ConfigError: The tokenizer has none.
+            TrainingError: The time lies outside of the window.
+        """
+        return self._time_id(seconds, "")
+
+    @property
     def safe_bytes(self) -> int:
         """Bytes of UTF-8 that always fit: byte-level BPE makes at most a token a byte. -1 for other tokenizers."""
         return self.max_tokens - _PREFIX_TOKENS if self._splits_at_spaces else -1
@@ -254,7 +268,7 @@ class Labeler:
         room = min(room - 1, self.max_tokens // 2 - 1)  # half the positions at most, as in Whisper's own decoding
         if not prompt or room < 1:
             return []
-        return [self._token_id("<|startofprev|>"), *self._text_ids(prompt, code)[-room:]]
+        return [self.previous_id, *self._text_ids(prompt, code)[-room:]]
 
     def _time_id(self, seconds: float, key: str) -> int:
         if not 0.0 <= seconds <= MAX_SECONDS:

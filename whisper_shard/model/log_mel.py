@@ -50,13 +50,32 @@ class LogMel(nn.Module):
         """
         # TF32 keeps 10 bits, too few for power that spans eight decades and then goes through a logarithm.
         with torch.autocast(waveforms.device.type, enabled=False), full_precision():
-            spectrum = torch.stft(
-                pad_edges(as_float(waveforms)), N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True
-            )
-            power = spectrum[..., :-1].abs().square()
-            log_power = (self.filters @ power).clamp_(min=FLOOR_POWER).log10_()
-            loudest = log_power.amax(dim=(1, 2), keepdim=True)
-            return (torch.maximum(log_power, loudest - RANGE_LOG10) + 4.0) / 4.0
+            log_power = self._log_power(pad_edges(as_float(waveforms)), num_dropped=1)
+            return compress_range(log_power, log_power.amax(dim=(1, 2), keepdim=True))
+
+    def log_power(self, padded: Tensor) -> Tensor:
+        """Return the decimal logarithm of mel power, (B, n_mels, frames) float32, for frames that are whole.
+
+        Args:
+            padded: (B, S) float32; frame t is that of the samples from t * HOP_LENGTH on.
+        """
+        with torch.autocast(padded.device.type, enabled=False), full_precision():
+            return self._log_power(padded, num_dropped=0)
+
+    def _log_power(self, padded: Tensor, *, num_dropped: int) -> Tensor:
+        spectrum = torch.stft(padded, N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True)
+        power = spectrum[..., : spectrum.shape[-1] - num_dropped].abs().square()
+        return (self.filters @ power).clamp_(min=FLOOR_POWER).log10_()
+
+
+def compress_range(log_power: Tensor, loudest: Tensor) -> Tensor:
+    """Return the values that Whisper's encoder takes.
+
+    Args:
+        log_power: Decimal logarithm of mel power.
+        loudest: Its maximum over the whole recording; broadcast.
+    """
+    return (torch.maximum(log_power, loudest - RANGE_LOG10) + 4.0) / 4.0
 
 
 def as_float(waveforms: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from whisper_shard.cli.commands import (
     prepare,
     score,
     train,
+    transcribe,
     verify,
 )
 
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "train": train.COMMAND,
     "compare": compare.COMMAND,
     "score": score.COMMAND,
+    "transcribe": transcribe.COMMAND,
     "export": export.COMMAND,
     "demo": demo.COMMAND,
     "doctor": doctor.COMMAND,

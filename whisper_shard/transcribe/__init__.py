@@ -1,0 +1,1 @@
+"""Recordings become transcripts: found, read, transcribed side by side, written and resumed."""
