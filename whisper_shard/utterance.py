@@ -62,6 +62,8 @@ class ManifestRow:
     """Length of a whole recording according to the manifest, to be checked; None: not given."""
     channel: int | None = None
     """Channel of the recording, from 0; None: as the settings say."""
+    part: int | None = None
+    """Number of the utterance in a recording that was cut, from 0; None: the manifest lists it."""
 
     @property
     def recording(self) -> str:

@@ -5,6 +5,7 @@ import json
 
 import soundfile
 
+from tests.audio.talks import make_talk
 from tests.making import make_waveform
 from tests.manifests.hub import write_hub
 from tests.manifests.reading import write
@@ -112,6 +113,14 @@ def make_classes(folder):
     for word in ("yes", "no_way"):
         for i in range(2):
             record(folder / word / f"{i}.wav", seed=i)
+    return folder
+
+
+def make_recordings(folder):
+    """Write two recordings of a sentence each, without texts."""
+    for i in range(2):
+        (folder / "may").mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / f"may/{i}.flac", make_talk([0.5], seed=i)[0], RATE)
     return folder
 
 

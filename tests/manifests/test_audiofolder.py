@@ -41,7 +41,7 @@ def test_a_list_over_all_splits_says_so(tmp_path):
 
 def test_folders_are_classes_only_when_asked(tmp_path):
     corpus = make_classes(tmp_path / "words")
-    with pytest.raises(ManifestError, match=r"words: is a folder in no layout that is known"):
+    with pytest.raises(ManifestError, match=r"words: is a folder of recordings, and does not tell what is said"):
         read_rows(corpus)
     rows = read_rows(corpus, manifest_format="audiofolder")
     assert [(row.source, row.transcript) for row in rows] == [

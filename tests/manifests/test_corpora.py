@@ -30,6 +30,7 @@ CORPORA = {
     "transcribed_data/en": published.make_voxpopuli,
     "manifests": published.make_lhotse,
     "talks": published.make_subtitles,
+    "lectures": published.make_recordings,
 }
 """The corpora that the commands of the table name."""
 

@@ -41,7 +41,8 @@ def rejected(reason, detail, *, seconds=2.0):
             30.0,
             rejected(
                 "too_long",
-                "30.000 s, must be less than 30 s; subtitles beside it, or offset and duration, divide it",
+                "30.000 s, must be less than 30 s; subtitles beside it, offset and duration, "
+                "or (where it has no text) --segment vad divide it",
                 seconds=30.0,
             ),
         ),

@@ -36,7 +36,14 @@ def make_rejected(folder, *, reason):
     """Write the receipt of a shard whose only row, ``a.wav``, was rejected; return it as read again."""
     num_bytes, mtime_ns = stat_source(folder / "a.wav")
     outcome = RowOutcome(
-        row=7, source="a.wav", num_bytes=num_bytes, mtime_ns=mtime_ns, seconds=0.5, reason=reason, detail="why"
+        row=7,
+        source="a.wav",
+        num_bytes=num_bytes,
+        mtime_ns=mtime_ns,
+        seconds=0.5,
+        reason=reason,
+        detail="why",
+        num_utterances=0,
     )
     shard = make_shard(folder)
     info = ShardInfo(name="shards/000000.tar", num_bytes=0, sha256="", num_utterances=0)
@@ -59,7 +66,7 @@ def test_row_is_examined_at_the_file_with_its_audio(tmp_path):
     (tmp_path / "data.parquet").write_bytes(b"recordings")
     num_bytes, mtime_ns = stat_source(tmp_path / "data.parquet")
     known = {"row": 7, "source": "a.wav", "file": "data.parquet", "seconds": 0.5, "reason": "silent", "detail": "why"}
-    outcome = RowOutcome(num_bytes=num_bytes, mtime_ns=mtime_ns, **known)
+    outcome = RowOutcome(num_bytes=num_bytes, mtime_ns=mtime_ns, num_utterances=0, **known)
     shard = make_shard(tmp_path)
     info = ShardInfo(name="shards/000000.tar", num_bytes=0, sha256="", num_utterances=0)
     write_receipt(shard, make_receipt(shard, info, config=PrepareConfig(), outcomes=[outcome], index=NOTHING_KEPT))

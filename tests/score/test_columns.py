@@ -14,6 +14,7 @@ from tests.foreign import encode, make_index, write_tar
 from tests.making import WORDS, make_dataset
 from tests.s3 import BUCKET, upload_folder
 from tests.train.running import tiny_config
+from whisper_shard.cli.commands.score import describe_columns
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.columns import COLUMNS_SCHEMA, list_columns, table_bytes, table_location, write_columns
@@ -53,6 +54,17 @@ def run(model, dataset, progress=lambda _: None, **settings):
 
 def table_of(dataset):
     return pq.read_table(dataset.folder / "columns/first.parquet")
+
+
+def test_utterances_without_a_text_get_one(model, tmp_path):
+    dataset = make_dataset(tmp_path / "mute", [0.5, 1.0], record={"text": ""})
+    report = run(model, dataset)
+    assert (report.num_utterances, report.num_with_text, report.wer, report.worst) == (2, 0, 0.0, ())
+    assert list(describe_columns(report, "mute"))[1:] == [
+        'next: whisper-shard filter mute VIEW --relabel first --where "first.avg_logprob > -0.5"'
+    ]
+    with pytest.raises(DatasetError, match="none of its utterances has a text; a model writes them"):
+        score_model(model, dataset.location, ScoreConfig(), lambda _: None)
 
 
 def test_the_table_has_what_score_says_of_each_utterance(model, dataset, tmp_path):

@@ -32,6 +32,15 @@ def test_missing_eval_data_is_named(task, tmp_path):
         open_corpora(tmp_path / "train", tiny_config(task))
 
 
+def test_data_without_texts_is_refused(task, tmp_path):
+    data = make_dataset(tmp_path / "mute", [1.0, 2.0], record={"text": ""})
+    assert data.num_utterances == 2
+    with pytest.raises(DatasetError, match="mute: none of its utterances has a text; a model writes them"):
+        open_corpora(tmp_path / "mute", tiny_config(task, eval=str(task / "eval")))
+    with pytest.raises(DatasetError, match="none of its utterances has a text"):
+        open_corpora(task / "train", tiny_config(task, eval=str(tmp_path / "mute")))
+
+
 def test_empty_data_is_refused(task, tmp_path):
     make_dataset(tmp_path / "empty", [])
     with pytest.raises(DatasetError, match="the dataset is empty: nothing to train on"):

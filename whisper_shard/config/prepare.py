@@ -47,6 +47,8 @@ class PrepareConfig:
 
     channel: str = "mix"
     """Channel of recordings with several, for rows that do not say which: mix (their average), 0, 1 ..."""
+    segment: Literal["none", "vad"] = "none"
+    """vad: cut recordings without a text into utterances, where nobody speaks; texts come later, from a model."""
     trim_db: float = 30.0
     """Trim both ends where they are more than this many dB below the loudest frame; 0: do not trim."""
     peak: float = 1.0
@@ -65,7 +67,7 @@ class PrepareConfig:
     min_text_chars: int = 6
     """Reject utterances with fewer characters of normalized text than this."""
     max_recording_seconds: float = 600.0
-    """Reject recordings longer than this many seconds before trimming, without decoding them to the end."""
+    """Reject recordings longer than this many seconds before trimming, but those that --segment vad cuts."""
     quality: bool = True
     """Measure level, noise, clipping, bandwidth and speech of each utterance into the index, for filters and views."""
     min_chars_per_second: float = 0.0

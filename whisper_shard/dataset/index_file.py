@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from whisper_shard.dataset.description import DATASET_NAME, Description
-from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA, with_quality
+from whisper_shard.dataset.schema import FOREIGN_SCHEMA, INDEX_SCHEMA, LENGTHS_SCHEMA, with_quality, with_times
 from whisper_shard.errors import DatasetError
 
 MAX_ROW_BYTES = 1 << 16
@@ -53,7 +53,10 @@ class IndexFile:
             metadata = self._file.metadata
             own = FOREIGN_SCHEMA if description.foreign is not None else INDEX_SCHEMA
             self._schema = self._file.schema_arrow
-            if not any(self._schema.equals(known) for known in (own, with_quality(own))):
+            if not any(
+                self._schema.equals(known)
+                for known in (own, with_quality(own), with_times(own), with_times(with_quality(own)))
+            ):
                 raise DatasetError(f"{path}: its columns are not those of an index; prepare the dataset again")
             self._counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         counts = [shard.num_utterances for shard in description.shards if shard.num_utterances]

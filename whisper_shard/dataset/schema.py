@@ -117,6 +117,8 @@ QUALITY_SCHEMA = pa.schema(
     [pa.field(column.name, pa.float32(), nullable=column.type == (float | None)) for column in fields(Quality)]
 )
 """Further columns of index.parquet, behind the others, where the quality was measured."""
+TIMES_SCHEMA = pa.schema([pa.field(name, pa.float64()) for name in ("start_seconds", "end_seconds")])
+"""Further columns of index.parquet, behind all others: where the utterance lies in a recording that was cut."""
 LENGTHS_SCHEMA = pa.schema([pa.field(name, pa.int32()) for name in ("num_samples", "num_chars")])
 """The columns of lengths.arrow: those from which the order of training is planned."""
 
@@ -124,6 +126,11 @@ LENGTHS_SCHEMA = pa.schema([pa.field(name, pa.int32()) for name in ("num_samples
 def with_quality(schema: pa.Schema) -> pa.Schema:
     """Return INDEX_SCHEMA or FOREIGN_SCHEMA with the columns of the quality behind it."""
     return pa.schema([*schema, *QUALITY_SCHEMA])
+
+
+def with_times(schema: pa.Schema) -> pa.Schema:
+    """Return INDEX_SCHEMA, with or without the columns of the quality, with those of the times behind it."""
+    return pa.schema([*schema, *TIMES_SCHEMA])
 
 
 def index_table(rows: Sequence[IndexRow]) -> pa.Table:

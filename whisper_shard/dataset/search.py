@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from whisper_shard.dataset.index import Dataset
+from whisper_shard.errors import DatasetError
 
 
 def find_common(many: Dataset, few: Dataset) -> NDArray[np.bool_]:
@@ -86,3 +87,16 @@ def _identities(dataset: Dataset, rows: int = 0) -> Iterator[tuple[pa.Array, pa.
 def _is_in(values: pa.ChunkedArray, found: list[pa.Array]) -> NDArray[np.bool_]:
     flags: NDArray[np.bool_] = pc.is_in(values, value_set=pa.chunked_array(found, values.type)).to_numpy()
     return flags
+
+
+def check_texts(data: Dataset) -> None:
+    """Check that a dataset has a text.
+
+    Raises:
+        DatasetError: None of its utterances has one.
+    """
+    if not data.columns("num_chars")["num_chars"].any():
+        raise DatasetError(
+            f"{data.location}: none of its utterances has a text; a model writes them: whisper-shard score MODEL "
+            f"{data.location} --write-columns NAME, then filter {data.location} VIEW --relabel NAME"
+        )

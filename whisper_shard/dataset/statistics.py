@@ -190,6 +190,8 @@ class Statistics:
     """Total, at 16 kHz."""
     num_chars: int = 0
     """Code points of all texts."""
+    num_without_text: int = 0
+    """Utterances with an empty text, which have no speaking rate."""
     has_quality: bool = False
     """Whether the quality was measured."""
     histograms: dict[Measure, NDArray[np.int64]] = field(default_factory=_no_counts)
@@ -220,6 +222,7 @@ class Statistics:
         self.num_utterances += len(table)
         self.num_samples += int(columns["num_samples"].sum())
         self.num_chars += int(columns["num_chars"].sum())
+        self.num_without_text += int((columns["num_chars"] == 0).sum())
 
     def suspicious(self) -> Iterator[tuple[Ranking, Ranked]]:
         """Yield what is suspicious and occurs."""
@@ -249,6 +252,7 @@ def _numbers(table: pa.Table) -> dict[str, NDArray[Any]]:
     if "chars_per_second" not in columns:
         seconds = np.maximum(columns["num_samples"], 1) / SAMPLE_RATE
         columns["chars_per_second"] = columns["num_chars"] / seconds
+    columns["chars_per_second"] = np.where(columns["num_chars"] > 0, columns["chars_per_second"], np.nan)
     return columns
 
 

@@ -33,6 +33,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of columns by meaning, in order of preference; matched without regard to case."""
 _NEEDED = ("audio", "text")
+ADVICE = "without texts, --segment vad cuts recordings into utterances whose texts a model writes later"
+"""What can be done where there is no text."""
 _LETTERS = re.compile(r"[^\W\d_]")
 _LIKE = 0.9  # share of the first rows that must look like a path or a text
 
@@ -44,7 +46,7 @@ class Columns:
     audio: str
     """Audio paths."""
     text: str
-    """Transcripts."""
+    """Transcripts; empty: there are none."""
     language: str = ""
     """BCP-47 tags."""
     speaker: str = ""
@@ -106,12 +108,17 @@ def choose_columns(
         if len(candidates) > 1 and role not in ("language", "speaker"):
             notes.append(_describe_choice(role, candidates))
     taken = set(found.values())
-    for role in _NEEDED:
+    # Where texts may be missing, no column is taken for them because of what it looks like.
+    needed = ("audio",) if config.segment != "none" and not config.text_column else _NEEDED
+    for role in needed:
         if role not in found and not asked[role]:
             found[role] = _by_content(path, role, [name for name in names if name not in taken], rows)
             taken.add(found[role])
-    if missing := [role for role in _NEEDED if not found.get(role)]:
+    if missing := [role for role in needed if not found.get(role)]:
         raise _missing(path, missing, names, asked)
+    if not found.get("text"):
+        found["text"] = ""
+        notes.append("no column has a usual name of transcripts, so there are none; --text-column names one")
     return Columns(**found), notes
 
 
@@ -186,8 +193,9 @@ def _missing(path: Path, roles: Sequence[str], names: Sequence[str], asked: Mapp
     for role in roles:
         wanted = asked[role] or f"; one of {', '.join(ROLES[role])}"
         parts.append(f"the {_meaning(role)} (--{role}-column{wanted if wanted[0] == ';' else ' ' + wanted})")
+    advice = f"; {ADVICE}" if list(roles) == ["text"] and not asked["text"] else ""
     return ManifestError(
-        f"{path}: no column for {' nor for '.join(parts)}; it has: {_shorten([name[:40] for name in names])}"
+        f"{path}: no column for {' nor for '.join(parts)}; it has: {_shorten([name[:40] for name in names])}{advice}"
     )
 
 

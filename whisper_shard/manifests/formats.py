@@ -20,6 +20,7 @@ from whisper_shard.manifests.ljspeech import LJSpeech
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.manifests.mls import Mls
 from whisper_shard.manifests.parquet import Parquet, expand_pattern
+from whisper_shard.manifests.recordings import Recordings
 from whisper_shard.manifests.subtitles import Subtitles
 from whisper_shard.manifests.voxpopuli import VoxPopuli
 
@@ -62,6 +63,7 @@ FORMATS: dict[str, ManifestFormat] = {
     "subtitles": Subtitles(),
     "parquet": Parquet(),
     "json": Json(),
+    "recordings": Recordings(),
     "csv": Csv(),
 }
 """Tried in this order. CSV comes last: it takes any file, and its errors say what is wrong with one that is not CSV."""
@@ -84,8 +86,8 @@ def open_manifest(path: Path, config: PrepareConfig) -> Manifest:
         if manifest_format.recognizes(path, head):
             return manifest_format.open(path, head, config)
     found = sorted(path.glob("*.csv"))
-    hint = f"; did you mean {found[0]}?" if found else ""
-    raise ManifestError(f"{path}: is a folder in no layout that is known{hint}; see docs/corpora.md")
+    hint = f"did you mean {found[0]}?" if found else "it holds neither recordings nor a list of some"
+    raise ManifestError(f"{path}: is a folder in no layout that is known; {hint} (docs/corpora.md)")
 
 
 def _read_head(path: Path) -> bytes:

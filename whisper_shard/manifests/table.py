@@ -137,6 +137,8 @@ class _Rows:
         return ""
 
     def read_transcript(self, i: int) -> str:
+        if not self.columns.text:
+            return ""
         value = self.values[self.columns.text][i]
         if isinstance(value, str):
             return value

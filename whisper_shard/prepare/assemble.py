@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import DATASET_NAME, INDEX_NAME, LENGTHS_NAME, ShardInfo
-from whisper_shard.dataset.schema import INDEX_SCHEMA, with_quality
+from whisper_shard.dataset.schema import INDEX_SCHEMA, with_quality, with_times
 from whisper_shard.dataset.writer import write_description, write_index
 from whisper_shard.errors import StateError
 from whisper_shard.manifests.rows import as_rows
@@ -66,7 +66,7 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig, *, checks: Sequenc
         )
         index = write_index(folder, tables, schema=_schema(config), writer=writer)
     totals = tally.totals()
-    if totals.num_utterances + totals.num_rejects != split.num_rows:
+    if totals.num_rows != split.num_rows or totals.num_utterances != tally.num_kept:
         raise StateError(
             f"{folder}: {totals.num_utterances} kept + {totals.num_rejects} rejected is not {split.num_rows} rows; "
             "give --rebuild to prepare all again"
@@ -87,7 +87,8 @@ def assemble_dataset(split: SplitPlan, config: PrepareConfig, *, checks: Sequenc
 
 
 def _schema(config: PrepareConfig) -> pa.Schema:
-    return with_quality(INDEX_SCHEMA) if config.quality else INDEX_SCHEMA
+    schema = with_quality(INDEX_SCHEMA) if config.quality else INDEX_SCHEMA
+    return schema if config.segment == "none" else with_times(schema)
 
 
 def _index_tables(

@@ -77,11 +77,13 @@ class SplitTotals:
     """The sums over one dataset."""
 
     num_rows: int
-    """Manifest rows; kept + rejected."""
+    """Manifest rows; kept + rejected, but where recordings were cut."""
     num_utterances: int
-    """Rows kept."""
+    """Utterances kept."""
+    num_without_text: int
+    """Those of them with an empty text."""
     num_rejects: int
-    """Rows rejected."""
+    """Rows, or utterances of rows that were cut, that were rejected."""
     seconds_in: float
     """Audio decoded."""
     seconds_kept: float

@@ -18,6 +18,9 @@ from whisper_shard.errors import ConfigError
 from whisper_shard.text.tokens import open_tokenizer
 from whisper_shard.utterance import ManifestRow, Quality, Rejection, Utterance
 
+DIVIDING = "; subtitles beside it, offset and duration, or (where it has no text) --segment vad divide it"
+"""What can be done about a recording that is too long."""
+
 
 class Filter(Protocol):
     """Decides whether an utterance is kept."""
@@ -42,8 +45,7 @@ class Duration:
             return utterance.reject("too_short", f"{utterance.seconds:.3f} s, must be more than {self.min_seconds:g} s")
         if utterance.seconds >= self.max_seconds:
             detail = f"{utterance.seconds:.3f} s, must be less than {self.max_seconds:g} s"
-            hint = "" if utterance.row.is_segment else "; subtitles beside it, or offset and duration, divide it"
-            return utterance.reject("too_long", detail + hint)
+            return utterance.reject("too_long", detail + ("" if utterance.row.is_segment else DIVIDING))
         return None
 
 

@@ -8,16 +8,18 @@ from typing import BinaryIO
 
 from whisper_shard.audio.decoders import DECODERS
 from whisper_shard.audio.files import open_recording
+from whisper_shard.audio.recording import Recording
+from whisper_shard.audio.speech import find_speech_model
 from whisper_shard.config.checks import MANY
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import AudioError, TextError
-from whisper_shard.prepare.filters import Filter, TextLength, TokenLength, build_filters
+from whisper_shard.prepare.filters import DIVIDING, Filter, TextLength, TokenLength, build_filters
 from whisper_shard.prepare.quality import measure_quality
 from whisper_shard.prepare.recordings import RecordingReader, RowReader
 from whisper_shard.prepare.waveform import level_peak, resample_and_trim
 from whisper_shard.text.styles import build_style
-from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Phrase, Rejection, Utterance, parse_phrases
+from whisper_shard.utterance import MAX_SECONDS, SAMPLE_RATE, ManifestRow, Phrase, Rejection, Utterance, parse_phrases
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 60
@@ -44,6 +46,14 @@ class Pipeline:
     """Whether to measure the quality."""
     filters: tuple[Filter, ...]
     """Applied in order, up to the first rejection."""
+    cutter: RowReader | None = None
+    """Cuts recordings without a text into utterances; None: a row is an utterance."""
+    max_seconds: float = MAX_SECONDS
+    """Length below which these stay."""
+
+    def is_cut(self, row: ManifestRow) -> bool:
+        """Return whether a row is to be cut."""
+        return self.cutter is not None and not row.is_segment and not row.transcript.strip()
 
 
 def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO] = open_recording) -> Pipeline:
@@ -54,24 +64,30 @@ def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO
         open_file: Opens a recording by its path or URL.
 
     Raises:
-        ConfigError: An unknown kind of filter or decoder, or a parameter it does not take.
+        ConfigError: An unknown kind of filter or decoder, or a parameter it does not take; or what finds speech is not
+            installed.
     """
     own = build_plugins(config.decoders, DECODERS, where="decoders")
+    reader = RowReader(
+        (*own, *(make() for make in DECODERS.values())),
+        max_seconds=config.max_recording_seconds,
+        channel=None if config.channel == "mix" else int(config.channel),
+        audio_column=config.audio_column,
+        open_file=open_file,
+    )
+    if config.segment == "vad":
+        find_speech_model()
     return Pipeline(
         clean=build_style(config.text_style, config.text_rules),
         text_length=TextLength(min_chars=config.min_text_chars, max_chars=MANY),
         token_length=TokenLength(tokenizer=config.tokenizer) if config.tokenizer else None,
-        reader=RowReader(
-            (*own, *(make() for make in DECODERS.values())),
-            max_seconds=config.max_recording_seconds,
-            channel=None if config.channel == "mix" else int(config.channel),
-            audio_column=config.audio_column,
-            open_file=open_file,
-        ),
+        reader=reader,
         trim_db=config.trim_db,
         peak=config.peak,
         is_measured=config.quality,
         filters=build_filters(config),
+        cutter=reader if config.segment == "vad" else None,
+        max_seconds=config.max_seconds,
     )
 
 
@@ -87,22 +103,43 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     except TextError as error:
         return row.reject(error.reason, str(error))
     # Decoding is by far the most expensive step, so texts are checked first.
-    rejection = pipeline.text_length.reject_text(text, row)
+    gets_text_later = pipeline.cutter is not None and not row.transcript.strip()
+    rejection = None if gets_text_later else pipeline.text_length.reject_text(text, row)
     if rejection is None and pipeline.token_length:
         rejection = pipeline.token_length.reject_text(text, row, language=row.language)
     if rejection is not None:
         return rejection
-    seconds = 0.0
     try:
         recording = pipeline.reader.read(row)
-        seconds = len(recording.waveform) / recording.sample_rate
+    except AudioError as error:
+        hint = DIVIDING if error.reason == "recording_too_long" and not row.is_segment else ""
+        return row.reject(error.reason, f"{error}{hint}")
+    except MemoryError:
+        return out_of_memory(row)
+    return prepare_audio(row, recording, text, phrases, pipeline)
+
+
+def prepare_audio(
+    row: ManifestRow, recording: Recording, text: str, phrases: Sequence[Phrase], pipeline: Pipeline
+) -> Utterance | Rejection:
+    """Resample, trim, measure, normalize the peak, and filter.
+
+    Args:
+        row: The row, or the part of it.
+        recording: Its audio.
+        text: Normalized text; empty where it has none yet.
+        phrases: The parts of the text.
+        pipeline: The steps.
+    """
+    seconds = len(recording.waveform) / recording.sample_rate
+    try:
         trimmed, num_cut = resample_and_trim(recording, trim_db=pipeline.trim_db)
         quality = measure_quality(recording, trimmed, num_chars=len(text)) if pipeline.is_measured else None
         waveform = level_peak(trimmed, recording, peak=pipeline.peak)
     except AudioError as error:
         return row.reject(error.reason, str(error), seconds=seconds)
     except MemoryError:
-        return row.reject("decoder_out_of_memory", "needs more memory than --worker-memory-mb allows")
+        return out_of_memory(row)
     utterance = Utterance(
         key=make_key(row),
         waveform=waveform,
@@ -115,6 +152,11 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     )
     rejections = (step.reject(utterance) for step in pipeline.filters)
     return next((rejection for rejection in rejections if rejection is not None), utterance)
+
+
+def out_of_memory(row: ManifestRow) -> Rejection:
+    """Return the rejection of a row for which the memory of a worker is too small."""
+    return row.reject("decoder_out_of_memory", "needs more memory than --worker-memory-mb allows")
 
 
 def _clean_phrases(row: ManifestRow, pipeline: Pipeline) -> tuple[Phrase, ...]:
@@ -139,10 +181,12 @@ def _shift(phrases: Sequence[Phrase], cut_seconds: float, seconds: float) -> tup
 def make_key(row: ManifestRow) -> str:
     """Return a row's name in the dataset: ``000000012-some_file_name-9f86d081``.
 
-    The row number makes it unique; the digest tells rows of two corpora apart that share number and file name.
+    The row number makes it unique; the digest tells rows of two corpora apart that share number and file name. Of the
+    utterances of a recording that was cut, each has its number behind that.
     """
     name = row.source.rpartition("/")[2]
     dot = name.rfind(".")
     stem = _UNSAFE.sub("_", name[:dot] if 0 < dot < len(name) - 1 else name)[:MAX_STEM] or "_"
     words = f"{row.row}\n{row.source}\n{row.transcript}".encode(errors="surrogatepass")
-    return f"{row.row:09d}-{stem}-{blake2b(words, digest_size=4).hexdigest()}"
+    key = f"{row.row:09d}-{stem}-{blake2b(words, digest_size=4).hexdigest()}"
+    return key if row.part is None else f"{key}-{row.part:05d}"

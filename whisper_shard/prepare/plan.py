@@ -27,7 +27,7 @@ from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.text.tokens import digest_tokenizer
 
-OUTPUT_VERSION = 8
+OUTPUT_VERSION = 9
 """Raise it with any change to the files of a plan or the bytes of a shard: what another version began is started over,
 so that no dataset is a mixture."""
 RUN_SETTINGS = (

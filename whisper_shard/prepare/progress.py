@@ -20,8 +20,10 @@ class RunCounts:
     """Rows of all manifests."""
     started: float
     """time.monotonic() at the beginning of this run."""
+    num_rows_done: int = 0
+    """Rows kept or rejected."""
     num_kept: int = 0
-    """Rows kept."""
+    """Utterances kept."""
     rejects: Counter[str] = field(default_factory=Counter)
     """Rows rejected, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class RunCounts:
 
     def add(self, shard: ShardCounts, *, is_earlier: bool = False) -> None:
         """Add a finished shard; ``is_earlier``: an earlier run finished it, so it does not count for the speed."""
+        self.num_rows_done += shard.num_rows
         self.num_kept += shard.num_utterances
         self.rejects.update(shard.rejects)
         self.examples = {**shard.examples, **self.examples}
@@ -58,9 +61,12 @@ def check_rejects(counts: RunCounts, config: PrepareConfig) -> None:
     Raises:
         ManifestError: More rows are rejected than allowed; lists the reasons.
     """
-    if counts.num_rejects > config.max_reject_fraction * counts.num_rows and counts.num_kept:
+    # A recording that is cut may give more rejects than there are rows.
+    num_results = max(counts.num_rows, counts.num_kept + counts.num_rejects)
+    if counts.num_rejects > config.max_reject_fraction * num_results and counts.num_kept:
+        what = "rows" if num_results == counts.num_rows else "utterances"
         raise ManifestError(
-            f"{counts.num_rejects} of {counts.num_rows} rows are rejected, more than --max-reject-fraction "
+            f"{counts.num_rejects} of {num_results} {what} are rejected, more than --max-reject-fraction "
             f"{config.max_reject_fraction:g} allows: {_describe_rejects(counts)}; fix the corpus, or raise the limit "
             "and run the same command again"
         )
@@ -88,7 +94,7 @@ def _describe_rejects(counts: RunCounts) -> str:
 
 def as_progress(counts: RunCounts, statuses: Sequence[WorkerStatus]) -> Progress:
     """Return the progress of the run, including the unfinished shards that workers are at."""
-    num_done = counts.num_kept + counts.num_rejects + sum(s.num_rows for s in statuses)
+    num_done = counts.num_rows_done + sum(s.num_rows for s in statuses)
     seconds_in = counts.seconds_in + sum(s.seconds_in for s in statuses)
     elapsed = max(time.monotonic() - counts.started, 1e-6)
     rows_now = num_done - counts.rows_before

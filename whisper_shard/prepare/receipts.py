@@ -18,7 +18,7 @@ from typing import Any
 from whisper_shard.audio.sndfile import LIBSNDFILE_VERSION
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.description import ShardInfo
-from whisper_shard.dataset.schema import QUALITY_SCHEMA, IndexRow, index_table
+from whisper_shard.dataset.schema import QUALITY_SCHEMA, TIMES_SCHEMA, IndexRow, index_table
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.files import stat_objects, stat_source
 from whisper_shard.prepare.plan import ShardPlan
@@ -33,7 +33,7 @@ _OTHER = {False: "another modification time", True: "another ETag"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowOutcome:
-    """The result of one manifest row."""
+    """The result of one manifest row; one that was cut has another one for each utterance that was rejected."""
 
     row: int
     """Position in the manifest."""
@@ -51,6 +51,8 @@ class RowOutcome:
     """Why it was rejected, or None."""
     detail: str
     """The values behind the reason."""
+    num_utterances: int
+    """Utterances that were kept of it: 1, or of a recording that was cut any number; 0: it was rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class Receipt:
     limits: Mapping[str, float]
     """Time and memory limits, where a row was rejected because of one; else empty."""
     rows: Mapping[str, Sequence[Any]]
-    """Columns of RowOutcome, one value per manifest row."""
+    """Columns of RowOutcome, one value per outcome."""
     index: Mapping[str, Sequence[Any]]
     """Columns of the index, one value per utterance."""
     audio_hashes: Sequence[str]
@@ -80,9 +82,9 @@ class ShardCounts:
     num_rows: int
     """Manifest rows."""
     num_utterances: int
-    """Rows kept."""
+    """Utterances kept."""
     rejects: Counter[str]
-    """Rows rejected, by reason."""
+    """Rows, or utterances of rows that were cut, that were rejected, by reason."""
     examples: Mapping[str, str]
     """For each reason, the first row in words."""
     seconds_in: float
@@ -106,7 +108,7 @@ def make_receipt(
         shard: Its place in the plan.
         info: The tar.
         config: Settings.
-        outcomes: One for each manifest row.
+        outcomes: At least one for each manifest row.
         index: Columns of the index, as `index_columns` returns them.
         audio_hashes: One for each utterance.
     """
@@ -122,9 +124,23 @@ def make_receipt(
     )
 
 
-def index_columns(rows: Sequence[IndexRow], qualities: Iterable[Quality | None]) -> dict[str, list[Any]]:
-    """Return the columns of the index of a shard, those of the quality only where it was measured."""
+def index_columns(
+    rows: Sequence[IndexRow],
+    qualities: Iterable[Quality | None],
+    times: Iterable[tuple[float | None, float | None]] = (),
+) -> dict[str, list[Any]]:
+    """Return the columns of the index of a shard, those of the quality only where it was measured.
+
+    Args:
+        rows: The utterances.
+        qualities: Of each.
+        times: Where each begins and ends in its recording; nothing: no such columns.
+    """
     columns: dict[str, list[Any]] = index_table(rows).to_pydict()
+    if found := list(times):
+        columns |= {
+            name: list(values) for name, values in zip(TIMES_SCHEMA.names, zip(*found, strict=True), strict=True)
+        }
     measured = [quality for quality in qualities if quality is not None]
     if len(measured) < len(rows) or not rows:
         return columns
@@ -165,7 +181,7 @@ def count_receipt(receipt: Receipt, corpus: Location | Path) -> ShardCounts:
             path = base.resolve(file or source)
             examples[reason] = f"row {row}, {path if is_url(path) else Path(path).absolute()}: {detail}"
     return ShardCounts(
-        num_rows=len(receipt.rows["row"]),
+        num_rows=count_rows(receipt),
         num_utterances=receipt.info.num_utterances,
         rejects=count_rejects(receipt),
         examples=examples,
@@ -174,8 +190,13 @@ def count_receipt(receipt: Receipt, corpus: Location | Path) -> ShardCounts:
     )
 
 
+def count_rows(receipt: Receipt) -> int:
+    """Return the number of manifest rows of a shard."""
+    return len(set(receipt.rows["row"]))
+
+
 def count_rejects(receipt: Receipt) -> Counter[str]:
-    """Return the number of rejected rows for each reason."""
+    """Return the number of rejects for each reason."""
     return Counter(reason for reason in receipt.rows["reason"] if reason is not None)
 
 

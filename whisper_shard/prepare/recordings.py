@@ -2,10 +2,12 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
-from whisper_shard.audio.decoders import decode_recording
+from whisper_shard.audio.cutting import RecordingCutter
+from whisper_shard.audio.decoders import decode_recording, read_blocks
 from whisper_shard.audio.files import open_recording
 from whisper_shard.audio.recording import Decoder, Recording
 from whisper_shard.audio.segments import Part, SegmentReader
@@ -89,6 +91,24 @@ class RowReader:
         if row.duration_seconds is not None:
             _check_duration(row.duration_seconds, len(recording.waveform) / recording.sample_rate)
         return recording
+
+    @contextmanager
+    def cutting(self, row: ManifestRow, *, max_seconds: float) -> Iterator[tuple[RecordingCutter, BinaryIO]]:
+        """Open the recording of a row to cut it into utterances; also gives the file, which says how far it is read.
+
+        Args:
+            row: A whole recording.
+            max_seconds: Utterances are shorter; the recording may have any length.
+
+        Raises:
+            AudioError: It cannot be decoded.
+            ConfigError: What finds speech is not installed.
+            OSError: The machine failed, not the file.
+        """
+        channel = self._channel if row.channel is None else row.channel
+        with self._open(row) as file:
+            blocks = read_blocks(file, suffix=_suffix_of(row), decoders=self._decoders)
+            yield RecordingCutter(blocks, channel=channel, max_seconds=max_seconds), file
 
     def close(self) -> None:
         """Close what is open."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from whisper_shard.dataset.statistics import EXTREMES, NameCounts, Ranked, Ranking, Statistics
 from whisper_shard.prepare.events import SplitTotals
-from whisper_shard.prepare.receipts import Receipt, count_rejects
+from whisper_shard.prepare.receipts import Receipt, count_rejects, count_rows
 from whisper_shard.report.charts import Bars, Histogram, Value, make_bars, make_histogram
 from whisper_shard.report.page import render_page
 from whisper_shard.report.quantities import describe_bytes, describe_duration, describe_number
@@ -32,6 +32,8 @@ class Tally:
     """Manifest rows."""
     seconds_in: float = 0.0
     """Audio decoded."""
+    num_kept: int = 0
+    """Utterances, by what became of the rows."""
     num_shards: int = 0
     """Tars."""
     num_bytes: int = 0
@@ -43,7 +45,8 @@ class Tally:
 
     def add(self, receipt: Receipt) -> None:
         """Count one shard; its utterances are counted by `kept`."""
-        self.num_rows += len(receipt.rows["row"])
+        self.num_rows += count_rows(receipt)
+        self.num_kept += sum(receipt.rows["num_utterances"])
         self.seconds_in += sum(receipt.rows["seconds"])
         self.num_shards += receipt.info.num_bytes > 0
         self.num_bytes += receipt.info.num_bytes
@@ -54,6 +57,7 @@ class Tally:
         return SplitTotals(
             num_rows=self.num_rows,
             num_utterances=self.kept.num_utterances,
+            num_without_text=self.kept.num_without_text,
             num_rejects=self.reasons.total(),
             seconds_in=round(self.seconds_in, 3),
             seconds_kept=self.kept.num_samples / SAMPLE_RATE,
@@ -139,7 +143,11 @@ def render_report(
         rejects=list(_reject_groups(totals, rejects)),
         suspicions=list(_suspicion_section(kept)),
         suspicious=[_group(ranking, ranked, find_clip) for ranking, ranked in kept.suspicious()],
-        extremes=[_group(ranking, kept.rankings[ranking], find_clip) for ranking in EXTREMES if kept.num_utterances],
+        extremes=[
+            _group(ranking, kept.rankings[ranking], find_clip)
+            for ranking in EXTREMES
+            if kept.rankings[ranking].num_utterances
+        ],
         charts=list(_charts(kept)),
         has_quality=kept.has_quality or not kept.num_utterances,
         sections=[
@@ -152,13 +160,19 @@ def render_report(
 def _describe_totals(totals: SplitTotals) -> dict[str, str]:
     return {
         "manifest rows": f"{totals.num_rows:,}",
-        "kept": f"{totals.num_utterances:,} ({_share(totals.num_utterances, totals.num_rows)})",
-        "rejected": f"{totals.num_rejects:,} ({_share(totals.num_rejects, totals.num_rows)})",
+        "kept": f"{totals.num_utterances:,} ({_share(totals.num_utterances, _num_results(totals))})",
+        "rejected": f"{totals.num_rejects:,} ({_share(totals.num_rejects, _num_results(totals))})",
+        **({"without a text": f"{totals.num_without_text:,}"} if totals.num_without_text else {}),
         "audio decoded": describe_duration(totals.seconds_in),
         "audio kept": describe_duration(totals.seconds_kept),
         "shards": f"{totals.num_shards:,}",
         "size": describe_bytes(totals.num_bytes),
     }
+
+
+def _num_results(totals: SplitTotals) -> int:
+    """Return how many utterances there might have been; as many as rows, where none was cut."""
+    return totals.num_utterances + totals.num_rejects
 
 
 def _share(number: int, total: int) -> str:
@@ -169,7 +183,7 @@ def _reason_section(totals: SplitTotals) -> Iterator[_Section]:
     """Yield the table of rejects by reason, or nothing where nothing was rejected."""
     if totals.rejects:
         rows = [
-            {"reason": reason, "rows": f"{number:,}", "share": _share(number, totals.num_rows)}
+            {"reason": reason, "rows": f"{number:,}", "share": _share(number, _num_results(totals))}
             for reason, number in totals.rejects.items()
         ]
         yield _section("Rejected, by reason", rows, list(totals.rejects.values()))

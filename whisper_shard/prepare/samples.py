@@ -26,7 +26,7 @@ def describe_texts(rows: pa.Table, config: PrepareConfig) -> Iterator[str]:
     """
     clean = build_style(config.text_style, config.text_rules)
     pairs = list[tuple[str, str]]()
-    for transcript in rows["transcript"].to_pylist():
+    for transcript in filter(str.strip, rows["transcript"].to_pylist()):
         try:
             pairs.append((transcript, clean(transcript)))
         except TextError as error:

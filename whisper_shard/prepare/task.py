@@ -4,10 +4,12 @@ The utterances of a shard are stored by length, so that those which a training s
 same length, lie together. A worker therefore holds a whole shard in memory, already encoded, before it writes it.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,10 @@ from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.manifests.rows import as_rows
-from whisper_shard.prepare.duplicates import hash_samples
+from whisper_shard.prepare.cut import CutRow, prepare_results
+from whisper_shard.prepare.encode import EncodedUtterance, by_length, encode_utterance
 from whisper_shard.prepare.files import RecordingFiles
-from whisper_shard.prepare.pipeline import Pipeline, build_pipeline, prepare_row
+from whisper_shard.prepare.pipeline import Pipeline, build_pipeline
 from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.prepare.quality import measure_quality
 from whisper_shard.prepare.receipts import (
@@ -41,7 +44,10 @@ from whisper_shard.prepare.waveform import resample_and_trim
 from whisper_shard.prepare.workers.heartbeat import open_heartbeat
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
-from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Quality, Rejection, Utterance
+from whisper_shard.utterance import SAMPLE_RATE, ManifestRow, Rejection, Utterance
+
+PROBE_SECONDS = 60.0
+"""How much of a recording that is cut is prepared where only its size is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,17 +188,18 @@ def write_shard(task: ShardTask) -> ShardResult:
     output = task.shard.split.output
     if task.is_retry:  # its worker may have died right after it had committed the shard
         output.remove(task.shard.receipt)
-    outcomes, encoded = list[RowOutcome](), list[_EncodedUtterance]()
+    outcomes, encoded = list[RowOutcome](), list[EncodedUtterance]()
     for prepared in _prepare_rows(task):
-        outcomes.append(_as_outcome(prepared))
+        outcomes += _as_outcomes(prepared)
         if isinstance(prepared.result, Utterance):
-            encoded.append(_encode(prepared.result, task.config))
-    encoded.sort(key=_by_length)
+            encoded.append(encode_utterance(prepared.result, task.config))
+    encoded.sort(key=by_length)
     info, index_rows = _write_tar(task.shard, encoded, suffix=task.config.codec)
     if encoded:
         output.upload(task.shard.tar)
     # The tar is safely in its place before its receipt exists. A kill in between costs this shard's work, nothing else.
-    index = index_columns(index_rows, [utterance.quality for utterance in encoded])
+    times = [utterance.times for utterance in encoded] if task.config.segment != "none" else []
+    index = index_columns(index_rows, [utterance.quality for utterance in encoded], times)
     hashes = [utterance.audio_hash for utterance in encoded]
     receipt = make_receipt(task.shard, info, config=task.config, outcomes=outcomes, index=index, audio_hashes=hashes)
     write_receipt(task.shard, receipt)
@@ -207,26 +214,40 @@ def probe_rows(task: RowsTask | ShardTask) -> ProbeResult:
     Raises:
         EnvironmentFault: The machine failed: I/O error.
     """
-    probes = tuple(_probe(prepared) for prepared in _prepare_rows(task))
+    prepared = _prepare_rows(task, max_seconds=PROBE_SECONDS)
+    probes = tuple(_probe(row, results) for row, results in groupby(prepared, key=lambda found: found.row.row))
     return ProbeResult(number=task.number, probes=probes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PreparedRow:
-    """A manifest row, the file of its recording before it was read, and the result."""
+    """A manifest row, the file of its recording before it was read, and a result."""
 
     row: ManifestRow
     num_bytes: int
     mtime_ns: int
-    result: Utterance | Rejection
+    result: Utterance | Rejection | CutRow
+    is_part: bool = False
+    """Whether the result is an utterance of a recording that is cut, which further results follow."""
 
     @property
     def seconds(self) -> float:
-        """Length of the recording, as far as it is known."""
-        return self.result.seconds if isinstance(self.result, Rejection) else self.result.recording_seconds
+        """Length of the audio in it that no other result counts, as far as it is known."""
+        match self.result:
+            case Utterance():
+                return self.result.recording_seconds
+            case CutRow():
+                return self.result.rest_seconds
+        return self.result.seconds
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether it is a rejection, or holds one."""
+        result = self.result.rejection if isinstance(self.result, CutRow) else self.result
+        return isinstance(result, Rejection)
 
 
-def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
+def _prepare_rows(task: RowsTask | ShardTask, *, max_seconds: float = math.inf) -> Iterator[_PreparedRow]:
     """Yield the rows of a task, prepared one after the other, with a heartbeat before and after each."""
     _warm_up(task.config.trim_db)
     if task.is_retry:
@@ -235,23 +256,38 @@ def _prepare_rows(task: RowsTask | ShardTask) -> Iterator[_PreparedRow]:
     files = RecordingFiles(task.store, pause=heartbeat.paused)
     pipeline = build_pipeline(task.config, open_file=files.open)
     heartbeat.begin_task(task.number)
-    rows = as_rows(task.read_rows(), folder=task.corpus)
+    rows = ((row, _needed_fault(fault, pipeline)) for row, fault in as_rows(task.read_rows(), folder=task.corpus))
     # The state is that before decoding, so that a recording that is replaced meanwhile is noticed by the next run.
-    for row, rejection, (num_bytes, mtime_ns) in files.walk(rows, skip=task.quarantined):
-        if rejection is not None:
-            result: Utterance | Rejection = rejection
-        elif (known := task.quarantined.get(row.recording)) is not None:
-            result = row.reject(known.reason, known.detail)
-        else:
-            heartbeat.begin_row(row.row)
-            result = _prepare_row(row, pipeline)
-        prepared = _PreparedRow(row=row, num_bytes=num_bytes, mtime_ns=mtime_ns, result=result)
-        is_rejected = isinstance(result, Rejection)
-        yield prepared
-        heartbeat.end_row(
-            seconds_in=prepared.seconds, seconds_kept=0.0 if is_rejected else result.seconds, is_rejected=is_rejected
+    for row, fault, (num_bytes, mtime_ns) in files.walk(rows, skip=task.quarantined):
+        rejection = fault
+        if rejection is None and (known := task.quarantined.get(row.recording)) is not None:
+            rejection = row.reject(known.reason, known.detail)
+        results = (
+            iter([rejection])
+            if rejection
+            else _naming_the_row(row, prepare_results(row, pipeline, max_seconds=max_seconds))
         )
+        is_cut = rejection is None and pipeline.is_cut(row)
+        if rejection is None:
+            heartbeat.begin_row(row.row)
+        for result in results:
+            is_part = is_cut and not isinstance(result, CutRow)
+            prepared = _PreparedRow(row=row, num_bytes=num_bytes, mtime_ns=mtime_ns, result=result, is_part=is_part)
+            yield prepared
+            heartbeat.end_row(
+                seconds_in=prepared.seconds,
+                seconds_kept=result.seconds if isinstance(result, Utterance) else 0.0,
+                is_rejected=prepared.is_rejected,
+                is_over=not is_part,
+            )
+            if is_part:  # the time limit is for each utterance, since a recording may have any length
+                heartbeat.begin_row(row.row)
     pipeline.reader.close()
+
+
+def _needed_fault(fault: Rejection | None, pipeline: Pipeline) -> Rejection | None:
+    """Return the fault of a row, unless it is that there is no text and it need not have one."""
+    return None if fault and fault.reason == "missing_transcript" and pipeline.cutter else fault
 
 
 @cache
@@ -262,9 +298,12 @@ def _warm_up(trim_db: float) -> None:
     measure_quality(recording, waveform, num_chars=1)
 
 
-def _prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
+def _naming_the_row(
+    row: ManifestRow, results: Iterator[Utterance | Rejection | CutRow]
+) -> Iterator[Utterance | Rejection | CutRow]:
+    """Yield the results; a fault of the machine becomes an error that names the row."""
     try:
-        return prepare_row(row, pipeline)
+        yield from results
     except OSError as error:
         raise EnvironmentFault(
             f"{row.path}: cannot read row {row.row}: {error.strerror or error}; "
@@ -273,7 +312,7 @@ def _prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
 
 
 def _write_tar(
-    shard: ShardPlan, utterances: Sequence["_EncodedUtterance"], *, suffix: str
+    shard: ShardPlan, utterances: Sequence["EncodedUtterance"], *, suffix: str
 ) -> tuple[ShardInfo, list[IndexRow]]:
     """Write the tar of a shard, or remove an old one if there are no utterances."""
     if not utterances:
@@ -294,96 +333,47 @@ def _write_tar(
     return info, writer.rows
 
 
-def _as_outcome(prepared: _PreparedRow) -> RowOutcome:
-    rejection = prepared.result if isinstance(prepared.result, Rejection) else None
+def _as_outcomes(prepared: _PreparedRow) -> Iterator[RowOutcome]:
+    """Yield what is noted of a result: the utterances of a recording that was cut are counted at its end."""
+    result = prepared.result
+    rejection = result.rejection if isinstance(result, CutRow) else result if isinstance(result, Rejection) else None
+    if rejection is not None:
+        yield _as_outcome(prepared, rejection.seconds, rejection=rejection)
+    if isinstance(result, CutRow) and result.num_kept:
+        yield _as_outcome(prepared, result.kept_seconds + result.rest_seconds, num_utterances=result.num_kept)
+    elif isinstance(result, Utterance) and not prepared.is_part:
+        yield _as_outcome(prepared, prepared.seconds, num_utterances=1)
+
+
+def _as_outcome(
+    prepared: _PreparedRow, seconds: float, *, num_utterances: int = 0, rejection: Rejection | None = None
+) -> RowOutcome:
     return RowOutcome(
         row=prepared.row.row,
         source=prepared.row.source,
         file=prepared.row.file,
         num_bytes=prepared.num_bytes,
         mtime_ns=prepared.mtime_ns,
-        seconds=round(prepared.seconds, 3),
+        seconds=round(seconds, 3),
         reason=rejection.reason if rejection else None,
         detail=rejection.detail if rejection else "",
+        num_utterances=num_utterances,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _EncodedUtterance:
-    """An utterance as it is written into a shard."""
-
-    key: str
-    audio: bytes
-    num_samples: int
-    row: int
-    record: Mapping[str, object]
-    quality: Quality | None
-    audio_hash: str
-
-
-def _by_length(utterance: _EncodedUtterance) -> tuple[int, int]:
-    return utterance.num_samples, utterance.row
-
-
-def _encode(utterance: Utterance, config: PrepareConfig) -> _EncodedUtterance:
-    """Encode an utterance; its waveform is overwritten."""
-    # Peak normalization returns a new array within [-1, 1], which may serve as scratch space and need not be clipped.
-    is_normalized = config.peak > 0
-    samples = to_int16(utterance.waveform, overwrite=is_normalized, is_within=is_normalized)
-    return _EncodedUtterance(
-        key=utterance.key,
-        audio=ENCODERS[config.codec](samples),
-        num_samples=len(samples),
-        row=utterance.row.row,
-        record=_as_record(utterance),
-        quality=utterance.quality,
-        audio_hash=hash_samples(samples),
-    )
-
-
-def _as_record(utterance: Utterance) -> dict[str, object]:
-    row = utterance.row
-    own: dict[str, object] = {
-        "text": utterance.text,
-        "transcript": row.transcript,
-        "seconds": utterance.seconds,
-        "source": row.source,
-        "row": row.row,
-    }
-    known = {
-        "language": row.language,
-        "speaker": row.speaker,
-        "task": row.task,
-        "start_seconds": row.start_seconds,
-        "end_seconds": row.end_seconds,
-        "channel": row.channel,
-    }
-    extra = row.extra
-    if utterance.phrases:
-        extra = {name: value for name, value in extra.items() if name != "segments"}
-        own["segments"] = [asdict(phrase) for phrase in utterance.phrases]
-    return {
-        **_rename_reserved(extra, {*own, *known}),
-        **{name: value for name, value in known.items() if value is not None},
-        **own,
-    }
-
-
-def _rename_reserved(extra: Mapping[str, object], reserved: set[str]) -> dict[str, object]:
-    """Put ``manifest_`` before the names of manifest columns that mean something else in a record."""
-    renamed = {}
-    for name, value in extra.items():
-        free = name
-        while free in reserved or (free != name and free in extra):
-            free = f"manifest_{free}"
-        renamed[free] = value
-    return renamed
-
-
-def _probe(prepared: _PreparedRow) -> RowProbe:
-    row, result = prepared.row, prepared.result
-    if isinstance(result, Rejection):
-        return RowProbe(row=row.row, rejection=result)
-    samples = to_int16(result.waveform)
-    num_bytes = {name: len(encode(samples)) for name, encode in ENCODERS.items()}
-    return RowProbe(row=row.row, seconds=result.seconds, num_bytes=num_bytes)
+def _probe(row: int, results: Iterable[_PreparedRow]) -> RowProbe:
+    """Return the sum over the results of a row; of a recording that was cut, the whole is estimated from its begin."""
+    num_bytes, seconds, rejection = dict.fromkeys(ENCODERS, 0.0), 0.0, None
+    for prepared in results:
+        result = prepared.result
+        if isinstance(result, Utterance):
+            samples = to_int16(result.waveform)
+            num_bytes = {name: num_bytes[name] + len(encode(samples)) for name, encode in ENCODERS.items()}
+            seconds += result.seconds
+        elif isinstance(result, CutRow):
+            num_bytes = {name: size / result.share for name, size in num_bytes.items()}
+            seconds, rejection = seconds / result.share, result.rejection or rejection
+        else:
+            rejection = result
+    sizes = {name: round(size) for name, size in num_bytes.items()}
+    return RowProbe(row=row, rejection=None if seconds else rejection, seconds=seconds, num_bytes=sizes)

@@ -80,7 +80,9 @@ class ColumnsReport:
     num_utterances: int = 0
     """Utterances in the table."""
     wer: float = 0.0
-    """Word error rate of all of them."""
+    """Word error rate of all of them; without any text, 0."""
+    num_with_text: int = 0
+    """Utterances that have a text to compare with."""
     worst: tuple[WorstUtterance, ...] = ()
     """Those with the highest character error rates, the worst first."""
 
@@ -258,7 +260,8 @@ class ColumnScorer:
             num_blocks=self.num_blocks,
             num_missing=0,
             num_utterances=info.num_utterances,
-            wer=errors / max(words, 1),
+            wer=errors / words if words else 0.0,
+            num_with_text=pc.sum(pc.greater(table.column("num_words"), 0)).as_py() or 0,
             worst=tuple(_find_worst(self._data, table)),
         )
 
@@ -314,7 +317,8 @@ def _find_worst(data: Dataset, table: pa.Table) -> Iterator[WorstUtterance]:
     """Yield the utterances with the highest character error rates."""
     known = pa.concat_tables(data.pieces("key", "text"))
     table = table.append_column("key", known.column("key")).append_column("text", known.column("text"))
-    table = table.filter(pc.greater(table.column("cer"), 0.0))  # drops those without a score, too
+    # Drops those without a score, too; those without a text differ in everything.
+    table = table.filter(pc.and_(pc.greater(table.column("cer"), 0.0), pc.not_equal(table.column("text"), "")))
     order = pc.select_k_unstable(table, NUM_WORST, sort_keys=[("cer", "descending"), ("key", "ascending")])
     for row in table.take(order).to_pylist():
         yield WorstUtterance(key=row["key"], cer=row["cer"], reference=row["text"], hypothesis=row["hypothesis"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
+from whisper_shard.dataset.search import check_texts
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.labels import Labeler
@@ -37,7 +38,7 @@ def score_model(
 
     Raises:
         ModelError: The model cannot be used.
-        DatasetError: The dataset cannot be read.
+        DatasetError: The dataset cannot be read, or has no texts to compare with.
         TrainingError: The dataset is empty, or a batch does not fit into memory.
         ConfigError: Model and dataset are swapped, or precision, language or cap are not possible.
         EnvironmentFault: The report cannot be written.
@@ -47,6 +48,7 @@ def score_model(
     data = open_dataset(dataset)
     if data.num_utterances == 0:
         raise TrainingError(f"{data.location}: the dataset is empty, there is nothing to score")
+    check_texts(data)
     loaded = load_whisper(model)
     folder = _make_folder(local_path(config.out, what="--out") if config.out else _default_folder(model, data.location))
     device = choose_device()

@@ -8,7 +8,7 @@ import numpy as np
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.description import has_description
 from whisper_shard.dataset.index import Dataset, IndexReader, open_dataset
-from whisper_shard.dataset.search import find_common, find_first, find_long_texts
+from whisper_shard.dataset.search import check_texts, find_common, find_first, find_long_texts
 from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.storage.location import Location, parse_location
@@ -42,7 +42,7 @@ def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
         config: ``eval`` may name the evaluation data, and ``mix`` further training data.
 
     Raises:
-        DatasetError: A dataset is missing or damaged, or the training data is empty.
+        DatasetError: A dataset is missing, damaged or without texts, or the training data is empty.
         TrainingError: The evaluation data is empty or shares utterances with the training data.
     """
     train, *mix = (_open_train(parse_location(folder)) for folder in (dataset, *config.stream.mix))
@@ -51,7 +51,9 @@ def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
         raise TrainingError(
             f"{evaluation.location}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
         )
+    check_texts(evaluation)
     for data in (train, *mix):
+        check_texts(data)
         check_disjoint(data, evaluation)
     return Corpora(train=train, eval=evaluation, mix=tuple(mix))
 

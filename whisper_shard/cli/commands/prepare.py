@@ -47,6 +47,9 @@ def _prepare(config: PrepareConfig, *, corpus: Location, out: Location) -> int:
                     done = event
     for name, split in done.splits.items():
         say(describe_split(out.join(name), split))
+    if config.segment != "none":
+        for line in describe_cut(out, done.splits):
+            say(line)
     if is_finished:
         say(f"nothing was left to prepare; `whisper-shard verify {out.join('train')}` reads every byte again")
     else:
@@ -102,6 +105,18 @@ def describe_split(folder: object, split: "events.SplitTotals") -> str:
         f"{describe_bytes(split.num_bytes)}; "
         f"{split.num_rejects:,} rejected{reasons}"
     )
+
+
+def describe_cut(out: Location, splits: "Mapping[str, events.SplitTotals]") -> Iterator[str]:
+    """Yield lines about utterances without a text, and how they get one."""
+    for name, split in splits.items():
+        if split.num_without_text:
+            folder = out.join(name)
+            seconds = describe_duration(max(0.0, split.seconds_in - split.seconds_kept))
+            utterances = describe_number(split.num_without_text, "utterance")
+            yield f"note: {folder}: {utterances} without a text; {seconds} of silence or rejected; to get texts:"
+            yield f"    whisper-shard score MODEL {folder} --write-columns NAME"
+            yield f"    whisper-shard filter {folder} VIEW --relabel NAME"
 
 
 def describe_estimate(found: "Estimate") -> Iterator[str]:

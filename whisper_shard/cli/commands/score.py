@@ -57,6 +57,11 @@ def describe_columns(report: "ColumnsReport", dataset: str) -> Iterator[str]:
             f"{report.table}"
         )
         return
+    if not report.num_with_text:
+        yield f"{report.table}: {report.num_utterances:,} utterances, none with a text to compare with"
+        condition = f'--relabel {report.name} --where "{report.name}.avg_logprob > -0.5"'
+        yield f"next: whisper-shard filter {dataset} VIEW {condition}"
+        return
     yield f"{report.table}: {report.num_utterances:,} utterances, WER {report.wer:.2%}"
     if report.worst:
         yield f"the highest character error rates (`whisper-shard inspect {dataset} --key KEY --wav FILE` to listen):"

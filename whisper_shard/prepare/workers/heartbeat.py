@@ -69,9 +69,9 @@ class Heartbeat:
         """Report that this row is being decoded."""
         self._write(row)
 
-    def end_row(self, *, seconds_in: float, seconds_kept: float, is_rejected: bool) -> None:
-        """Report that the row is done, and count it."""
-        self._num_rows += 1
+    def end_row(self, *, seconds_in: float, seconds_kept: float, is_rejected: bool, is_over: bool = True) -> None:
+        """Report that the row is done, and count it; ``is_over`` is False where it was one utterance of several."""
+        self._num_rows += is_over
         self._num_rejects += is_rejected
         self._seconds_in += seconds_in
         self._seconds_kept += seconds_kept
