@@ -67,3 +67,12 @@ def test_a_terminal_says_at_once_what_is_waited_for_and_a_file_does_not(monkeypa
     with console.Progress("training") as progress:
         progress.wait("opening data and model")
     assert capsys.readouterr().out == ""
+
+
+def test_the_time_left_is_shown_once(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    columns = {}
+    for shows_remaining in (True, False):
+        progress = Progress("x", shows_remaining=shows_remaining)
+        columns[shows_remaining] = {type(column).__name__ for column in progress._bar.columns}
+    assert columns[True] - columns[False] == {"TimeRemainingColumn"}

@@ -38,9 +38,13 @@ class Progress:
     """A progress bar on a terminal; elsewhere a line every 30 seconds and one at the end.
 
     Use as a context manager; `update` may be called as often as you like.
+
+    Args:
+        title: What is under way.
+        shows_remaining: Whether the bar estimates the time that is left; without it, the note may.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, *, shows_remaining: bool = True) -> None:
         self._title = title
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._last_line_time = time.monotonic()
@@ -53,7 +57,7 @@ class Progress:
             # Only the note is shortened in a narrow terminal.
             TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *([TimeRemainingColumn()] if shows_remaining else []),
             console=console,
             transient=True,
             expand=True,

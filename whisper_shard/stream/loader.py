@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Literal
 
+import numpy as np
 import webdataset as wds
+from numpy.typing import NDArray
 
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset, IndexReader
@@ -115,6 +117,13 @@ class Loader:
             for start in range(0, len(numbers), _PIECE):
                 digest += sum_hashes(numbers[start : start + _PIECE])
         return Planned(utterances=count, digest=digest % MODULUS)
+
+    def row_samples(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Return the planned length of each row of this rank in a step, without augmentation; padding is left out."""
+        ends: dict[int, int] = {}
+        for record in self._timetable.records(Step(epoch=epoch, step=step)):
+            ends[record["row"]] = ends.get(record["row"], 0) + record["gap"] + record["num_samples"]
+        return np.array(list(ends.values()), np.int64)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches in order, from the start, on every call; that ends an iteration begun before.

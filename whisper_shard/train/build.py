@@ -41,7 +41,16 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
     """
-    model, regularization = loaded.model.to(device), config.regularization
+    return wrap_model(adapt_model(loaded.model.to(device), config, device), config, device)
+
+
+def adapt_model(model: Any, config: TrainConfig, device: torch.device) -> Any:
+    """Freeze or adapt the layers of a WhisperForConditionalGeneration that is on the device, in place, and return it.
+
+    Raises:
+        ConfigError: There are fewer layers than are to be frozen, or peft is missing.
+    """
+    regularization = config.regularization
     if regularization.freeze_encoder:
         freeze_encoder(model)
     freeze_layers(model, regularization.freeze_layers)
@@ -55,13 +64,19 @@ def build_network(loaded: LoadedWhisper, config: TrainConfig, device: torch.devi
         compile_layers(model)
     if config.window.borrows_silence:
         enable_shared_attention(model)
+    return model
+
+
+def wrap_model(model: Any, config: TrainConfig, device: torch.device) -> SpeechLoss:
+    """Return an adapted model with log-mel and loss, ready to be trained."""
     network = SpeechLoss(
         model,
-        label_smoothing=regularization.label_smoothing,
-        stochastic_depth=regularization.stochastic_depth,
-        spec_augment={} if regularization.spec_augment else None,
+        label_smoothing=config.regularization.label_smoothing,
+        stochastic_depth=config.regularization.stochastic_depth,
+        spec_augment={} if config.regularization.spec_augment else None,
     )
-    network.to(device).train()
+    network.log_mel.to(device)  # the model is there
+    network.train()
     return network
 
 

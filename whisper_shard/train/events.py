@@ -4,13 +4,91 @@ The loop never prints. A console, a test or a notebook passes ``progress`` and d
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from whisper_shard.utterance import SAMPLE_RATE
 
 FP16_OVERFLOW = "fp16 overflow"
 """A gradient did not fit into float16: the scale of the loss was a little too high."""
 NO_UTTERANCE = "no utterance left"
 """All utterances of the step are damaged, or their texts too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassShape:
+    """Size of one pass through the model."""
+
+    rows: int
+    """Utterances."""
+    window_samples: int
+    """Samples in the window of each."""
+    tokens: int
+    """Tokens that the decoder reads of each."""
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the window in seconds."""
+        return self.window_samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Bytes on the device of one rank; the sum is what a step with several passes needs, and one with a single pass
+    needs no more.
+    """
+
+    weights: int
+    """Parameters and buffers, in float32."""
+    gradients: int
+    """Gradients of what is trained."""
+    optimizer: int
+    """Moments of AdamW, after the first step."""
+    average: int
+    """The moving average of the weights (--ema)."""
+    activations: int
+    """What a pass keeps for its backward pass, and needs beside it at the worst moment; with weights rounded to bf16 or
+    fp16, which are kept too.
+    """
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run is going to compute, found from the lengths in the index."""
+
+    num_parameters: int
+    """All parameters, adapters included."""
+    num_trained: int
+    """Those that are trained."""
+    utterances: float
+    """Utterances (of packed data: windows) of a step on all ranks, on average."""
+    audio_seconds: float
+    """Seconds of audio of a step on all ranks, on average."""
+    window_seconds: float
+    """Seconds of the windows of a step on all ranks, on average."""
+    windows: tuple[float, float]
+    """Shortest and longest window in seconds."""
+    passes: tuple[int, int]
+    """Least and most passes of a step through the model, on a rank."""
+    largest: PassShape
+    """The largest pass."""
+    memory: StepMemory
+    """What a step with this pass needs."""
+    device_bytes: int
+    """Memory of the device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparing:
+    """Something that takes a while has begun, before the first step."""
+
+    what: str
+    """In words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +103,8 @@ class Started:
     """Utterances in the training data."""
     eval_utterances: int
     """Utterances in the evaluation data."""
-    num_parameters: int
-    """Parameters that are trained."""
+    forecast: Forecast
+    """What the run is going to compute."""
     device: str
     """Where torch computes."""
     precision: str
@@ -79,6 +157,34 @@ class Resumed:
     """The checkpoint it resumes from."""
     changes: tuple[str, ...]
     """Settings that differ from those the run began with, each in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """A step was made."""
+
+    step: int
+    """Steps made so far."""
+    total_steps: int
+    """Steps of the whole run."""
+    remaining_seconds: float | None
+    """Time until the end, evaluations included, if the run does not stop early; None: not known yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """It is known how long the run will take; reported once, as soon as some steps were made."""
+
+    remaining_seconds: float
+    """Time until the end, evaluations included, if the run does not stop early."""
+    steps: int
+    """Steps to come."""
+    step_seconds: float
+    """Mean time of a step."""
+    evaluations: int
+    """Evaluations to come, the two at the end included."""
+    evaluation_seconds: float
+    """Time of one in 30 s windows; 0: not known, and not included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +305,13 @@ class Warned:
 
 Event = (
     AlreadyOver
+    | Preparing
     | Started
     | LanguageChosen
     | SilenceChosen
     | Resumed
+    | Advanced
+    | Estimated
     | Stepped
     | Evaluating
     | Evaluated

@@ -17,27 +17,17 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.presence import check_shards
 from whisper_shard.errors import StateError, StopRequested
 from whisper_shard.model.labels import Labeler
-from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.score.evaluate import Evaluation
 from whisper_shard.storage.location import parse_location
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.train.build import build_trainable, pause_garbage_collector, resolve_config
-from whisper_shard.train.data import Corpora, check_labels, open_corpora
-from whisper_shard.train.events import (
-    AlreadyOver,
-    Progress,
-    Resumed,
-    Saved,
-    SilenceChosen,
-    Started,
-    Warned,
-    ignore_event,
-)
+from whisper_shard.train.data import Corpora, open_corpora
+from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, ignore_event
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
-from whisper_shard.train.language import report_language
 from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.checkpointer import Checkpointer
@@ -49,6 +39,7 @@ from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.signals import catch_stop_signals, stop_error
 from whisper_shard.train.silence_source import find_silence_source
+from whisper_shard.train.start import load_checked, report_start
 from whisper_shard.train.step import StepResult, TrainStep
 from whisper_shard.train.validator import Validator
 
@@ -92,21 +83,11 @@ def train_model(
                 if machine.ranks.is_first:
                     progress(AlreadyOver(run=folder.shown))
                 return report
-            loaded, labeler = _load_checked(config, corpora)
+            loaded, labeler = load_checked(context, corpora)
             trainer = Trainer(context, corpora, loaded, labeler, changes)
             with trainer.log, pause_garbage_collector():
                 end = trainer.train()
                 return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
-
-
-def _load_checked(config: TrainConfig, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
-    """Load the model, and check that its tokens can express all texts, languages and tasks of the data."""
-    loaded = load_whisper(config.model, dropout=config.regularization.dropout)
-    labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
-    for data in corpora.training:
-        check_labels(data, labeler, timestamps=config.timestamps > 0)
-    check_labels(corpora.eval, labeler)
-    return loaded, labeler
 
 
 class Trainer:
@@ -136,7 +117,8 @@ class Trainer:
         self.config = config
         self.corpora = corpora
         trainable = build_trainable(loaded, config, machine)
-        self._steps_per_epoch = self._open_loader(None).steps_per_epoch
+        planner = self._open_loader(None)
+        self._steps_per_epoch = planner.steps_per_epoch
         self.total_steps = config.optimizer.max_steps or config.optimizer.epochs * self._steps_per_epoch
         self._warmup_steps = count_warmup_steps(config.optimizer.warmup, self.total_steps)
         self._silence = find_silence_source(corpora.training, config) if config.window.borrows_silence else None
@@ -185,7 +167,19 @@ class Trainer:
         self._agreed = Requests()
         self._lr = 0.0
         self._last_save = time.monotonic()
-        self._report_start(warnings, changes)
+        resumed = None
+        if self._restored is not None:
+            resumed = Resumed(step=self.state.step, folder=self._restored.folder, changes=tuple(changes))
+        report_start(
+            self.reporter,
+            corpora,
+            self.train_step,
+            self.validator,
+            planner,
+            silence=self._silence,
+            resumed=resumed,
+            warnings=warnings,
+        )
 
     def train(self) -> TrainingEnd:
         """Train until the last step or until WER stops improving.
@@ -220,7 +214,7 @@ class Trainer:
                 began = time.perf_counter()
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                self.reporter.add_time(waited, waited=waited)
+                self.reporter.add_wait(waited)
                 yield batch
         finally:
             loader.close()
@@ -252,8 +246,7 @@ class Trainer:
         # Ranks act only on what they have agreed on in this step's exchange: if each followed its own signal or clock,
         # one would save or leave while the others wait for its gradients.
         self._agreed = result.global_batch.requests
-        self.reporter.add_delivery(batch)
-        self.reporter.add_time(time.perf_counter() - began, waited=0.0)
+        self.reporter.add_step(batch, time.perf_counter() - began)
 
     def _lr_after(self, updates: int) -> float:
         return self.config.peak_lr * cosine_factor(
@@ -364,36 +357,3 @@ class Trainer:
             world=machine.ranks.world,
             pin_memory=machine.device.type == "cuda",
         )
-
-    def _report_start(self, warnings: Sequence[str], changes: Sequence[str]) -> None:
-        machine = self.context.machine
-        for message in warnings:
-            self.reporter.report(Warned(message=message))
-        self.reporter.report(
-            Started(
-                total_steps=self.total_steps,
-                steps_per_epoch=self._steps_per_epoch,
-                train_utterances=sum(data.num_utterances for data in self.corpora.training),
-                eval_utterances=self.corpora.eval.num_utterances,
-                num_parameters=sum(p.numel() for p in self.train_step.parameters),
-                device=str(machine.device),
-                precision=str(machine.dtype).removeprefix("torch."),
-                ranks=machine.ranks.world,
-                lr=self.config.peak_lr,
-            )
-        )
-        if (silence := self._silence) is not None:
-            self.reporter.report(SilenceChosen(key=silence.key, dataset=silence.dataset, seconds=silence.seconds))
-        if self._restored is None and machine.ranks.is_first:
-            heard = report_language(
-                self.validator.loaded,
-                self.validator.labeler,
-                self.corpora.eval,
-                self.config.language,
-                dtype=machine.dtype,
-            )
-            for event in heard:
-                self.reporter.report(event)
-        if self._restored is not None:
-            self.reporter.log_line("resume")
-            self.reporter.report(Resumed(step=self.state.step, folder=self._restored.folder, changes=tuple(changes)))

@@ -13,7 +13,9 @@ from whisper_shard.stream.delivery import Planned
 from whisper_shard.train.events import (
     FP16_OVERFLOW,
     NO_UTTERANCE,
+    Advanced,
     Delivered,
+    Estimated,
     Evaluated,
     Event,
     Skipped,
@@ -21,6 +23,7 @@ from whisper_shard.train.events import (
     Warned,
 )
 from whisper_shard.train.global_batch import GlobalBatch
+from whisper_shard.train.pace import Pace
 from whisper_shard.train.ranks import gather_texts
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.metrics import MetricsLog
@@ -29,6 +32,8 @@ from whisper_shard.train.run.state import EpochLedger, LogInterval, RunState
 from whisper_shard.train.step import StepResult
 from whisper_shard.utterance import SAMPLE_RATE
 
+ESTIMATED_AFTER = 4
+"""Steps after which it is reported how long the run will take."""
 _NAMED_KEYS = 8  # as many as fit into a line
 
 
@@ -51,8 +56,12 @@ class ProgressReporter:
         self.state = state
         self._context = context
         self._log = log
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
+        self._pace = Pace(
+            total_steps=total_steps, eval_every=context.config.evaluation.eval_every or max(1, steps_per_epoch)
+        )
+        self._waited = 0.0  # for the batch of the next step
         self._seconds = 0.0
         self._wait_seconds = 0.0
         self._counts = SourceCounts()
@@ -68,14 +77,29 @@ class ProgressReporter:
         self.log_line("warning", message=message)
         self.report(Warned(message=message))
 
-    def add_time(self, seconds: float, *, waited: float) -> None:
-        """Add the time of a step, and how much of it was spent waiting for its batch."""
-        self._seconds += seconds
-        self._wait_seconds += waited
+    def add_wait(self, seconds: float) -> None:
+        """Add the time that was waited for a batch."""
+        self._waited += seconds
+        self._wait_seconds += seconds
 
-    def add_delivery(self, batch: Batch) -> None:
-        """Enter a batch into the ledger."""
+    def add_step(self, batch: Batch, seconds: float) -> None:
+        """Enter a batch into the ledger, add the time of its step, and report how far the run is."""
         self.state.ledger.add(batch)
+        self._pace.add_step(self._waited + seconds)
+        self._seconds += self._waited + seconds
+        self._waited = 0.0
+        step, remaining = self.state.step, self._pace.remaining_seconds(self.state.step)
+        self.report(Advanced(step=step, total_steps=self.total_steps, remaining_seconds=remaining))
+        if self._pace.num_steps == ESTIMATED_AFTER and remaining is not None:
+            self.report(
+                Estimated(
+                    remaining_seconds=remaining,
+                    steps=self.total_steps - step,
+                    step_seconds=self._pace.step_seconds,
+                    evaluations=self._pace.evaluations_after(step),
+                    evaluation_seconds=self._pace.evaluation_seconds,
+                )
+            )
 
     def add_result(self, result: StepResult) -> None:
         """Add the numbers of a step to the sums; waits for the device until the step is over.
@@ -115,7 +139,7 @@ class ProgressReporter:
         interval, timed, seconds = self.state.log_interval, self._timed, max(self._seconds, 1e-9)
         event = Stepped(
             step=self.state.step,
-            total_steps=self._total_steps,
+            total_steps=self.total_steps,
             epoch=self.state.step / self._steps_per_epoch,
             loss=interval.loss / max(1, interval.tokens),
             lr=lr,
@@ -172,6 +196,8 @@ class ProgressReporter:
     def log_evaluation(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval") -> None:
         """Log an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval."""
         score = evaluation.score
+        if evaluation.window == "full":
+            self._pace.evaluation_seconds = evaluation.seconds
         self.log_line(
             kind,
             window=evaluation.window,

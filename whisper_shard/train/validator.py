@@ -108,13 +108,16 @@ class Validator:
         """
         config, ranks = self.context.config.evaluation, self.context.machine.ranks
         total = min(self.dataset.num_utterances, config.eval_limit or self.dataset.num_utterances)
+        self._report_scored(0, total, window)
         for number, batch in enumerate(batches, start=1):
             self._stop_if_asked()
             yield batch
-            if ranks.is_first:
-                done = min(total, number * config.eval_batch * ranks.world)
-                self.context.progress(Evaluating(num_done=done, num_utterances=total, window=window))
+            self._report_scored(min(total, number * config.eval_batch * ranks.world), total, window)
         self._stop_if_asked()
+
+    def _report_scored(self, num_done: int, total: int, window: Window) -> None:
+        if self.context.machine.ranks.is_first:
+            self.context.progress(Evaluating(num_done=num_done, num_utterances=total, window=window))
 
     def _stop_if_asked(self) -> None:
         """Stop on all ranks as soon as one has got a signal: a rank that left alone would leave the others waiting.

@@ -1,10 +1,13 @@
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from whisper_shard.cli.commands import train
 from whisper_shard.cli.commands.train import describe_skip
 from whisper_shard.cli.main import run
-from whisper_shard.train.events import NO_UTTERANCE, Skipped
+from whisper_shard.train.events import NO_UTTERANCE, Advanced, Estimated, Evaluating, Preparing, Skipped
 
 
 def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
@@ -20,7 +23,8 @@ def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_pat
     command += ["--batch-size", "4", "--workers", "0", "--max-new-tokens", "8", "--eval-limit", "2"]
     assert run(command) == 0
     shown = capsys.readouterr().out
-    assert "17 utterances, 3 steps (5 per epoch)" in shown and "after 3 steps, best at step" in shown
+    assert "17 utterances, 3 steps (5 per epoch)" in shown and "(100.0%)" in shown and "s of audio (" in shown
+    assert "memory of the largest pass (" in shown and "optimizer " in shown and "after 3 steps, best at step" in shown
     for name in ("metrics.jsonl", "report.json", "train.toml", "model/model.safetensors", "model/tokenizer.json"):
         assert (tmp_path / "run" / name).exists(), name
     assert run(command) == 0
@@ -53,3 +57,33 @@ def test_a_skipped_step_names_its_utterances_if_they_are_at_fault():
     line = describe_skip(Skipped(step=3, keys=(), reason="fp16 overflow"))
     assert line == "step 3 skipped: fp16 overflow, normal now and then"
     assert describe_skip(Skipped(step=3, keys=(), reason=NO_UTTERANCE)) == "step 3 skipped: no utterance left"
+
+
+def test_the_line_that_moves_says_how_long_evaluations_and_the_run_take(monkeypatch):
+    clock, lines = [0.0], []
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    view = train.TrainingView(
+        SimpleNamespace(
+            say=lines.append, wait=lines.append, update=lambda done, total, note: lines.append(f"{done}/{total} {note}")
+        )
+    )
+    view(Preparing(what="loading tiny"))
+    view(Evaluating(num_done=0, num_utterances=40, window="full"))
+    clock[0] = 30.0
+    view(Evaluating(num_done=10, num_utterances=40, window="full"))
+    view(Advanced(step=3, total_steps=5, remaining_seconds=90.0))
+    assert lines == [
+        "loading tiny",
+        "0/40 utterances scored, 30 s windows",
+        "10/40 utterances scored, 30 s windows, 1.5 min to go",
+        "3/5 steps, 1.5 min to go",
+    ]
+
+
+def test_a_line_about_how_long_the_run_will_take():
+    event = Estimated(remaining_seconds=7500, steps=1, step_seconds=4.2, evaluations=3, evaluation_seconds=90)
+    assert train.describe_estimate(event) == (
+        "about 2.1 h to go, if it does not stop early: 1 step of 4.2 s, 3 evaluations of 1.5 min"
+    )
+    event = replace(event, steps=2, evaluation_seconds=0)
+    assert train.describe_estimate(event).endswith("2 steps of 4.2 s; evaluations come on top")

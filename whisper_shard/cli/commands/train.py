@@ -1,6 +1,7 @@
 """The command `train`, and the lines it prints."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from whisper_shard.cli.command import Command
 from whisper_shard.cli.console import Progress, say, say_warning
 from whisper_shard.config.toml import dump_config
 from whisper_shard.config.train import TrainConfig
-from whisper_shard.report.quantities import describe_duration
+from whisper_shard.report.quantities import describe_bytes, describe_duration, describe_number
 from whisper_shard.score.events import WINDOW_NAMES
 from whisper_shard.storage.location import parse_location
 
@@ -23,16 +24,17 @@ _NAMED_KEYS = 8  # as many as fit into a line
 
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or resume; then print the result."""
-    from whisper_shard.storage.work_folder import work_folder
-    from whisper_shard.train.build import resolve_config
-    from whisper_shard.train.loop import train_model
-
     location = parse_location(run)
-    folder = location.path if location.is_local else work_folder("runs", location)
-    settings = partial(_write_settings, folder / "train.toml", dump_config(resolve_config(config), "train"))
-    with Progress("training") as progress:
-        progress.wait("opening data and model")
-        report = train_model(dataset, run, config, partial(_show_training, progress, settings))
+    with Progress("training", shows_remaining=False) as progress:
+        progress.wait("loading torch and transformers")
+        from whisper_shard.storage.work_folder import work_folder
+        from whisper_shard.train.build import resolve_config
+        from whisper_shard.train.loop import train_model
+
+        folder = location.path if location.is_local else work_folder("runs", location)
+        settings = partial(_write_settings, folder / "train.toml", dump_config(resolve_config(config), "train"))
+        progress.wait("opening the data")
+        report = train_model(dataset, run, config, TrainingView(progress, settings))
     if os.environ.get("RANK", "0") != "0":  # set by torchrun: only the first rank prints
         return 0
     for line in describe_run(report):
@@ -42,37 +44,81 @@ def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     return 0
 
 
-def _show_training(progress: Progress, write_settings: Callable[[], None], event: "training.Event") -> None:
-    from whisper_shard.train import events as training
+class TrainingView:
+    """Shows a run: lines that stay, and one that moves with each step, with the time that is left.
 
-    match event:
-        case training.AlreadyOver():
-            progress.say(f"{event.run}: this run is finished; its result:")
-        case training.Started():
-            write_settings()
-            progress.say(describe_start(event))
-            progress.wait("waiting for the first batch")
-        case training.LanguageChosen():
-            progress.say(describe_language(event))
-        case training.SilenceChosen():
-            progress.say(f"short windows borrow the silence after {event.key} ({event.seconds:.2f} s, {event.dataset})")
-        case training.Resumed():
-            changes = f"; changed since it began: {'; '.join(event.changes)}" if event.changes else ""
-            progress.say(f"resuming from step {event.step}, {event.folder}{changes}")
-        case training.Stepped():
-            progress.update(event.step, event.total_steps, describe_steps(event))
-        case training.Evaluating():
-            progress.update(event.num_done, event.num_utterances, f"utterances scored, {WINDOW_NAMES[event.window]}")
-        case training.Evaluated(is_final=False):
-            progress.say(describe_evaluation(event))
-        case training.Delivered():
-            progress.say(describe_delivery(event))
-        case training.Skipped():
-            progress.say(describe_skip(event))
-        case training.Warned():
-            say_warning(event.message)
-        case training.Saved() | training.Evaluated(is_final=True):  # the latter is repeated in the report
-            pass
+    Args:
+        progress: Prints.
+        write_settings: Called once the run folder exists.
+    """
+
+    def __init__(self, progress: Progress, write_settings: Callable[[], None] = lambda: None) -> None:
+        self._progress = progress
+        self._write_settings = write_settings
+        self._note = ""
+        self._left = ""
+        self._total_steps = 0
+        self._evaluation_began = 0.0
+
+    def __call__(self, event: "training.Event") -> None:
+        """Show an event."""
+        from whisper_shard.train import events as training
+
+        say = self._progress.say
+        match event:
+            case training.AlreadyOver():
+                say(f"{event.run}: this run is finished; its result:")
+            case training.Preparing():
+                self._progress.wait(event.what)
+            case training.Started():
+                self._write_settings()
+                self._total_steps = event.total_steps
+                for line in describe_start(event):
+                    say(line)
+            case training.LanguageChosen():
+                say(describe_language(event))
+            case training.SilenceChosen():
+                say(f"short windows borrow the silence after {event.key} ({event.seconds:.2f} s, {event.dataset})")
+            case training.Resumed():
+                changes = f"; changed since it began: {'; '.join(event.changes)}" if event.changes else ""
+                say(f"resuming from step {event.step}, {event.folder}{changes}")
+            case training.Advanced() | training.Stepped() | training.Evaluating():
+                self._move(event)
+            case training.Estimated():
+                say(describe_estimate(event))
+            case training.Evaluated(is_final=False):
+                say(describe_evaluation(event))
+                self._show_steps(event.step)
+            case training.Delivered():
+                say(describe_delivery(event))
+            case training.Skipped():
+                say(describe_skip(event))
+            case training.Warned():
+                say_warning(event.message)
+            case training.Saved() | training.Evaluated(is_final=True):  # the latter is repeated in the report
+                pass
+
+    def _move(self, event: "training.Advanced | training.Stepped | training.Evaluating") -> None:
+        """Move the line that does not stay."""
+        from whisper_shard.train import events as training
+
+        if isinstance(event, training.Evaluating):
+            if event.num_done == 0:
+                self._evaluation_began = time.monotonic()
+            note = describe_scoring(event, time.monotonic() - self._evaluation_began)
+            self._progress.update(event.num_done, event.num_utterances, note)
+            return
+        if isinstance(event, training.Stepped):
+            self._note = describe_steps(event)
+        elif event.remaining_seconds is not None:
+            self._left = f", {describe_duration(event.remaining_seconds)} to go"
+        self._total_steps = event.total_steps
+        self._show_steps(event.step)
+
+    def _show_steps(self, step: int) -> None:
+        self._progress.update(
+            step, self._total_steps, f"steps{self._left or '; waiting for the first batch'}{self._note}"
+        )
 
 
 def _write_settings(path: Path, text: str) -> None:
@@ -82,14 +128,75 @@ def _write_settings(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def describe_start(event: "training.Started") -> str:
-    """Return a line about the run that begins."""
+def describe_start(event: "training.Started") -> Iterator[str]:
+    """Yield lines about what the run is going to do."""
+    forecast = event.forecast
     ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
-    return (
+    share = forecast.num_trained / forecast.num_parameters
+    yield (
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
-        f"{event.num_parameters / 1e6:.1f} M trainable parameters, lr {event.lr:g}, "
-        f"{event.precision} on {event.device}{ranks}"
+        f"lr {event.lr:g}, {event.precision} on {event.device}{ranks}"
     )
+    yield (
+        f"{forecast.num_parameters / 1e6:,.1f} M parameters, {forecast.num_trained / 1e6:,.1f} M of them trained "
+        f"({share:.1%})"
+    )
+    yield describe_passes(forecast)
+    yield describe_memory(forecast)
+
+
+def describe_passes(forecast: "training.Forecast") -> str:
+    """Return a line about windows and passes of a step."""
+    low, high = forecast.windows
+    windows = f"{low:.1f} s" if low == high else f"{low:.1f} to {high:.1f} s"
+    least, most = forecast.passes
+    passes = f"{most} pass{'' if most == 1 else 'es'}"
+    passes = passes if least == most else f"{least} to {passes}"
+    return (
+        f"a step: {forecast.utterances:,.1f} windows of {windows} with {forecast.audio_seconds:,.0f} s of audio "
+        f"({forecast.window_seconds:,.0f} s with padding), in {passes}"
+    )
+
+
+def describe_memory(forecast: "training.Forecast") -> str:
+    """Return a line about the memory of a step, by part."""
+    memory, largest = forecast.memory, forecast.largest
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "moving average": memory.average,
+        "activations": memory.activations,
+    }
+    shown = ", ".join(f"{name} {describe_bytes(size)}" for name, size in parts.items() if size)
+    return (
+        f"memory of the largest pass ({largest.rows} x {largest.window_seconds:.1f} s): about "
+        f"{describe_bytes(memory.total)} of {describe_bytes(forecast.device_bytes)} ({shown})"
+    )
+
+
+def describe_estimate(event: "training.Estimated") -> str:
+    """Return a line about how long the run will take."""
+    steps = f"{describe_number(event.steps, 'step')} of {describe_duration(event.step_seconds)}"
+    evaluations = f", {event.evaluations} evaluations of {describe_duration(event.evaluation_seconds)}"
+    return (
+        f"about {describe_duration(event.remaining_seconds)} to go, if it does not stop early: {steps}"
+        f"{evaluations if event.evaluation_seconds else '; evaluations come on top'}"
+    )
+
+
+def describe_scoring(event: "training.Evaluating", seconds: float) -> str:
+    """Return the note of an evaluation in progress.
+
+    Args:
+        event: How far it is.
+        seconds: Time since it began.
+    """
+    note = f"utterances scored, {WINDOW_NAMES[event.window]}"
+    if not 0 < event.num_done < event.num_utterances:
+        return note
+    left = seconds / event.num_done * (event.num_utterances - event.num_done)
+    return f"{note}, {describe_duration(left)} to go"
 
 
 def describe_language(event: "training.LanguageChosen") -> str:
@@ -103,7 +210,7 @@ def describe_language(event: "training.LanguageChosen") -> str:
 def describe_steps(event: "training.Stepped") -> str:
     """Return the note behind the progress bar."""
     return (
-        f"steps; loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
+        f"; loss {event.loss:.3f}, lr {event.lr:.1e}, {event.utterances_per_second:.1f} utterances/s, "
         f"{event.audio_seconds_per_second:.0f} x real time, {event.data_wait_share:.0%} waiting for data"
     )
 

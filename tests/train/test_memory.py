@@ -1,0 +1,131 @@
+"""The memory of a step, found without allocating it, is what the allocator of a CPU measures."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from whisper_shard.config.settings import replace_settings
+from whisper_shard.config.train import TrainConfig
+from whisper_shard.errors import ConfigError
+from whisper_shard.model.device import autocast
+from whisper_shard.model.window import longest_window
+from whisper_shard.train.build import adapt_model, build_optimizer, wrap_model
+from whisper_shard.train.events import PassShape
+from whisper_shard.train.memory import estimate_memory
+from whisper_shard.utterance import SAMPLE_RATE
+
+CPU = torch.device("cpu")
+SHAPE = PassShape(rows=3, window_samples=6 * SAMPLE_RATE, tokens=40)
+FULL = PassShape(rows=2, window_samples=30 * SAMPLE_RATE, tokens=40)
+CASES = [
+    pytest.param({}, torch.bfloat16, SHAPE, id="auto-bf16"),
+    pytest.param({"gradient_checkpointing": True}, torch.bfloat16, FULL, id="checkpointing"),
+    pytest.param({"lora_rank": 8, "gradient_checkpointing": True}, torch.bfloat16, FULL, id="lora"),
+    pytest.param({"freeze_encoder": True}, torch.bfloat16, SHAPE, id="frozen-encoder"),
+    pytest.param(
+        {"freeze_layers": 1, "ema": 0.9, "dropout": 0.1}, torch.bfloat16, SHAPE, id="frozen-layer-ema-dropout"
+    ),
+    pytest.param({"spec_augment": True, "stochastic_depth": 0.1}, torch.float32, SHAPE, id="masks-fp32"),
+]
+
+
+def shaped_like_large():
+    """large-v3 at a tenth of its width: 64 a head, 128 mel bins."""
+    from transformers import WhisperConfig
+
+    return WhisperConfig(
+        d_model=128, encoder_layers=3, decoder_layers=3, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=512, decoder_ffn_dim=512, num_mel_bins=128, vocab_size=5187,
+        pad_token_id=1, bos_token_id=1, eos_token_id=1, decoder_start_token_id=2,
+    )  # fmt: skip
+
+
+def make_two_steps(model_config, config, dtype, shape):
+    """Two steps of two passes each, with real tensors."""
+    from transformers import WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration._from_config(model_config, attn_implementation="sdpa")
+    network = wrap_model(adapt_model(model.requires_grad_(True), config, CPU), config, CPU)
+    optimizer = build_optimizer(network.model, config.optimizer)
+    averages = [p.detach().clone() for p in network.parameters() if p.requires_grad] if config.evaluation.ema else []
+    tokens = torch.zeros(shape.rows, shape.tokens, dtype=torch.long)
+    for _ in range(2):
+        optimizer.zero_grad()
+        for _ in range(2):
+            with autocast(CPU, dtype):
+                silence = None
+                if config.window.borrows_silence and shape.window_samples < longest_window(model):
+                    silence = network.encode_silence(torch.zeros(1, SAMPLE_RATE))
+                loss, _ = network(
+                    torch.zeros(shape.rows, shape.window_samples),
+                    tokens,
+                    tokens,
+                    torch.full((shape.rows,), shape.window_samples),
+                    seeds=range(shape.rows),
+                    kept=torch.arange(tokens.numel()),
+                    silence=silence,
+                )
+            loss.backward()
+            del loss, silence
+        optimizer.step()
+    assert all(average.isfinite().all() for average in averages)
+
+
+def allocated_peak(work):
+    """The most bytes that torch's CPU allocator has given out at a time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        work()
+    events = [(e.start_ns(), e.nbytes()) for e in measured.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for _, num_bytes in sorted(events):
+        live += num_bytes
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize(("settings", "dtype", "shape"), CASES)
+def test_the_estimate_is_what_the_allocator_measures(settings, dtype, shape):
+    model_config, config = shaped_like_large(), replace_settings(TrainConfig(), settings)
+    model_config.dropout = config.regularization.dropout
+    state = torch.get_rng_state()
+    estimate = estimate_memory(model_config, config, dtype, shape)
+    assert torch.equal(torch.get_rng_state(), state), "training draws what it would have drawn without"
+    measured = allocated_peak(lambda: make_two_steps(model_config, config, dtype, shape))
+    assert estimate.total == pytest.approx(measured, rel=0.01)
+    assert estimate.activations > 0.3 * measured, "not only what arithmetic would give"
+
+
+def test_parts_follow_from_what_is_trained():
+    config = replace_settings(TrainConfig(), {"lora_rank": 4, "window": "full"})
+    memory = estimate_memory(shaped_like_large(), config, torch.bfloat16, FULL)
+    assert memory.optimizer == 2 * memory.gradients < 0.2 * memory.weights
+    assert memory.average == 0
+    assert (
+        estimate_memory(
+            shaped_like_large(), replace_settings(TrainConfig(), {"ema": 0.9}), torch.bfloat16, SHAPE
+        ).average
+        > 5 * memory.gradients
+    )
+
+
+def test_large_v3_is_counted_without_its_memory():
+    import resource
+
+    from transformers import WhisperConfig
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    large = WhisperConfig(
+        d_model=1280, encoder_layers=2, decoder_layers=2, encoder_attention_heads=20, decoder_attention_heads=20,
+        encoder_ffn_dim=5120, decoder_ffn_dim=5120, num_mel_bins=128, vocab_size=51866,
+    )  # fmt: skip
+    memory = estimate_memory(
+        large, TrainConfig(), torch.bfloat16, PassShape(rows=64, window_samples=480_000, tokens=99)
+    )
+    assert memory.activations > 5e9
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2e8
+
+
+def test_more_frozen_layers_than_there_are():
+    config = replace_settings(TrainConfig(), {"freeze_layers": 4})
+    with pytest.raises(ConfigError, match="--freeze-layers 4: the encoder has 3 layers"):
+        estimate_memory(shaped_like_large(), config, torch.bfloat16, SHAPE)

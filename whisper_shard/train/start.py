@@ -1,0 +1,108 @@
+"""What happens, and is reported, before the first step."""
+
+from collections.abc import Iterable
+
+from whisper_shard.model.labels import Labeler
+from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.stream.loader import Loader
+from whisper_shard.train.data import Corpora, check_labels
+from whisper_shard.train.events import Preparing, Resumed, SilenceChosen, Started, Warned
+from whisper_shard.train.forecast import forecast_run
+from whisper_shard.train.language import report_language
+from whisper_shard.train.progress import ProgressReporter
+from whisper_shard.train.run.context import RunContext
+from whisper_shard.train.silence_source import SilenceSource
+from whisper_shard.train.step import TrainStep
+from whisper_shard.train.validator import Validator
+
+
+def load_checked(context: RunContext, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
+    """Load the model, and check that its tokens can express all texts, languages and tasks of the data.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        TrainingError: See `check_labels`.
+    """
+    config = context.config
+    report_preparing(context, f"loading {config.model}")
+    loaded = load_whisper(config.model, dropout=config.regularization.dropout)
+    labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
+    report_preparing(context, "checking languages and lengths of texts")
+    for data in corpora.training:
+        check_labels(data, labeler, timestamps=config.timestamps > 0)
+    check_labels(corpora.eval, labeler)
+    return loaded, labeler
+
+
+def report_preparing(context: RunContext, what: str) -> None:
+    """Report what is under way, on rank 0."""
+    if context.machine.ranks.is_first:
+        context.progress(Preparing(what=what))
+
+
+def report_start(
+    reporter: ProgressReporter,
+    corpora: Corpora,
+    train_step: TrainStep,
+    validator: Validator,
+    planner: Loader,
+    *,
+    silence: SilenceSource | None,
+    resumed: Resumed | None,
+    warnings: Iterable[str] = (),
+) -> None:
+    """Report what the run is going to do, on rank 0.
+
+    Args:
+        reporter: Takes the events.
+        corpora: Training and evaluation data.
+        train_step: Makes the steps.
+        validator: Scores the model.
+        planner: Knows the lengths of each step.
+        silence: What short windows borrow; None: nothing.
+        resumed: Where the run goes on; None: it begins.
+        warnings: About the checkpoint.
+
+    Raises:
+        DatasetError: The index is damaged, or an utterance is.
+    """
+    context = validator.context
+    config, machine = context.config, context.machine
+    for message in warnings:
+        reporter.report(Warned(message=message))
+    if not machine.ranks.is_first:
+        return
+    report_preparing(context, "counting memory and passes")
+    forecast = forecast_run(
+        train_step.trainable,
+        config,
+        machine,
+        loader=planner,
+        dataset=corpora.train,
+        labeler=validator.labeler,
+        total_steps=reporter.total_steps,
+    )
+    reporter.report(
+        Started(
+            total_steps=reporter.total_steps,
+            steps_per_epoch=planner.steps_per_epoch,
+            train_utterances=sum(data.num_utterances for data in corpora.training),
+            eval_utterances=corpora.eval.num_utterances,
+            forecast=forecast,
+            device=str(machine.device),
+            precision=str(machine.dtype).removeprefix("torch."),
+            ranks=machine.ranks.world,
+            lr=config.peak_lr,
+        )
+    )
+    if silence is not None:
+        reporter.report(SilenceChosen(key=silence.key, dataset=silence.dataset, seconds=silence.seconds))
+    if resumed is not None:
+        reporter.log_line("resume")
+        reporter.report(resumed)
+        return
+    report_preparing(context, "hearing which language is spoken")
+    for event in report_language(
+        validator.loaded, validator.labeler, corpora.eval, config.language, dtype=machine.dtype
+    ):
+        reporter.report(event)
