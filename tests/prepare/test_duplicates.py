@@ -7,7 +7,8 @@ import soundfile
 
 from tests.making import make_waveform
 from tests.prepare.corpora import prepare, write_csv
-from whisper_shard.prepare.duplicates import Duplicates, hash_samples
+from whisper_shard.prepare.duplicates import Duplicates
+from whisper_shard.prepare.encode import hash_samples
 from whisper_shard.prepare.events import Note
 
 
@@ -42,12 +43,12 @@ def test_audio_on_both_sides_counts_against_train(tmp_path):
     assert notes[-2:] == [
         "audio compared by hash: 1 of 4 utterances repeats another one: 1.wav (train) as leak.wav (eval)",
         "1 utterance of train with the audio of one in eval, which `train` refuses: "
-        "remove these rows from the manifest",
+        "--duplicates drop removes them, or remove these rows from the manifest",
     ]
 
 
 def test_what_was_checked_is_said_where_nothing_was_found():
-    found = Duplicates(num_compared=1234, num_repeated=0, num_leaked=0, pairs=())
+    found = Duplicates(num_compared=1234, repeats=())
     assert list(found.describe()) == ["audio compared by hash: no two of 1,234 utterances have the same"]
 
 

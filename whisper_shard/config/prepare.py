@@ -86,6 +86,8 @@ class PrepareConfig:
     """Reject recordings without frequencies as high as this, in Hz: 3500 rejects less than a telephone; 0: any."""
     min_sample_rate: int = 0
     """Reject recordings with a sampling rate below this, in Hz; 0: any."""
+    duplicates: Literal["keep", "drop"] = "keep"
+    """drop: of utterances with the same samples, keep that of the first row, and of train none that eval has."""
     languages: tuple[str, ...] = ()
     """Keep only utterances of these languages, as the manifest tags them; empty: all."""
     filters: PluginTables = ()

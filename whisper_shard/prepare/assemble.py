@@ -164,7 +164,7 @@ def _describe(split: SplitPlan, config: PrepareConfig, totals: SplitTotals) -> d
         "codec": config.codec,
         "order": "length",
         "plan": split.fingerprint,
-        "config": deciding_settings(config),
+        "config": {**deciding_settings(config), "duplicates": config.duplicates},
         "source": {"num_rows": totals.num_rows, "num_rejects": totals.num_rejects, "seconds": totals.seconds_in},
         "rejects": dict(totals.rejects),
         "versions": library_versions(),

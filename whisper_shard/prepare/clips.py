@@ -76,7 +76,7 @@ class UtteranceClips:
     def _read(self, row: Mapping[str, Any]) -> bytes:
         path, output = self._split.folder / self._shards[row["shard"]].name, self._split.output
         place = output.remote.locate(path) if output.remote else parse_location(path)
-        data = _read_range(place, row["audio_offset"], row["audio_bytes"], output.store)
+        data = read_range(place, row["audio_offset"], row["audio_bytes"], output.store)
         if data is None or crc32(data) != row["audio_crc32"]:
             raise StateError(
                 f"{place}: utterance {row['key']} is damaged; remove this tar and run the same command again"
@@ -102,7 +102,7 @@ class RecordingClips:
         """
         if row.member is not None or row.is_segment:
             return None
-        data = _read_range(parse_location(row.path), 0, RECORDING_BYTES, self._store) or b""
+        data = read_range(parse_location(row.path), 0, RECORDING_BYTES, self._store) or b""
         kind = "audio/flac" if data.startswith(b"fLaC") else _TYPES.get(find_demuxer(data) or "")
         if data.startswith(b"ID3"):
             kind = "audio/mpeg"
@@ -113,7 +113,7 @@ class RecordingClips:
         return url
 
 
-def _read_range(place: Location, offset: int, num_bytes: int, store: ObjectStore) -> bytes | None:
+def read_range(place: Location, offset: int, num_bytes: int, store: ObjectStore) -> bytes | None:
     """Return bytes of a file, fewer where it ends; None where it cannot be read."""
     try:
         if not place.is_local:

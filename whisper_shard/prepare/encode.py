@@ -1,13 +1,23 @@
 """An utterance becomes the two members that a shard holds of it: audio and json."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.prepare.duplicates import hash_samples
+from whisper_shard.dataset.description import ShardInfo
+from whisper_shard.dataset.schema import IndexRow
+from whisper_shard.dataset.shard import ShardWriter
+from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.utterance import Quality, Utterance
+
+HASH_BYTES = 16
+"""Bytes of SHA-256 that are kept: that any two of 10^9 different utterances have the same has a chance of 10^-21."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +101,30 @@ def _rename_reserved(extra: Mapping[str, object], reserved: set[str]) -> dict[st
             free = f"manifest_{free}"
         renamed[free] = value
     return renamed
+
+
+def write_tar(
+    shard: ShardPlan, utterances: Sequence[EncodedUtterance], *, suffix: str
+) -> tuple[ShardInfo, list[IndexRow]]:
+    """Write the tar of a shard, or remove an old one if there are no utterances."""
+    if not utterances:
+        shard.split.output.remove(shard.tar)
+        return ShardInfo(name=shard.name, num_bytes=0, sha256="", num_utterances=0), []
+    with shard.split.output.writer.file(shard.tar) as file:
+        writer = ShardWriter(file, shard=shard.number)
+        for utterance in utterances:
+            writer.add(
+                key=utterance.key,
+                audio=utterance.audio,
+                suffix=suffix,
+                num_samples=utterance.num_samples,
+                record=utterance.record,
+            )
+        writer.close()
+    info = ShardInfo(name=shard.name, num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=len(utterances))
+    return info, writer.rows
+
+
+def hash_samples(samples: NDArray[np.int16]) -> str:
+    """Return the hash of an utterance's samples, in hexadecimal digits."""
+    return hashlib.sha256(samples.tobytes()).hexdigest()[: 2 * HASH_BYTES]

@@ -32,9 +32,9 @@ OUTPUT_VERSION = 9
 so that no dataset is a mixture."""
 RUN_SETTINGS = (
     "jobs", "engine", "engine_address", "slice", "finish", "decode_timeout_seconds", "worker_memory_mb",
-    "max_reject_fraction", "rebuild", "dry_run",
+    "max_reject_fraction", "duplicates", "rebuild", "dry_run",
 )  # fmt: skip
-"""Settings that do not affect what is written; all others do."""
+"""Settings that do not affect what is written when a shard is first prepared; all others do."""
 MIN_SHARDS = 16
 """A corpus too small for this many full shards is still cut into this many, so that all cores have work ..."""
 MIN_SHARD_ROWS = 32

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ManifestError
 from whisper_shard.prepare.events import Done, Progress, SplitTotals
-from whisper_shard.prepare.receipts import ShardCounts
+from whisper_shard.prepare.receipts import DUPLICATE, ShardCounts
 from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 
 
@@ -63,10 +63,11 @@ def check_rejects(counts: RunCounts, config: PrepareConfig) -> None:
     """
     # A recording that is cut may give more rejects than there are rows.
     num_results = max(counts.num_rows, counts.num_kept + counts.num_rejects)
-    if counts.num_rejects > config.max_reject_fraction * num_results and counts.num_kept:
+    num_rejects = counts.num_rejects - counts.rejects[DUPLICATE]  # those say nothing of columns and folders
+    if num_rejects > config.max_reject_fraction * num_results and counts.num_kept:
         what = "rows" if num_results == counts.num_rows else "utterances"
         raise ManifestError(
-            f"{counts.num_rejects} of {num_results} {what} are rejected, more than --max-reject-fraction "
+            f"{num_rejects} of {num_results} {what} are rejected, more than --max-reject-fraction "
             f"{config.max_reject_fraction:g} allows: {_describe_rejects(counts)}; fix the corpus, or raise the limit "
             "and run the same command again"
         )

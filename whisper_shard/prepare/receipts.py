@@ -22,10 +22,13 @@ from whisper_shard.dataset.schema import QUALITY_SCHEMA, TIMES_SCHEMA, IndexRow,
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.files import stat_objects, stat_source
 from whisper_shard.prepare.plan import ShardPlan
+from whisper_shard.report.quantities import describe_number
 from whisper_shard.storage.location import Location, is_url, parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.utterance import SAMPLE_RATE, Quality
 
+DUPLICATE = "duplicate"
+"""Reason of utterances that are dropped since another one has the same samples."""
 LIMIT_REASONS = ("decoder_timeout", "decoder_out_of_memory")
 """Reasons of rejections that a higher limit might have avoided."""
 _OTHER = {False: "another modification time", True: "another ETag"}
@@ -73,6 +76,8 @@ class Receipt:
     """Columns of the index, one value per utterance."""
     audio_hashes: Sequence[str]
     """Hash of the samples of each utterance; see `duplicates`."""
+    dropped_hashes: Sequence[str] = ()
+    """Hash of each utterance that was dropped since another one has the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +236,8 @@ def find_staleness(receipt: Receipt, shard: ShardPlan, config: PrepareConfig, *,
     plan, limits = shard.split.fingerprint, decoder_limits(config)
     if receipt.plan != plan:
         return f"it belongs to plan {receipt.plan[:12]}, this is plan {plan[:12]}"
+    if receipt.dropped_hashes and config.duplicates == "keep":
+        return f"{describe_number(len(receipt.dropped_hashes), 'duplicate')} of it had been dropped"
     if receipt.limits and dict(receipt.limits) != limits:
         changes = [f"{name} was {receipt.limits.get(name):g}, is {value:g}" for name, value in limits.items()]
         return f"it has rejects made under other limits ({', '.join(changes)})"

@@ -20,6 +20,7 @@ from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.errors import InUseError, StateError
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.assemble import assemble_dataset
+from whisper_shard.prepare.drop import describe_dropped, drop_duplicates, find_orphans
 from whisper_shard.prepare.duplicates import find_duplicates
 from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SliceDone, SplitSize
@@ -115,12 +116,20 @@ def prepare_corpus(
                     raise _unfinished(output, plan, missing)
                 yield _plan_made(plan, len(missing), config)
                 yield from _write_shards(workers, missing, config, counts)
+                yield from _prepare_orphans(workers, plan, config, counts)
             remove_temp_files(output)  # of workers that died in this run
             check_kept(corpus, counts, config)
             check_lease()
-            duplicates = list(find_duplicates(plan.splits).describe())
-            yield from (Note(message=line) for line in duplicates)
-            checks = [*describe_planned_split(plan.splits), *duplicates]
+            duplicates = find_duplicates(plan.splits)
+            is_dropped = config.duplicates == "drop"
+            found = list(duplicates.describe(is_dropped=is_dropped))
+            if duplicates.repeats or not is_dropped:
+                yield from (Note(message=line) for line in found)
+            if is_dropped:
+                drop_duplicates(duplicates, codec=config.codec)
+                found = [describe_dropped(plan.splits)]
+                yield Note(message=found[0])
+            checks = [*describe_planned_split(plan.splits), *found]
             totals = {split.name: assemble_dataset(split, config, checks=checks) for split in plan.splits}
             shutil.rmtree(output.heartbeats)
             shutil.rmtree(output.state / "slices", ignore_errors=True)
@@ -314,6 +323,19 @@ def _is_finished(
 def _shorten(stale: list[str], split: SplitPlan) -> list[str]:
     more = len(stale) - MAX_STALE_NOTES
     return [*stale[:MAX_STALE_NOTES], *([f"... and {more} more shards of {split.name}"] if more > 0 else [])]
+
+
+def _prepare_orphans(workers: Workers, plan: Plan, config: PrepareConfig, counts: RunCounts) -> Iterator[Event]:
+    """Prepare again the shards without an utterance whose audio is in no other one any more."""
+    while config.duplicates == "drop" and (orphans := find_orphans(plan.splits)):
+        for shard in orphans:
+            yield Note(
+                message=f"{shard.split.name} shard {shard.number:06d} is prepared again: what a dropped utterance "
+                "repeated is gone"
+            )
+            shard.split.output.remove(shard.split.folder / DATASET_NAME)
+            shard.split.output.remove(shard.receipt)
+        yield from _write_shards(workers, orphans, config, counts)
 
 
 def _write_shards(

@@ -6,7 +6,7 @@ same length, lie together. A worker therefore holds a whole shard in memory, alr
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
@@ -21,13 +21,10 @@ from whisper_shard.audio.members import ENCODERS
 from whisper_shard.audio.recording import Recording
 from whisper_shard.audio.samples import to_int16
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.dataset.description import ShardInfo
-from whisper_shard.dataset.schema import IndexRow
-from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.manifests.rows import as_rows
 from whisper_shard.prepare.cut import CutRow, prepare_results
-from whisper_shard.prepare.encode import EncodedUtterance, by_length, encode_utterance
+from whisper_shard.prepare.encode import EncodedUtterance, by_length, encode_utterance, write_tar
 from whisper_shard.prepare.files import RecordingFiles
 from whisper_shard.prepare.pipeline import Pipeline, build_pipeline
 from whisper_shard.prepare.plan import ShardPlan
@@ -194,7 +191,7 @@ def write_shard(task: ShardTask) -> ShardResult:
         if isinstance(prepared.result, Utterance):
             encoded.append(encode_utterance(prepared.result, task.config))
     encoded.sort(key=by_length)
-    info, index_rows = _write_tar(task.shard, encoded, suffix=task.config.codec)
+    info, index_rows = write_tar(task.shard, encoded, suffix=task.config.codec)
     if encoded:
         output.upload(task.shard.tar)
     # The tar is safely in its place before its receipt exists. A kill in between costs this shard's work, nothing else.
@@ -309,28 +306,6 @@ def _naming_the_row(
             f"{row.path}: cannot read row {row.row}: {error.strerror or error}; "
             "fix this, then run the same command again"
         ) from error
-
-
-def _write_tar(
-    shard: ShardPlan, utterances: Sequence["EncodedUtterance"], *, suffix: str
-) -> tuple[ShardInfo, list[IndexRow]]:
-    """Write the tar of a shard, or remove an old one if there are no utterances."""
-    if not utterances:
-        shard.split.output.remove(shard.tar)
-        return ShardInfo(name=shard.name, num_bytes=0, sha256="", num_utterances=0), []
-    with shard.split.output.writer.file(shard.tar) as file:
-        writer = ShardWriter(file, shard=shard.number)
-        for utterance in utterances:
-            writer.add(
-                key=utterance.key,
-                audio=utterance.audio,
-                suffix=suffix,
-                num_samples=utterance.num_samples,
-                record=utterance.record,
-            )
-        writer.close()
-    info = ShardInfo(name=shard.name, num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=len(utterances))
-    return info, writer.rows
 
 
 def _as_outcomes(prepared: _PreparedRow) -> Iterator[RowOutcome]:
