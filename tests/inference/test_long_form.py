@@ -102,7 +102,7 @@ def test_known_windows_are_decoded_together_and_to_their_ends(tiny):
     windows = ((0, 900), (1200, 3900), (4000, 4100))
     recording = hear("a", make_waveform(50.0), windows=windows)
     results = transcribe(tiny, SETTINGS, [recording], batch=2)["a"]
-    assert [result.position_seconds for result in results] == [9.0, 39.0, 41.0]
+    assert [result.position_seconds for result in results] == [9.0, 39.0, 50.0]
     for (start, _), result in zip(windows, results, strict=True):
         assert all(start / 100 <= segment.start <= segment.end for segment in result.segments)
     assert texts(results) == texts(transcribe(tiny, SETTINGS, [recording], batch=1)["a"])

@@ -41,3 +41,15 @@ def test_a_very_short_recording_has_a_window(num_samples):
     found = build(np.full(num_samples, 0.1, np.float32), 64)
     assert found.num_frames == num_samples // 160
     assert found.window(0, found.num_frames, num_frames=3000).isfinite().all()
+
+
+def test_a_window_may_be_followed_by_silence():
+    waveform = make_waveform(40.0, seed=2)
+    found = build(waveform, 640_000)
+    plain = found.window(1000, 2000, num_frames=3000)
+    silent = found.window(1000, 2000, num_frames=3000, then_silence=True)
+    assert torch.equal(plain[:, :1000], silent[:, :1000])
+    zeros = LogMel(80)(torch.cat([torch.from_numpy(make_waveform(40.0, seed=2)), torch.zeros(80_000)])[None])[
+        0, :, -100:
+    ]
+    assert torch.equal(silent[:, 1000:], zeros[:, :1].expand(-1, 2000))

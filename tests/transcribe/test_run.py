@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.audio.talks import make_talk
 from tests.making import make_waveform
 from tests.s3 import BUCKET, upload_folder
 from whisper_shard.cli.main import run
@@ -181,3 +182,29 @@ def test_transcripts_go_to_a_bucket_and_recordings_come_from_one(tiny_folder, ta
     ]  # fmt: skip
     report, _ = collect(tiny_folder, urls, output=f"{url}/texts")
     assert report.num_kept == 2
+
+
+def test_speech_alone_is_transcribed_where_it_is_found(tiny_folder, tmp_path, capsys):
+    pytest.importorskip("silero_vad")
+    waveform, times = make_talk([2.0, 40.0, 1.0])
+    soundfile.write(tmp_path / "talk.wav", waveform, 16_000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(48_000, np.float32), 16_000)
+    settings = {"output": str(tmp_path / "out"), "format": ("json",), "vad": True, "batch": 3}
+    report, seen = collect(tiny_folder, [tmp_path / "talk.wav", tmp_path / "silence.wav"], **settings)
+    assert report.num_failed == 0
+    begun = {event.name: event.speech_seconds for event in seen if isinstance(event, events.Begun)}
+    assert begun["silence.wav"] == 0.0
+    spoken = sum(end - start for start, end in times)
+    assert spoken < begun["talk.wav"] < spoken + 2.0 * len(times)
+    heard = [event for event in seen if isinstance(event, events.Heard) and event.name == "talk.wav"]
+    positions = [event.position_seconds for event in heard]
+    assert len(positions) == 2  # the last two stretches of speech fit into one window
+    assert positions[-1] == pytest.approx(len(waveform) / 16_000, abs=0.01)
+    assert json.loads((tmp_path / "out" / "silence.json").read_text())["segments"] == []
+    alone = json.loads((tmp_path / "out" / "talk.json").read_text())
+    collect(tiny_folder, [tmp_path / "talk.wav"], **{**settings, "output": str(tmp_path / "again"), "batch": 1})
+    assert [each["text"] for each in json.loads((tmp_path / "again" / "talk.json").read_text())["segments"]] == [
+        each["text"] for each in alone["segments"]
+    ]
+    assert run(["transcribe", str(tiny_folder), str(tmp_path / "silence.wav"), "--vad"]) == 0
+    assert "silence.wav: 3.0 s, 0.0 s of them in windows around speech" in capsys.readouterr().out

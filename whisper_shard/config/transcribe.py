@@ -26,6 +26,8 @@ class TranscribeConfig:
     """Language spoken, such as en; empty: the model's own setting, else the one heard in each recording."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """translate: into English."""
+    vad: bool = False
+    """Transcribe only speech, found by Silero's detector: windows of up to 30 s around it, decoded together."""
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Tried in this order until a window's text is good enough; 0: always the most probable token."""
     max_compression_ratio: float = 2.4
@@ -41,7 +43,7 @@ class TranscribeConfig:
     seed: int = 42
     """Seed of the temperatures above 0."""
     batch: int = 1
-    """Recordings transcribed side by side."""
+    """Recordings transcribed side by side; with vad, windows decoded together."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of matrix products; auto: bf16 on GPUs that have it, fp16 on older GPUs, fp32 on a CPU."""
     threads: int = 0
@@ -54,6 +56,8 @@ class TranscribeConfig:
                 raise ConfigError(f"--format {name}: unknown; use {', '.join(FORMATS)}")
         if self.format and not self.output:
             raise ConfigError(f"--format {' '.join(self.format)} needs a folder for the files: --output FOLDER")
+        if self.vad and self.condition_on_previous:
+            raise ConfigError("--condition-on-previous needs one window after the other; leave it out, or --vad")
         if not self.temperatures:
             raise ConfigError("--temperatures needs at least one value, such as 0")
         for temperature in self.temperatures:

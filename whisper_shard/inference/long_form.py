@@ -156,7 +156,8 @@ class LongFormTranscriber:
         )
         self._settings = settings
         self._device = model.device
-        self._window_frames = longest_window(model) // HOP_LENGTH
+        self.window_frames = longest_window(model) // HOP_LENGTH
+        """Frames of a window: 3,000."""
         self._encoder = InferenceEncoder(model, settings.dtype)
         self._decoder = InferenceDecoder(model, settings.dtype)
         self._languages = language_tokens(vocabulary) if loaded.is_multilingual else {}
@@ -207,7 +208,7 @@ class LongFormTranscriber:
         return _Track(
             recording=recording,
             loudest=recording.spectrogram.log_power.amax(),
-            window_frames=self._window_frames,
+            window_frames=self.window_frames,
             language=self._settings.language if self._languages else "",
         )
 
@@ -224,7 +225,13 @@ class LongFormTranscriber:
     def _decode(self, jobs: Sequence[_Job]) -> list[WindowResult]:
         log_mel = torch.stack(
             [
-                track.recording.spectrogram.window(start, end, num_frames=self._window_frames, loudest=track.loudest)
+                track.recording.spectrogram.window(
+                    start,
+                    end,
+                    num_frames=self.window_frames,
+                    loudest=track.loudest,
+                    then_silence=track.recording.windows is not None,
+                )
                 for track, start, end in jobs
             ]
         )
@@ -278,12 +285,13 @@ class LongFormTranscriber:
         else:
             track.history += chain.from_iterable(segment.token_ids for segment in segments)
         del track.history[: -self._decoder.max_positions]
+        length = track.recording.spectrogram.seconds
         spoken = (self._describe(segment, job, window) for segment in segments)
         return WindowResult(
             name=track.recording.name,
             language=track.language,
             segments=tuple(segment for segment in spoken if segment.text.strip()),
-            position_seconds=min(track.position / FRAMES_PER_SECOND, track.recording.spectrogram.seconds),
+            position_seconds=length if track.is_over else track.position / FRAMES_PER_SECOND,
             is_last=track.is_over,
         )
 

@@ -6,6 +6,7 @@ What is kept until then is the logarithm of mel power, half the size of the wave
 Edges are those of transformers: a recording of 30 s or more is reflected at its end, zeros follow a shorter one.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whisper_shard.model.log_mel import LogMel, compress_range
+from whisper_shard.model.log_mel import FLOOR_POWER, LogMel, compress_range
 from whisper_shard.utterance import FRAMES_PER_SECOND, HOP_LENGTH, MAX_SAMPLES, N_FFT, Waveform
 
 _HALF = N_FFT // 2
@@ -34,7 +35,9 @@ class Spectrogram:
         """Length of the recording."""
         return self.num_frames / FRAMES_PER_SECOND
 
-    def window(self, start: int, end: int, *, num_frames: int, loudest: Tensor | None = None) -> Tensor:
+    def window(
+        self, start: int, end: int, *, num_frames: int, loudest: Tensor | None = None, then_silence: bool = False
+    ) -> Tensor:
         """Return the encoder's input for frames ``start`` to ``end``, (n_mels, num_frames).
 
         What lies after the end is 0, as in Whisper's own long-form transcription; only a recording shorter than the
@@ -45,10 +48,13 @@ class Spectrogram:
             end: Frame behind the last.
             num_frames: Of the model's window.
             loudest: Maximum of the logarithm over the recording; None: computed.
+            then_silence: What lies after the end is silence, as in training.
         """
         if start == 0 and end == self.num_frames < num_frames:
             end = num_frames
         part = self.log_power[:, start:end]
+        if then_silence:
+            part = functional.pad(part, (0, num_frames - part.shape[1]), value=math.log10(FLOOR_POWER))
         values = compress_range(part, self.log_power.amax() if loudest is None else loudest)
         return functional.pad(values, (0, num_frames - values.shape[1]))
 

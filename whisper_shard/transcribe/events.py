@@ -14,6 +14,8 @@ class Begun:
     """Of the recording."""
     seconds: float
     """Its length."""
+    speech_seconds: float | None
+    """Length of the windows around speech; None: windows are led by times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

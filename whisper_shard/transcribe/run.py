@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from whisper_shard.audio.speech import find_speech_model
 from whisper_shard.config.transcribe import TranscribeConfig
 from whisper_shard.errors import AudioError, ConfigError, StateError
 from whisper_shard.inference.fallback import FallbackRules
@@ -22,15 +23,16 @@ from whisper_shard.model.whisper import LoadedWhisper, load_whisper
 from whisper_shard.storage.location import parse_location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.text.languages import whisper_language
-from whisper_shard.transcribe.audio import read_spectrogram
+from whisper_shard.transcribe.audio import pack_speech, read_recording
 from whisper_shard.transcribe.events import Begun, Event, Failed, Finished, Heard, Kept, Redone
 from whisper_shard.transcribe.formats import Transcript, TranscriptSegment
 from whisper_shard.transcribe.receipts import OutputFolder, Record
 from whisper_shard.transcribe.sources import Source, find_sources
+from whisper_shard.utterance import FRAMES_PER_SECOND
 
 _DECIDING = (
     "task", "temperatures", "max_compression_ratio", "min_avg_logprob", "max_no_speech", "condition_on_previous",
-    "max_new_tokens", "seed",
+    "max_new_tokens", "seed", "vad",
 )  # fmt: skip
 """Settings that decide the text, beside language and precision, which are resolved first."""
 
@@ -81,6 +83,8 @@ def transcribe_recordings(
     store = ObjectStore()
     _check_order(model, recordings)
     sources = find_sources(recordings, store)
+    if config.vad:
+        find_speech_model()
     loaded = load_whisper(model)
     loaded.model.eval()
     device = choose_device()
@@ -209,10 +213,16 @@ class _Run:
         state = source.state()
         if self._output is not None and self._is_kept(self._output, source, state):
             return None
-        spectrogram = read_spectrogram(source, self._store, self._log_mel)
+        decoded = read_recording(source, self._store, self._log_mel, find_speech=self._settings["vad"])
+        spectrogram, windows = decoded.spectrogram, None
+        if decoded.speech is not None:
+            windows = pack_speech(
+                decoded.speech, num_frames=spectrogram.num_frames, max_frames=self._transcriber.window_frames
+            )
         self._open[source.name] = _Open(source=source, state=state, seconds=spectrogram.seconds)
-        self._on_event(Begun(name=source.name, seconds=spectrogram.seconds))
-        return HeardRecording(name=source.name, spectrogram=spectrogram)
+        speech = None if windows is None else sum(end - start for start, end in windows) / FRAMES_PER_SECOND
+        self._on_event(Begun(name=source.name, seconds=spectrogram.seconds, speech_seconds=speech))
+        return HeardRecording(name=source.name, spectrogram=spectrogram, windows=windows)
 
     def _is_kept(self, output: OutputFolder, source: Source, state: Sequence[int]) -> bool:
         record = output.read_record(source.stem)

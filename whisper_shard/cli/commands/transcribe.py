@@ -42,7 +42,9 @@ class _Display:
         match event:
             case events.Begun():
                 self._lengths[event.name] = event.seconds
-                self._progress.say(f"{event.name}: {describe_duration(event.seconds)}")
+                speech = event.speech_seconds
+                extra = "" if speech is None else f", {describe_duration(speech)} of them in windows around speech"
+                self._progress.say(f"{event.name}: {describe_duration(event.seconds)}{extra}")
             case events.Heard():
                 self._show_text(event)
             case events.Finished():
