@@ -1,9 +1,14 @@
 """The memory of a step, found without allocating it, is what the allocator of a CPU measures."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import bench_memory
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
@@ -129,3 +134,27 @@ def test_more_frozen_layers_than_there_are():
     config = replace_settings(TrainConfig(), {"freeze_layers": 4})
     with pytest.raises(ConfigError, match="--freeze-layers 4: the encoder has 3 layers"):
         estimate_memory(shaped_like_large(), config, torch.bfloat16, SHAPE)
+
+
+RESULT = json.loads(Path("benchmarks/results/2026-11-28-memory.json").read_text())["memory"]["settings"]
+
+
+def test_the_table_in_the_document_is_that_of_the_result():
+    document = Path("docs/training.md").read_text()
+    for setting, found in RESULT.items():
+        gb, fits = found["gb"], found["largest_pass"]
+        passes = [f"{fits['30 s'][size]}, {fits['8 s'][size]}" for size in ("24 GB", "40 GB", "80 GB")]
+        numbers = [gb["weights"], gb["gradients"], gb["optimizer"] + gb["average"], gb["activations"]]
+        name = setting if setting == "(none)" else f"`{setting}`"
+        assert "| " + " | ".join([name, *(f"{one:.1f}" for one in numbers), *passes]) + " |" in document
+
+
+@pytest.mark.parametrize("setting", ["--freeze-encoder"])
+def test_the_result_is_what_this_code_counts(setting):
+    found = bench_memory.count(bench_memory.VARIANTS[setting], rows=1, seconds=30)
+    assert {name: round(size / 1e9, 2) for name, size in asdict(found).items()} == RESULT[setting]["gb"]
+
+
+@pytest.mark.long
+def test_all_of_the_result_is_what_this_code_counts():
+    assert bench_memory.measure()["settings"] == RESULT

@@ -154,6 +154,8 @@ class SavingConfig:
     """Save a checkpoint at least every N minutes; 0: at every step."""
     resume: bool = True
     """Resume from the last checkpoint in RUN, if there is one."""
+    dry_run: bool = False
+    """Print what the run would do, its memory by part and the hours it takes here (some steps are timed), and stop."""
     extend: bool = False
     """Go on with the run in RUN, finished or not, to the number of epochs or max_steps given now."""
     log_every: int = 10

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.presence import check_shards
-from whisper_shard.errors import StateError, StopRequested
+from whisper_shard.errors import ConfigError, StateError, StopRequested
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.score.evaluate import Evaluation
@@ -66,6 +66,8 @@ def train_model(
         StopRequested: SIGTERM, SIGHUP or Ctrl-C; everything is saved.
         EnvironmentFault: The disk is full, or a loader process died.
     """
+    if config.saving.dry_run:
+        raise ConfigError("dry_run: train_model trains; call try_training of whisper_shard.train.dry_run instead")
     began = time.perf_counter()
     config = resolve_config(config)
     location = parse_location(run)

@@ -72,28 +72,8 @@ def report_start(
         reporter.report(Warned(message=message))
     if not machine.ranks.is_first:
         return
-    report_preparing(context, "counting memory and passes")
-    forecast = forecast_run(
-        train_step.trainable,
-        config,
-        machine,
-        loader=planner,
-        dataset=corpora.train,
-        labeler=validator.labeler,
-        total_steps=reporter.total_steps,
-    )
     reporter.report(
-        Started(
-            total_steps=reporter.total_steps,
-            steps_per_epoch=planner.steps_per_epoch,
-            train_utterances=sum(data.num_utterances for data in corpora.training),
-            eval_utterances=corpora.eval.num_utterances,
-            forecast=forecast,
-            device=str(machine.device),
-            precision=str(machine.dtype).removeprefix("torch."),
-            ranks=machine.ranks.world,
-            lr=config.peak_lr,
-        )
+        describe_start(context, corpora, train_step, validator.labeler, planner, total_steps=reporter.total_steps)
     )
     if silence is not None:
         reporter.report(SilenceChosen(key=silence.key, dataset=silence.dataset, seconds=silence.seconds))
@@ -106,3 +86,46 @@ def report_start(
         validator.loaded, validator.labeler, corpora.eval, config.language, dtype=machine.dtype
     ):
         reporter.report(event)
+
+
+def describe_start(
+    context: RunContext,
+    corpora: Corpora,
+    train_step: TrainStep,
+    labeler: Labeler,
+    planner: Loader,
+    *,
+    total_steps: int,
+) -> Started:
+    """Return what the run is going to do.
+
+    Args:
+        context: Settings and machine.
+        corpora: Training and evaluation data.
+        train_step: Makes the steps.
+        labeler: Turns texts into labels.
+        planner: Knows the lengths of each step.
+        total_steps: Optimizer steps of the run.
+    """
+    config, machine = context.config, context.machine
+    report_preparing(context, "counting memory and passes")
+    forecast = forecast_run(
+        train_step.trainable,
+        config,
+        machine,
+        loader=planner,
+        dataset=corpora.train,
+        labeler=labeler,
+        total_steps=total_steps,
+    )
+    return Started(
+        total_steps=total_steps,
+        steps_per_epoch=planner.steps_per_epoch,
+        train_utterances=sum(data.num_utterances for data in corpora.training),
+        eval_utterances=corpora.eval.num_utterances,
+        forecast=forecast,
+        device=str(machine.device),
+        precision=str(machine.dtype).removeprefix("torch."),
+        ranks=machine.ranks.world,
+        lr=config.peak_lr,
+    )

@@ -17,6 +17,7 @@ from whisper_shard.storage.location import parse_location
 
 if TYPE_CHECKING:
     from whisper_shard.train import events as training
+    from whisper_shard.train.dry_run import DryRun
     from whisper_shard.train.run.folder import TrainReport
 
 _NAMED_KEYS = 8  # as many as fit into a line
@@ -24,6 +25,8 @@ _NAMED_KEYS = 8  # as many as fit into a line
 
 def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
     """Fine-tune, or resume; then print the result."""
+    if config.saving.dry_run:
+        return _run_dry(config, dataset)
     location = parse_location(run)
     with Progress("training", shows_remaining=False) as progress:
         progress.wait("loading torch and transformers")
@@ -41,6 +44,20 @@ def run_train(config: TrainConfig, *, dataset: str, run: str) -> int:
         say(line)
     board = f" and {location.join('tensorboard')}" if config.saving.tensorboard else ""
     say(f"the model is in {report.model}; metrics in {location.join('metrics.jsonl')}{board}")
+    return 0
+
+
+def _run_dry(config: TrainConfig, dataset: str) -> int:
+    """Print what a run would do and how long it would take."""
+    with Progress("trying", shows_remaining=False) as progress:
+        progress.wait("loading torch and transformers")
+        from whisper_shard.train.dry_run import try_training
+
+        progress.wait("opening the data")
+        found = try_training(dataset, config, TrainingView(progress))
+    if os.environ.get("RANK", "0") == "0":
+        for line in describe_dry_run(found):
+            say(line)
     return 0
 
 
@@ -183,6 +200,19 @@ def describe_estimate(event: "training.Estimated") -> str:
         f"about {describe_duration(event.remaining_seconds)} to go, if it does not stop early: {steps}"
         f"{evaluations if event.evaluation_seconds else '; evaluations come on top'}"
     )
+
+
+def describe_dry_run(found: "DryRun") -> Iterator[str]:
+    """Yield lines about what a dry run has measured."""
+    if found.peak_bytes is not None:
+        yield f"memory measured at the peak, evaluation included: {describe_bytes(found.peak_bytes)}"
+    steps = describe_number(found.started.total_steps, "step")
+    yield (
+        f"the run takes about {describe_duration(found.seconds)} here, if it does not stop early: {steps} of "
+        f"{describe_duration(found.step_seconds)} ({found.timed_steps} timed), {found.evaluations} evaluations of "
+        f"{describe_duration(found.evaluation_seconds)} ({describe_number(found.timed_utterances, 'utterance')} timed)"
+    )
+    yield "dry run: nothing was written"
 
 
 def describe_scoring(event: "training.Evaluating", seconds: float) -> str:

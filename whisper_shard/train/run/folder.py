@@ -30,15 +30,16 @@ from whisper_shard.train.run.checkpoint import list_checkpoints
 
 FREE_SETTINGS = frozenset(
     {
-        "bad_record", "cache", "cache_gb", "compile", "eval", "eval_batch", "extend", "gradient_checkpointing",
-        "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch", "prefetch", "progress_every",
-        "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard", "threads", "workers",
+        "bad_record", "cache", "cache_gb", "compile", "dry_run", "eval", "eval_batch", "extend",
+        "gradient_checkpointing", "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch",
+        "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard",
+        "threads", "workers",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
 LENGTH_SETTINGS = frozenset({"epochs", "max_steps"})
 """Settings that --extend may change: the run gets longer, and its learning rate falls more slowly from there on."""
-_PER_CALL = frozenset({"extend", "resume"})  # they belong to a command, not to the run
+_PER_CALL = frozenset({"dry_run", "extend", "resume"})  # they belong to a command, not to the run
 LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
 
 
