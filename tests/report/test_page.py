@@ -7,8 +7,8 @@ import pytest
 from jinja2 import TemplateNotFound, UndefinedError
 
 import whisper_shard.report
-from tests.report.reading import HOSTILE, Page
-from whisper_shard.report.page import render_page
+from tests.report.reading import HOSTILE, SCRIPT, Page
+from whisper_shard.report.page import data_url, render_page
 
 TEMPLATES = sorted((Path(whisper_shard.report.__file__).parent / "templates").iterdir())
 
@@ -49,4 +49,16 @@ def test_an_unknown_template_is_an_error():
 def test_no_template_escapes_less_than_all(path):
     source = path.read_text()
     assert source.isascii()
-    assert not re.search(r"\|\s*safe|autoescape|Markup|<script", source)
+    assert not re.search(r"\|\s*safe|autoescape|Markup", source)
+    assert source.count("<script") == source.count('<script>{% include "lists.js" %}</script>')
+
+
+def test_the_script_makes_no_markup_of_texts_and_loads_nothing():
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|XMLHttp|import", SCRIPT
+    )
+    assert "{{" not in SCRIPT and "{%" not in SCRIPT and "{#" not in SCRIPT
+
+
+def test_a_file_in_a_url():
+    assert data_url("audio/mpeg", b"\x00\xff>") == "data:audio/mpeg;base64,AP8+"

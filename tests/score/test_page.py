@@ -6,62 +6,131 @@ import pytest
 
 from tests.report.reading import HOSTILE, Page
 from whisper_shard.score.alignment import ErrorCounts
-from whisper_shard.score.page import SHOWN_SLICES, SHOWN_UTTERANCES, build_page
-from whisper_shard.score.report import ScoreReport, Slice, WindowReport
+from whisper_shard.score.evaluation import EvaluatedUtterance
+from whisper_shard.score.outputs import count_outputs
+from whisper_shard.score.page import SHOWN_CONFUSIONS, SHOWN_SLICES, SHOWN_UTTERANCES, PageDetails, build_page
+from whisper_shard.score.report import ScoreReport, WindowReport
+from whisper_shard.score.slices import Slice
 from whisper_shard.score.wer import score_texts
 
 
 def make_report(references, hypotheses, *, slices=(), **changes):
     score = score_texts(references, hypotheses, form="raw")
+    utterances = tuple(
+        EvaluatedUtterance(key=row.key, reference=row.reference, hypothesis=row.hypothesis, language="en",
+                           hit_cap=row.key == "0", seconds=90.0 / len(references))
+        for row in score.utterances
+    )  # fmt: skip
     window = WindowReport(
-        window="full", loss=1.25, scores={"raw": score}, cap_hits=1, slices=tuple(slices), seconds=2.0
-    )
-    fields = {"model": "a model", "dataset": "data/eval", "warnings": (), **changes}
+        window="full", loss=1.25, scores={"raw": score}, outputs=count_outputs(utterances, score.utterances),
+        slices=tuple(slices), seconds=9.0, utterances=utterances,
+    )  # fmt: skip
+    fields = {"model": "a model", "dataset": "data/eval", "settings": {}, "warnings": (), **changes}
     return ScoreReport(
         form="raw", num_utterances=len(references), audio_seconds=90.0, windows=(window,), json_path=Path("score.json"),
-        html_path=Path("score.html"), **fields,
+        html_path=Path("score.html"), table_path=Path("score.parquet"), **fields,
     )  # fmt: skip
 
 
-def make_slice(kind, name, errors):
+def make_slice(kind, name, errors, *, num_utterances=30, is_ordered=False):
     words = ErrorCounts(insertions=errors, num_reference=1000)
-    return Slice(kind=kind, name=name, num_utterances=3, seconds=60.0, words=words, interval=(0.0, errors / 500))
+    return Slice(
+        kind=kind, name=name, is_ordered=is_ordered, num_utterances=num_utterances, seconds=60.0, words=words,
+        chars=words, interval=(0.0, errors / 500),
+    )  # fmt: skip
+
+
+def keys_of(page):
+    """Keys of the utterances, in the order of the page."""
+    return [int(word) for word, dot in zip(page.text.split(), page.text.split()[1:], strict=False) if dot == "\u00b7"
+            and word.isdigit()]  # fmt: skip
 
 
 def test_totals_and_summary():
-    text = Page(build_page(make_report(["one two", "three"], ["one too", "three"]))).text
+    report = make_report(["one two", "three"], ["one too", "three"], settings={"precision": "float32"})
+    text = Page(build_page(report)).text
     assert "WER 33.33% WER 33.33% 95 % interval 0.00% to 50.00%" in text
-    assert "a model on data/eval: 2 utterances, 1.5 minutes. The WER above: 30 s windows, text form raw." in text
-    assert "30 s windows raw 33.33% 0.00% to 50.00%" in text and "1 0 0 3 1.250 1" in text
+    assert "a model on data/eval: 2 utterances, 1.5 min. The WER above: 30 s windows, text form raw." in text
+    assert "30 s windows raw 33.33% 0.00% to 50.00%" in text and "1 0 0 3 1.250" in text
+    assert "errors 1: 1 substitutions, 0 deletions, 0 insertions" in text
+    assert "empty 0 (0.0%) cut off 1 (50.0%) looping 0 (0.0%) real-time factor 0.1 (9.0 s for 1.5 min of audio)" in text
+    assert text.endswith("Settings precision float32")
 
 
 def test_utterances_are_shown_word_by_word():
     page = Page(build_page(make_report(["one two three four five"], ["uh one too three five"])))
-    classes = [attributes["class"] for tag, attributes in page.tags if tag == "span"]
-    assert classes == ["substitute", "delete", "insert", "small", "insert", "substitute", "delete"]
-    assert page.text.endswith("0: 3 errors in 5 words uh one two \u2192 too three four five")
+    kinds = ("substitute", "delete", "insert", "equal")
+    classes = [attributes["class"] for tag, attributes in page.tags if attributes.get("class") in kinds]
+    assert classes == ["substitute", "delete", "insert", "insert", "equal", "substitute", "equal", "delete", "equal"]
+    assert (
+        "0 \u00b7 3 errors in 5 words \u00b7 90.00 s cut off uh one one two too three three four five five" in page.text
+    )
+
+
+def test_errors_come_before_slices_and_slices_before_settings():
+    report = make_report(["one"], ["two"], slices=[make_slice("speaker", "ann", 3)], settings={"precision": "bf16"})
+    page = Page(build_page(report))
+    places = [
+        page.text.rindex(words) for words in ("with the most errors", "Words taken", "WER by speaker", "Settings")
+    ]
+    assert places == sorted(places)
+    links = [attributes["href"][1:] for tag, attributes in page.tags if tag == "a"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert links == ["utterances", "words1", "slices1", "forms", "settings"] and ids == links
+
+
+def test_players_and_what_is_known_of_an_utterance():
+    clip = "data:audio/mpeg;base64,AAAA"
+    report = make_report(["one", "two"], ["two", "one"])
+    page = Page(build_page(report, PageDetails(clips={"1": clip}, labels={"0": ["ann"]})))
+    assert [attributes["src"] for tag, attributes in page.tags if tag == "audio"] == [clip]
+    assert "0 \u00b7 1 error in 1 word \u00b7 45.00 s \u00b7 ann" in page.text
+    assert "Players: the first 1, until the page is full" in page.text
+    assert "Without players" in Page(build_page(report)).text
 
 
 def test_a_perfect_score_has_no_worst_utterance():
-    text = Page(build_page(make_report(["one"], ["one"]))).text
-    assert text.endswith("Utterances with the most errors None: every word is right.")
+    page = Page(build_page(make_report(["one"], ["one"])))
+    assert "Utterances with the most errors None: every word is right." in page.text
+    assert "Words taken" not in page.text
 
 
 def test_the_utterances_with_the_most_errors_come_first():
     references = [f"{'word ' * number}end" for number in range(SHOWN_UTTERANCES + 5)]
-    text = Page(build_page(make_report(references, ["end"] * len(references)))).text
-    shown = [int(word.rstrip(":")) for word in text.split() if word.endswith(":") and word[:-1].isdigit()]
-    assert shown == list(range(SHOWN_UTTERANCES + 4, 4, -1))
+    page = Page(build_page(make_report(references, ["end"] * len(references))))
+    assert keys_of(page) == list(range(SHOWN_UTTERANCES + 4, 4, -1))
+    assert "and 4 with fewer errors; score.parquet has all" in page.text
+    errors = [int(attributes["data-errors"]) for tag, attributes in page.tags if "data-errors" in attributes]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_the_most_frequent_confusions_come_first():
+    references = [f"word{i}" for i in range(SHOWN_CONFUSIONS + 2)] + ["word1"]
+    page = Page(build_page(make_report(references, ["end"] * len(references))))
+    assert "said recognized times said in all word1 end 2 2 word0 end 1 1" in page.text
+    assert "and 2 more" in page.text
 
 
 def test_slices_have_bars_with_intervals():
-    slices = [make_slice("speaker", "ann", 100), make_slice("speaker", "bob", 50), make_slice("seconds", "00-01 s", 10)]
+    slices = [
+        make_slice("speaker", "bob", 50), make_slice("speaker", "ann", 100),
+        make_slice("seconds", "below 1 s", 10, is_ordered=True),
+        make_slice("seconds", "1 s and more", 20, is_ordered=True),
+    ]  # fmt: skip
     page = Page(build_page(make_report(["one"], ["one"], slices=slices)))
-    assert "By speaker, 30 s windows" in page.text and "By seconds, 30 s windows" in page.text
-    assert "ann 10.00% 0.00% to 20.00% 100 3 1.0 bob 5.00%" in page.text
+    assert "WER by speaker" in page.text and "WER by seconds" in page.text
+    assert "ann 10.00% 0.00% to 20.00% 10.00% 0 0 100 1,000 30 1.0 min bob 5.00%" in page.text
+    assert page.text.index("below 1 s") < page.text.index("1 s and more")
     rects = [attributes["width"] for tag, attributes in page.tags if tag == "rect"]
-    assert rects == ["50.0%", "25.0%", "50.0%"]
+    assert rects == ["50.0%", "25.0%", "25.0%", "50.0%"]
     assert ("line", {"x1": "0.0%", "x2": "50.0%", "y1": "14", "y2": "14"}) in page.tags
+
+
+def test_small_slices_are_marked_and_come_last():
+    slices = [make_slice("speaker", "rare", 900, num_utterances=2), make_slice("speaker", "ann", 100)]
+    text = Page(build_page(make_report(["one"], ["one"], slices=slices))).text
+    assert text.index("ann 10.00%") < text.index("rare 90.00%")
+    assert "2 (few)" in text and "30 (few)" not in text
 
 
 def test_of_many_slices_the_worst_are_shown():
@@ -71,10 +140,14 @@ def test_of_many_slices_the_worst_are_shown():
     assert f"speaker{SHOWN_SLICES + 1} " in page.text and "speaker1 " not in page.text
 
 
-@pytest.mark.parametrize(("hypothesis", "times"), [(HOSTILE, 5), ("", 4)])
-def test_texts_cannot_add_markup(hypothesis, times):
+@pytest.mark.parametrize("hypothesis", [HOSTILE, ""])
+def test_texts_cannot_add_markup(hypothesis):
     reference = HOSTILE.replace("1", "2")
     slices = [make_slice("speaker", HOSTILE, 1)]
-    report = make_report([reference], [hypothesis], slices=slices, model=HOSTILE, dataset=HOSTILE, warnings=(HOSTILE,))
-    page = Page(build_page(report))
-    assert page.text.count(HOSTILE) == times and '<script>alert("2")</script>' in page.text
+    report = make_report(
+        [reference], [hypothesis], slices=slices, model=HOSTILE, dataset=HOSTILE, warnings=(HOSTILE,),
+        settings={HOSTILE: HOSTILE},
+    )  # fmt: skip
+    page = Page(build_page(report, PageDetails(labels={"0": [HOSTILE]})))
+    assert page.text.count(HOSTILE) == 7  # model, dataset, warning, label, slice, and a setting with its value
+    assert '<script>alert("2")</script>' in page.text

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.making import make_dataset
@@ -11,6 +12,7 @@ from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import ConfigError, EnvironmentFault, TrainingError
 from whisper_shard.score.events import ScoreProgress
 from whisper_shard.score.run import _default_folder, score_model
+from whisper_shard.score.table import TABLE_SCHEMA
 from whisper_shard.storage.location import parse_location
 
 
@@ -59,6 +61,27 @@ def test_json_says_what_the_report_says(report):
     assert full["scores"]["basic"]["cer"] == pytest.approx(found.score.cer)
     assert full["scores"]["basic"]["interval"] == list(found.score.interval)
     assert [row["key"] for row in full["utterances"]] == [f"utt{i:05d}" for i in range(6)]
+    assert full["scores"]["basic"]["cer_interval"] == list(found.score.cer_interval)
+    assert full["real_time_factor"] == pytest.approx(full["seconds"] / 10.5, rel=1e-3)
+    assert full["outputs"]["num_utterances"] == 6 and full["outputs"]["num_capped"] == full["cap_hits"]
+    assert value["settings"]["precision"] == "float32" and value["settings"]["text form"] == "basic"
+
+
+def test_the_table_has_every_hypothesis(report):
+    found, _ = report
+    table = pq.read_table(found.table_path)
+    assert table.schema == TABLE_SCHEMA
+    rows = table.to_pylist()
+    assert [(row["window"], row["key"]) for row in rows] == [
+        (window, f"utt{i:05d}") for window in ("full", "short") for i in range(6)
+    ]
+    for window in found.windows:
+        mine = [row for row in rows if row["window"] == window.window]
+        assert [row["hypothesis"] for row in mine] == [row.hypothesis for row in window.utterances]
+        errors = sum(row["substitutions"] + row["deletions"] + row["insertions"] for row in mine)
+        assert errors == window.scores["basic"].words.errors
+        assert sum(row["num_words"] for row in mine) == window.scores["basic"].words.num_reference
+        assert [row["seconds"] for row in mine] == [1.0, 2.0, 1.5, 3.0, 2.5, 0.5]
 
 
 def test_page_needs_nothing_else(report):
@@ -66,6 +89,15 @@ def test_page_needs_nothing_else(report):
     page = Page(found.html_path.read_text())
     assert f"WER {found.score.wer:.2%}" in page.text
     assert "speaker0" in page.text
+    wrong = sum(row.words.errors > 0 for row in found.score.utterances)
+    assert page.count("audio") == wrong > 0
+
+
+def test_players_can_be_left_out(report, tmp_path):
+    found, _ = report
+    config = ScoreConfig(window="short", max_new_tokens=2, limit=2, players=False, out=str(tmp_path / "out"))
+    silent = score_model(found.model, found_dataset(found), config)
+    assert Page(silent.html_path.read_text()).count("audio") == 0
 
 
 def test_limit_takes_fewer_and_says_so(report, tmp_path):

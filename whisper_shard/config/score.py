@@ -1,6 +1,8 @@
 """Settings of the command `score`."""
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range, parse_slice
@@ -8,11 +10,38 @@ from whisper_shard.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceColumn:
+    """A column by which a score is cut into slices."""
+
+    column: str
+    """Its name."""
+    edges: tuple[float, ...] = ()
+    """Where its numbers are cut, ascending; empty: at the quartiles."""
+
+
+def parse_slice_column(text: str) -> SliceColumn:
+    """Return the column and the edges in a text such as ``snr_db:10,20,30``.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    column, _, given = text.partition(":")
+    try:
+        edges = tuple(map(float, given.split(","))) if given else ()
+    except ValueError:
+        edges = (math.nan,)
+    is_ascending = all(low < high for low, high in pairwise(edges)) and all(map(math.isfinite, edges))
+    if not (column and is_ascending) or text.endswith(":"):
+        raise ConfigError(f"--by {text}: must be COLUMN, or COLUMN:EDGE,EDGE,... ascending, such as snr_db:10,20,30")
+    return SliceColumn(column=column, edges=edges)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
     """Score a model on a dataset."""
 
     out: str = ""
-    """Folder for score.json and score.html; empty: MODEL/score-<name of the dataset>."""
+    """Folder for score.json, .parquet and .html; empty: MODEL/score-<name of the dataset>."""
     window: Literal["full", "short", "both"] = "both"
     """Windows to decode in; full: 30 s, as standard tools do; short: as short as the audio allows."""
     language: str = ""
@@ -25,6 +54,10 @@ class ScoreConfig:
     """Longest hypothesis in tokens."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
+    by: tuple[str, ...] = ()
+    """Columns to cut the score by; COLUMN:10,20 cuts numbers there; none: seconds, speaker, language, snr_db."""
+    players: bool = True
+    """Embed the audio of the utterances on the page; off: score.html holds texts only."""
     write_columns: str = ""
     """Store hypothesis, error rates and confidence of each utterance beside the dataset, for `filter`, as NAME."""
     slice: str = ""
@@ -36,12 +69,19 @@ class ScoreConfig:
     threads: int = 0
     """CPU threads for torch; 0: all cores."""
 
+    @property
+    def slice_columns(self) -> tuple[SliceColumn, ...]:
+        """What ``by`` says."""
+        return tuple(map(parse_slice_column, self.by))
+
     def __post_init__(self) -> None:
         """Validate."""
         check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
         check_range("--limit", self.limit, 0, MANY)
         check_range("--threads", self.threads, 0, 4096)
+        if len({each.column for each in self.slice_columns}) < len(self.by):
+            raise ConfigError(f"--by {' '.join(self.by)}: names a column twice")
         if self.slice:
             parse_slice("--slice", self.slice)
         if self.slice and not self.write_columns:

@@ -1,6 +1,6 @@
 """Questions to an index of any length, answered piece by piece: the strings of millions never lie in memory at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +70,21 @@ def find_key(dataset: Dataset, key: str) -> int | None:
             return start + int(row)
         start += len(piece)
     return None
+
+
+def find_keys(dataset: Dataset, keys: Sequence[str]) -> dict[str, int]:
+    """Return the rows of those keys in the whole index that it has.
+
+    Raises:
+        DatasetError: The index is damaged.
+    """
+    wanted, found, start = pa.array(keys, pa.string()), dict[str, int](), 0
+    for piece in dataset.pieces("key"):
+        positions = pc.index_in(piece["key"], value_set=wanted).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(np.isfinite(positions.astype(np.float64)))
+        found |= {keys[int(positions[row])]: start + int(row) for row in rows}
+        start += len(piece)
+    return found
 
 
 def _identities(dataset: Dataset, rows: int = 0) -> Iterator[tuple[pa.Array, pa.Array]]:

@@ -3,7 +3,6 @@
 They depend on shards and recordings alone, not on where these lie: a report has the same bytes on every machine.
 """
 
-import base64
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from whisper_shard.audio.members import decode_member, encode_mp3
 from whisper_shard.dataset.description import ShardInfo
 from whisper_shard.errors import StateError
 from whisper_shard.prepare.plan import SplitPlan
+from whisper_shard.report.page import data_url
 from whisper_shard.storage.location import Location, parse_location
 from whisper_shard.storage.object_store import ObjectChanged, ObjectStore
 from whisper_shard.utterance import SAMPLE_RATE, ManifestRow
@@ -71,7 +71,7 @@ class UtteranceClips:
     def _encode(self, row: Mapping[str, Any]) -> str:
         audio = self._read(row)
         samples = decode_member(audio, suffix=self._codec, num_samples=row["num_samples"])
-        return _data_url("audio/mpeg", encode_mp3(samples[: CLIP_SECONDS * SAMPLE_RATE]))
+        return data_url("audio/mpeg", encode_mp3(samples[: CLIP_SECONDS * SAMPLE_RATE]))
 
     def _read(self, row: Mapping[str, Any]) -> bytes:
         path, output = self._split.folder / self._shards[row["shard"]].name, self._split.output
@@ -106,7 +106,7 @@ class RecordingClips:
         kind = "audio/flac" if data.startswith(b"fLaC") else _TYPES.get(find_demuxer(data) or "")
         if data.startswith(b"ID3"):
             kind = "audio/mpeg"
-        url = _data_url(kind, data) if kind else None
+        url = data_url(kind, data) if kind else None
         if url is None or len(url) > self._chars_left:
             return None
         self._chars_left -= len(url)
@@ -125,7 +125,3 @@ def read_range(place: Location, offset: int, num_bytes: int, store: ObjectStore)
             return file.read(num_bytes)
     except (OSError, ValueError, ObjectChanged):  # ValueError: a name with a null byte
         return None
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -15,6 +15,7 @@ from typing import Protocol
 from whisper_shard.config.plugins import build_plugins
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
+from whisper_shard.text.repeats import find_repeated_phrase
 from whisper_shard.text.tokens import open_tokenizer
 from whisper_shard.utterance import ManifestRow, Quality, Rejection, Utterance
 
@@ -255,14 +256,10 @@ class RepeatedWords:
     def reject(self, utterance: Utterance) -> Rejection | None:
         """Count how often each phrase follows itself."""
         words = utterance.text.split()
-        for size in range(1, self.max_words + 1):
-            num_equal = 0  # words in a row that are those of one phrase before
-            for place in range(size, len(words)):
-                num_equal = num_equal + 1 if words[place] == words[place - size] else 0
-                if num_equal >= size * self.max_repeats:
-                    phrase = " ".join(words[place - size + 1 : place + 1])
-                    return utterance.reject("repeated_words", f"{phrase!r} more than {self.max_repeats} times in a row")
-        return None
+        phrase = find_repeated_phrase(words, max_words=self.max_words, max_times=self.max_repeats)
+        if phrase is None:
+            return None
+        return utterance.reject("repeated_words", f"{phrase!r} more than {self.max_repeats} times in a row")
 
 
 def quality_of(utterance: Utterance) -> Quality:

@@ -3,8 +3,9 @@
 Source: Levenshtein alignment by jiwer, https://github.com/jitsi/jiwer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 
@@ -50,6 +51,11 @@ class AlignedWords:
     """Words of the reference; empty for an insertion."""
     hypothesis: str
     """Words of the hypothesis; empty for a deletion."""
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Each word of the reference with that of the hypothesis; an empty one where there is none."""
+        return zip_longest(self.reference.split(), self.hypothesis.split(), fillvalue="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

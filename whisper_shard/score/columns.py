@@ -36,7 +36,8 @@ from whisper_shard.errors import ConfigError, DatasetError, TrainingError
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
-from whisper_shard.score.evaluate import BatchEvaluator, EvaluatedUtterance, EvaluationSettings
+from whisper_shard.score.evaluate import BatchEvaluator, EvaluationSettings
+from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import ScoreProgress, Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.score.wer import score_texts

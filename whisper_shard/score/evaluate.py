@@ -27,9 +27,9 @@ from whisper_shard.model.labels import Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.model.window import fit_window, longest_window, short_window
+from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation, summarize_utterances
 from whisper_shard.score.events import Window
 from whisper_shard.score.normalize import TextForm
-from whisper_shard.score.wer import Score, score_texts
 from whisper_shard.stream.batch import Batch
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -63,26 +63,6 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluatedUtterance:
-    """One utterance after evaluation."""
-
-    key: str
-    """Name in the dataset."""
-    reference: str
-    """Text of the dataset."""
-    hypothesis: str
-    """Text decoded by the model."""
-    language: str
-    """BCP-47 tag: the dataset's, or the default given to the model."""
-    hit_cap: bool
-    """Whether the hypothesis was cut off at the cap."""
-    seconds: float
-    """Length of its audio."""
-    confidence: Confidence | None = None
-    """How sure the model is of the hypothesis; None: not measured."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationPart:
     """What one process evaluated; `finish_evaluation` joins the parts of all."""
 
@@ -94,33 +74,6 @@ class EvaluationPart:
     """Tokens in that sum."""
     seconds: float
     """Wall time, waiting for data included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """A model on an evaluation set, in one kind of window."""
-
-    window: Window
-    """Kind of window."""
-    loss: float
-    """Mean loss of a token."""
-    score: Score
-    """Errors in the chosen form of the text."""
-    utterances: tuple[EvaluatedUtterance, ...]
-    """All utterances, sorted by key."""
-    cap_hits: int
-    """Hypotheses that were cut off at the cap."""
-    seconds: float
-    """Wall time of the slowest process."""
-
-    @property
-    def wer(self) -> float:
-        """Word error rate in the chosen form of the text."""
-        return self.score.wer
-
-    def score_as(self, form: TextForm) -> Score:
-        """Return the errors in a form of the text."""
-        return self.score if form == self.score.form else _score(self.utterances, form)
 
 
 def evaluate_model(
@@ -166,28 +119,16 @@ def finish_evaluation(parts: Sequence[EvaluationPart], settings: EvaluationSetti
     Raises:
         TrainingError: There is no utterance in any part.
     """
-    by_key = {row.key: row for part in parts for row in part.utterances}
-    if not by_key:
+    rows = [row for part in parts for row in part.utterances]
+    if not rows:
         raise TrainingError("the evaluation set is empty: nothing to score; give --eval a dataset with utterances")
-    utterances = tuple(by_key[key] for key in sorted(by_key))
     num_tokens = sum(part.num_tokens for part in parts)
-    return Evaluation(
+    return summarize_utterances(
+        rows,
         window=settings.window,
+        form=settings.form,
         loss=sum(part.loss_sum for part in parts) / max(num_tokens, 1),
-        score=_score(utterances, settings.form),
-        utterances=utterances,
-        cap_hits=sum(row.hit_cap for row in utterances),
         seconds=max(part.seconds for part in parts),
-    )
-
-
-def _score(utterances: Sequence[EvaluatedUtterance], form: TextForm) -> Score:
-    return score_texts(
-        [row.reference for row in utterances],
-        [row.hypothesis for row in utterances],
-        keys=[row.key for row in utterances],
-        languages=[row.language for row in utterances],
-        form=form,
     )
 
 

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Window = Literal["full", "short", "borrowed"]
-"""The encoder's window: 30 s, as short as the batch allows, or short with borrowed silence."""
+Window = Literal["full", "short", "borrowed", "given"]
+"""The encoder's window: 30 s, as short as the batch allows, or short with borrowed silence; given: not ours."""
 WINDOW_NAMES = {
     "full": "30 s windows",
     "short": "short windows",
     "borrowed": "short windows with borrowed silence",
+    "given": "given hypotheses",
 }
 """Kinds of windows in messages and reports."""
 

@@ -1,49 +1,24 @@
-"""The report of a score: slices of the utterances, warnings, and the values of score.json."""
+"""The report of a score: its parts, warnings, and the values of score.json."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from whisper_shard.config.score import ScoreConfig
-from whisper_shard.score.alignment import ErrorCounts
-from whisper_shard.score.bootstrap import bootstrap_interval
-from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import WINDOW_NAMES, Window
 from whisper_shard.score.normalize import TextForm
+from whisper_shard.score.outputs import OutputCounts
+from whisper_shard.score.slices import Slice
 from whisper_shard.score.wer import Score, compare_scores
 from whisper_shard.storage.atomic import finite_or_none
-from whisper_shard.utterance import MAX_SECONDS
 
-SECONDS_BORDERS = (1.0, 2.0, 5.0, 10.0, 20.0)
-"""Borders of the slices by duration, between 0 and 30 s."""
 WINDOW_DIFFERENCE = 0.02
 """Difference in WER between full and short windows worth a warning, if its interval does not contain zero."""
-CAP_SHARE = 0.01
-"""Share of hypotheses cut off at the cap worth a warning."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    """The score of the utterances that share a property."""
-
-    kind: str
-    """The property: speaker, language or seconds."""
-    name: str
-    """Its value."""
-    num_utterances: int
-    """Number of utterances."""
-    seconds: float
-    """Seconds of audio in them."""
-    words: ErrorCounts
-    """Errors in words."""
-    interval: tuple[float, float]
-    """WER that 95 % of resampled corpora lie between."""
+OUTPUT_SHARE = 0.01
+"""Share of hypotheses cut off at the cap, of empty ones, and of looping ones, worth a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +28,27 @@ class WindowReport:
     window: Window
     """Kind of window."""
     loss: float
-    """Mean loss of a token."""
+    """Mean loss of a token; NaN: not known."""
     scores: Mapping[TextForm, Score]
     """Errors in each form of the text."""
-    cap_hits: int
-    """Hypotheses that were cut off at the cap."""
+    outputs: OutputCounts
+    """Hypotheses that are no transcripts, in the chosen form of the text."""
     slices: tuple[Slice, ...]
-    """By duration, speaker and language, in the chosen form of the text."""
+    """By each column, in the chosen form of the text."""
     seconds: float
-    """Wall time."""
+    """Wall time; NaN: not known."""
+    utterances: tuple[EvaluatedUtterance, ...]
+    """With texts as they are, sorted by key."""
+
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio."""
+        return sum(row.seconds for row in self.utterances)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Wall time over seconds of audio, waiting for data included; NaN: not known."""
+        return self.seconds / self.audio_seconds if self.audio_seconds else math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,60 +67,21 @@ class ScoreReport:
     """Seconds of audio in them."""
     windows: tuple[WindowReport, ...]
     """Full windows first, if they were scored."""
+    settings: Mapping[str, str]
+    """What the values depend on, by name."""
     warnings: tuple[str, ...]
     """One line each."""
     json_path: Path
     """The file with all numbers."""
     html_path: Path
     """The page for readers."""
+    table_path: Path
+    """The table with every hypothesis."""
 
     @property
     def score(self) -> Score:
         """The headline: the chosen form of the text, in full windows if they were scored."""
         return self.windows[0].scores[self.form]
-
-
-def slice_scores(evaluation: Evaluation, speakers: Mapping[str, str | None]) -> list[Slice]:
-    """Return the score by duration, speaker and language; a property with a single value makes no slices."""
-    table = _utterance_table(evaluation, speakers)
-    slices: list[Slice] = []
-    for kind in ("seconds", "speaker", "language"):
-        groups = table.groupby(f"by_{kind}", sort=True, observed=True)
-        if groups.ngroups > 1:
-            slices += [_slice(kind, str(name), rows) for name, rows in groups]
-    return slices
-
-
-def _utterance_table(evaluation: Evaluation, speakers: Mapping[str, str | None]) -> pd.DataFrame:
-    """Return one row for each utterance: its errors in words, its seconds, and the slices it belongs to."""
-    rows = evaluation.utterances
-    table = pd.DataFrame([asdict(row.words) for row in evaluation.score.utterances])
-    table["errors"] = [row.words.errors for row in evaluation.score.utterances]
-    table["seconds"] = [row.seconds for row in rows]
-    table["by_seconds"] = seconds_bins(table["seconds"])
-    table["by_speaker"] = [speakers.get(row.key) or "unknown" for row in rows]
-    table["by_language"] = [row.language or "unknown" for row in rows]
-    return table
-
-
-def _slice(kind: str, name: str, rows: pd.DataFrame) -> Slice:
-    sums = rows[["substitutions", "deletions", "insertions", "num_reference"]].sum()
-    return Slice(
-        kind=kind,
-        name=name,
-        num_utterances=len(rows),
-        seconds=float(rows["seconds"].sum()),
-        words=ErrorCounts(**{str(column): int(value) for column, value in sums.items()}),
-        interval=bootstrap_interval(rows["errors"], rows["num_reference"]),
-    )
-
-
-def seconds_bins(seconds: Sequence[float] | pd.Series) -> list[str]:
-    """Return the slice of each duration, such as ``02-05 s``; sorted by name they are sorted by length."""
-    edges = [0.0, *SECONDS_BORDERS, MAX_SECONDS]
-    names = [f"{low:02.0f}-{high:02.0f} s" for low, high in pairwise(edges)]
-    bins = pd.cut(np.asarray(seconds), [*edges[:-1], math.inf], right=False, labels=names)
-    return [str(name) for name in bins]
 
 
 def find_warnings(reports: Sequence[WindowReport], config: ScoreConfig) -> list[str]:
@@ -149,16 +97,24 @@ def find_warnings(reports: Sequence[WindowReport], config: ScoreConfig) -> list[
                 "differently in the two; standard tools use 30 s windows"
             )
     for report in reports:
-        size = len(report.scores[config.text_form].utterances)
-        windows = WINDOW_NAMES[report.window]
-        if report.cap_hits > CAP_SHARE * size:
-            warnings.append(
-                f"{report.cap_hits} of {size} hypotheses in {windows} were cut off at "
-                f"{config.max_new_tokens} tokens: raise --max-new-tokens, or the model repeats itself"
-            )
-        if not math.isfinite(report.loss):
-            warnings.append(f"the loss in {windows} is {report.loss}: the weights are damaged")
+        warnings += _warn_of_outputs(report, config)
+        if report.window != "given" and not math.isfinite(report.loss):
+            warnings.append(f"the loss in {WINDOW_NAMES[report.window]} is {report.loss}: the weights are damaged")
     return warnings
+
+
+def _warn_of_outputs(report: WindowReport, config: ScoreConfig) -> Iterator[str]:
+    counts, where = report.outputs, WINDOW_NAMES[report.window]
+    least = OUTPUT_SHARE * counts.num_utterances
+    if counts.num_capped > least:
+        yield (
+            f"{counts.num_capped} of {counts.num_utterances} hypotheses in {where} were cut off at "
+            f"{config.max_new_tokens} tokens: raise --max-new-tokens, or the model repeats itself"
+        )
+    if counts.num_looping > least:
+        yield f"{counts.num_looping} of {counts.num_utterances} hypotheses in {where} repeat a phrase over and over"
+    if counts.num_empty > least:
+        yield f"{counts.num_empty} of {counts.num_utterances} hypotheses in {where} are empty where something is said"
 
 
 def report_as_json(report: ScoreReport) -> dict[str, Any]:
@@ -169,6 +125,7 @@ def report_as_json(report: ScoreReport) -> dict[str, Any]:
         "form": report.form,
         "num_utterances": report.num_utterances,
         "audio_seconds": report.audio_seconds,
+        "settings": dict(report.settings),
         "warnings": list(report.warnings),
         "windows": {window.window: _window_as_json(window, report.form) for window in report.windows},
     }
@@ -177,25 +134,36 @@ def report_as_json(report: ScoreReport) -> dict[str, Any]:
 def _window_as_json(window: WindowReport, form: TextForm) -> dict[str, Any]:
     return {
         "loss": finite_or_none(window.loss),
-        "cap_hits": window.cap_hits,
-        "seconds": round(window.seconds, 3),
+        "cap_hits": window.outputs.num_capped,
+        "outputs": {**asdict(window.outputs)},
+        "seconds": finite_or_none(round(window.seconds, 3)),
+        "real_time_factor": finite_or_none(round(window.real_time_factor, 6)),
         "scores": {name: _score_as_json(score) for name, score in window.scores.items()},
-        "slices": [
-            {
-                "kind": part.kind,
-                "name": part.name,
-                "num_utterances": part.num_utterances,
-                "seconds": part.seconds,
-                "wer": part.words.rate,
-                "interval": list(part.interval),
-                **asdict(part.words),
-            }
-            for part in window.slices
-        ],
+        "slices": [_slice_as_json(part) for part in window.slices],
         "utterances": [
-            {"key": row.key, "reference": row.reference, "hypothesis": row.hypothesis, "errors": row.words.errors}
-            for row in window.scores[form].utterances
+            {
+                "key": row.key,
+                "reference": row.reference,
+                "hypothesis": row.hypothesis,
+                "errors": score.words.errors,
+                "words": score.words.num_reference,
+            }
+            for row, score in zip(window.utterances, window.scores[form].utterances, strict=True)
         ],
+    }
+
+
+def _slice_as_json(part: Slice) -> dict[str, Any]:
+    return {
+        "kind": part.kind,
+        "name": part.name,
+        "num_utterances": part.num_utterances,
+        "is_small": part.is_small,
+        "seconds": part.seconds,
+        "wer": part.words.rate,
+        "cer": part.chars.rate,
+        "interval": list(part.interval),
+        **asdict(part.words),
     }
 
 
@@ -204,6 +172,7 @@ def _score_as_json(score: Score) -> dict[str, Any]:
         "wer": score.wer,
         "cer": score.cer,
         "interval": list(score.interval),
+        "cer_interval": list(score.cer_interval),
         "substitutions": score.substitutions,
         "deletions": score.deletions,
         "insertions": score.insertions,

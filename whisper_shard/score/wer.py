@@ -56,6 +56,13 @@ class Score:
         return self.chars.rate
 
     @property
+    def cer_interval(self) -> tuple[float, float]:
+        """CER that 95 % of resampled corpora lie between; computed at each use."""
+        return bootstrap_interval(
+            [row.chars.errors for row in self.utterances], [row.chars.num_reference for row in self.utterances]
+        )
+
+    @property
     def substitutions(self) -> int:
         """Reference words recognized as another word."""
         return self.words.substitutions

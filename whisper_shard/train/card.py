@@ -9,7 +9,7 @@ from whisper_shard.config.settings import flatten_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.report.page import render_page
-from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.text.languages import whisper_language
 from whisper_shard.train.data import Corpora
 from whisper_shard.train.run.context import RunContext

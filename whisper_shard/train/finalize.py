@@ -14,7 +14,7 @@ from whisper_shard.model.averaging import MovingAverage, average_states, interpo
 from whisper_shard.model.save import save_model_folder
 from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.model.whisper import load_whisper
-from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.train.card import write_card
 from whisper_shard.train.data import Corpora
 from whisper_shard.train.progress import ProgressReporter

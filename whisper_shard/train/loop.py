@@ -18,7 +18,7 @@ from whisper_shard.dataset.presence import check_shards
 from whisper_shard.errors import ConfigError, StateError, StopRequested
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
-from whisper_shard.score.evaluate import Evaluation
+from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.storage.location import parse_location
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import Loader, open_loader

@@ -7,7 +7,7 @@ from typing import Any
 
 from whisper_shard.dataset.sources.protocol import SourceCounts
 from whisper_shard.errors import TrainingError
-from whisper_shard.score.evaluate import EvaluatedUtterance, Evaluation
+from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.delivery import Planned
 from whisper_shard.train.events import (

@@ -14,14 +14,8 @@ from whisper_shard.dataset.sources.open import open_sources
 from whisper_shard.errors import TrainingError
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
-from whisper_shard.score.evaluate import (
-    EvaluatedUtterance,
-    Evaluation,
-    EvaluationPart,
-    EvaluationSettings,
-    evaluate_part,
-    finish_evaluation,
-)
+from whisper_shard.score.evaluate import EvaluationPart, EvaluationSettings, evaluate_part, finish_evaluation
+from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation
 from whisper_shard.score.events import Window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation

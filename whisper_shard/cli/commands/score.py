@@ -1,11 +1,12 @@
 """The command `score`, and the lines it prints."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from whisper_shard.cli.command import DATASET, Command
-from whisper_shard.cli.console import Progress, say, say_warning
-from whisper_shard.config.score import ScoreConfig
+from whisper_shard.cli.console import Block, Progress, make_table, say, say_warning, show
+from whisper_shard.config.score import ScoreConfig, SliceColumn
 from whisper_shard.report.quantities import describe_duration
 from whisper_shard.score.events import WINDOW_NAMES
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from whisper_shard.score.columns import ColumnsReport
     from whisper_shard.score.events import ScoreProgress
     from whisper_shard.score.report import ScoreReport
+
+MAX_SLICES_SHOWN = 12
+"""Slices by one column in the terminal at most; the page and the JSON file have more."""
 
 
 def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
@@ -23,15 +27,17 @@ def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
 
     with Progress("scoring") as progress:
 
-        def show(event: "ScoreProgress") -> None:
+        def count(event: "ScoreProgress") -> None:
             progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
 
-        report = score_model(model, dataset, config, show)
+        report = score_model(model, dataset, config, count)
     for line in describe_score(report):
         say(line)
+    for table in tabulate_slices(report, config.slice_columns):
+        show(table)
     for warning in report.warnings:
         say_warning(warning)
-    say(f"see {report.html_path} and {report.json_path}")
+    say(f"see {report.html_path}, {report.json_path} and {report.table_path}")
     return 0
 
 
@@ -72,18 +78,49 @@ def describe_columns(report: "ColumnsReport", dataset: str) -> Iterator[str]:
 
 def describe_score(report: "ScoreReport") -> Iterator[str]:
     """Say how well a model does, for each kind of window."""
+    from whisper_shard.score.page import describe_outputs, describe_speed
+
     length = describe_duration(report.audio_seconds)
     yield f"{report.num_utterances:,} utterances, {length}; text compared: {report.form}"
     for window in report.windows:
         score = window.scores[report.form]
         low, high = score.interval
         name = WINDOW_NAMES[window.window]
-        capped = f"; {window.cap_hits} cut off at the token limit" if window.cap_hits else ""
         yield (
             f"{name:<13} WER {score.wer:.2%} (95 % interval {low:.2%} to {high:.2%}), CER {score.cer:.2%}; "
             f"{score.words.substitutions} substitutions, {score.words.deletions} deletions, "
-            f"{score.words.insertions} insertions in {score.words.num_reference:,} words{capped}"
+            f"{score.words.insertions} insertions in {score.words.num_reference:,} words"
         )
+        raw = window.scores["raw"]
+        outputs = ", ".join(f"{name} {share}" for name, share in describe_outputs(window.outputs).items())
+        speed = f"; real-time factor {describe_speed(window)}" if math.isfinite(window.real_time_factor) else ""
+        yield f"{'':<13} raw text: WER {raw.wer:.2%}, CER {raw.cer:.2%}; hypotheses {outputs}{speed}"
+
+
+def tabulate_slices(report: "ScoreReport", wanted: Sequence[SliceColumn]) -> Iterator[Block]:
+    """Yield a table of the slices by each wanted column, in the first kind of windows."""
+    slices = report.windows[0].slices
+    columns = ("WER", "95 % interval", "CER", "utterances", "audio")
+    for each in wanted:
+        parts = [part for part in slices if part.kind == each.column]
+        if not parts:
+            continue
+        if not parts[0].is_ordered:
+            parts.sort(key=lambda part: (part.is_small, -part.words.rate, part.name))
+        rows = [
+            (
+                part.name,
+                f"{part.words.rate:.2%}",
+                f"{part.interval[0]:.2%} to {part.interval[1]:.2%}",
+                f"{part.chars.rate:.2%}",
+                f"{part.num_utterances:,}{' (few)' if part.is_small else ''}",
+                describe_duration(part.seconds),
+            )
+            for part in parts[:MAX_SLICES_SHOWN]
+        ]
+        more = f", and {len(parts) - len(rows):,} more in score.html" if len(parts) > len(rows) else ""
+        title = f"\n{WINDOW_NAMES[report.windows[0].window]}, by {each.column}{more}"
+        yield make_table(title, (each.column, *columns), rows, numbers={*columns})
 
 
 COMMAND = Command(
