@@ -12,8 +12,8 @@ NAMES = [
     "PlanState", "PrepareConfig", "ScoreConfig", "SpeechLoss", "StorageConfig", "StreamConfig", "TrainConfig",
     "TranscribeConfig", "WhisperShardError", "__version__", "export_model", "filter_dataset", "fit_window",
     "index_tars", "load_error_rates", "load_whisper", "open_dataset", "open_evaluation", "open_loader",
-    "plan_state_from_json", "prepare_corpus", "register_gopen", "score_model", "train_model",
-    "transcribe_recordings", "verify_dataset",
+    "plan_state_from_json", "prepare_corpus", "register_gopen", "score_hypotheses", "score_model",
+    "train_model", "transcribe_recordings", "verify_dataset",
 ]  # fmt: skip
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 

@@ -31,7 +31,8 @@ def test_shown_commands_parse(line):
     if "COMMAND" not in line and "--help" not in argv:
         command = COMMANDS[name]
         argv = [word.replace("recipe.toml", "configs/guide.toml") for word in argv if word != "..."]
-        load_config(command.config, command=name, argv=argv, positionals=command.positionals, repeated=command.repeated)
+        names = {"positionals": command.positionals, "repeated": command.repeated, "replaced": command.replaced}
+        load_config(command.config, command=name, argv=argv, **names)
 
 
 def test_no_blank_is_left_to_fill_in():

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from whisper_shard.model.window import fit_window as fit_window
     from whisper_shard.prepare.run import prepare_corpus as prepare_corpus
     from whisper_shard.score.hf_metric import load_error_rates as load_error_rates
+    from whisper_shard.score.run import score_hypotheses as score_hypotheses
     from whisper_shard.score.run import score_model as score_model
     from whisper_shard.storage.stores import StorageConfig as StorageConfig
     from whisper_shard.stream.batch import Batch as Batch
@@ -95,6 +96,7 @@ _HOMES = {
     # train, score, transcribe and export
     "train_model": "train.loop",
     "score_model": "score.run",
+    "score_hypotheses": "score.run",
     "load_error_rates": "score.hf_metric",
     "transcribe_recordings": "transcribe.run",
     "export_model": "export.run",

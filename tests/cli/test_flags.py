@@ -171,3 +171,26 @@ def test_help_honours_no_color(capfd, monkeypatch, no_color):
         load_config(PrepareConfig, command="prepare", argv=["--help"], positionals=PATHS)
     assert "--trim-db" in terminal.getvalue()
     assert ("\x1b[" in terminal.getvalue()) == (not no_color)
+
+
+@pytest.mark.parametrize(
+    ("argv", "paths"),
+    [
+        (["model", "--window", "full", "data"], {"model": "model", "dataset": "data"}),
+        (["--hypotheses", "a.csv", "data"], {"model": "", "dataset": "data"}),
+        (["--hypotheses=a.csv", "data", "--limit", "0"], {"model": "", "dataset": "data"}),
+    ],
+)
+def test_a_setting_stands_for_an_argument(argv, paths):
+    known = COMMANDS["score"]
+    names = {"positionals": known.positionals, "replaced": known.replaced}
+    assert load_config(known.config, command="score", argv=argv, **names)[1] == paths
+
+
+def test_an_argument_that_a_setting_stands_for_is_too_much():
+    known = COMMANDS["score"]
+    names = {"positionals": known.positionals, "replaced": known.replaced}
+    with pytest.raises(ConfigError, match="score: unexpected data: it is not a flag, and no argument is missing"):
+        load_config(known.config, command="score", argv=["model", "data", "--hypotheses", "a.csv"], **names)
+    with pytest.raises(ConfigError, match=r"score: needs DATASET"):
+        load_config(known.config, command="score", argv=["data"], **names)

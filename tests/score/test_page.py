@@ -6,9 +6,17 @@ import pytest
 
 from tests.report.reading import HOSTILE, Page
 from whisper_shard.score.alignment import ErrorCounts
-from whisper_shard.score.evaluation import EvaluatedUtterance
+from whisper_shard.score.compare import compare_evaluations
+from whisper_shard.score.evaluation import EvaluatedUtterance, summarize_utterances
 from whisper_shard.score.outputs import count_outputs
-from whisper_shard.score.page import SHOWN_CONFUSIONS, SHOWN_SLICES, SHOWN_UTTERANCES, PageDetails, build_page
+from whisper_shard.score.page import (
+    SHOWN_CONFUSIONS,
+    SHOWN_SLICES,
+    SHOWN_UTTERANCES,
+    PageDetails,
+    build_page,
+    list_shown,
+)
 from whisper_shard.score.report import ScoreReport, WindowReport
 from whisper_shard.score.slices import Slice
 from whisper_shard.score.wer import score_texts
@@ -25,7 +33,8 @@ def make_report(references, hypotheses, *, slices=(), **changes):
         window="full", loss=1.25, scores={"raw": score}, outputs=count_outputs(utterances, score.utterances),
         slices=tuple(slices), seconds=9.0, utterances=utterances,
     )  # fmt: skip
-    fields = {"model": "a model", "dataset": "data/eval", "settings": {}, "warnings": (), **changes}
+    defaults = {"model": "a model", "dataset": "data/eval", "settings": {}, "warnings": (), "comparison": None}
+    fields = {**defaults, **changes}
     return ScoreReport(
         form="raw", num_utterances=len(references), audio_seconds=90.0, windows=(window,), json_path=Path("score.json"),
         html_path=Path("score.html"), table_path=Path("score.parquet"), **fields,
@@ -87,6 +96,51 @@ def test_players_and_what_is_known_of_an_utterance():
     assert "0 \u00b7 1 error in 1 word \u00b7 45.00 s \u00b7 ann" in page.text
     assert "Players: the first 1, until the page is full" in page.text
     assert "Without players" in Page(build_page(report)).text
+
+
+def evaluate(references, hypotheses):
+    rows = [
+        EvaluatedUtterance(key=str(i), reference=reference, hypothesis=text, language="en", hit_cap=False, seconds=1.0)
+        for i, (reference, text) in enumerate(zip(references, hypotheses, strict=True))
+    ]
+    return summarize_utterances(rows, window="full", form="raw", loss=1.0, seconds=1.0)
+
+
+def test_a_comparison_shows_what_changed_in_both_directions():
+    references = ["one two", "three", "four", "five"]
+    here, there = ["one two", "tree", "for", "five"], ["won too", "three", "for", "five"]
+    found = compare_evaluations("old", evaluate(references, here), evaluate(references, there))
+    clip = "data:audio/mpeg;base64,AAAA"
+    report = make_report(references, here, comparison=found)
+    assert list_shown(report) == ["1", "2", "0"]  # the worst, then what changed
+    page = Page(build_page(report, PageDetails(clips={"0": clip, "1": clip, "2": clip})))
+    assert "Against old WER 40.00% against 60.00%: -20.00 points (95 % interval" in page.text
+    assert "this may be chance); fewer errors in 1 utterance, more in 1, as many in 2." in page.text
+    assert (
+        "1 \u00b7 +1 error \u00b7 22.50 s old: 0 errors in 1 word three three this score: 1 error in 1 word"
+        in page.text
+    )
+    assert (
+        "0 \u00b7 -2 errors \u00b7 22.50 s old: 2 errors in 2 words one won two too this score: 0 errors" in page.text
+    )
+    assert [attributes["data-worse"] for _, attributes in page.tags if "data-worse" in attributes] == ["1", "-2"]
+    assert page.count("audio") == 4  # one beside each of two worst utterances, and of two changed ones
+    assert next(attributes["href"] for tag, attributes in page.tags if tag == "a") == "#against"
+
+
+def test_a_clearly_worse_score_is_marked():
+    references = ["one"] * 40
+    worse = compare_evaluations("old", evaluate(references, ["two"] * 40), evaluate(references, ["one"] * 40))
+    notes = [
+        [a["class"] for tag, a in Page(build_page(make_report(references, ["two"] * 40, comparison=found))).tags
+         if tag == "p" and a.get("class", "").startswith("note")]
+        for found in (worse, compare_evaluations("old", evaluate(references, ["two"] * 40), worse_of(references)))
+    ]  # fmt: skip
+    assert notes == [["note warning"], ["note"]]
+
+
+def worse_of(references):
+    return evaluate(references, ["two"] * len(references))
 
 
 def test_a_perfect_score_has_no_worst_utterance():

@@ -46,6 +46,7 @@ def load_config(
     argv: Sequence[str],
     positionals: Mapping[str, str],
     repeated: str = "",
+    replaced: Mapping[str, str] | None = None,
     note: str = "",
 ) -> tuple[Config, dict[str, Any]]:
     """Parse a command line; its flags override the table ``[command]`` of ``--config FILE.toml``.
@@ -56,6 +57,7 @@ def load_config(
         argv: Arguments after the command's name.
         positionals: Help text of each required positional argument, by name.
         repeated: Name of the positional argument that may be given several times; empty: none.
+        replaced: Positional arguments that are left out, and empty, where a setting is given: the setting by name.
         note: What ``--help`` says below the description.
 
     Returns:
@@ -74,6 +76,8 @@ def load_config(
     plugins = {name: tuple(table.get(name, default)) for name, default in defaults.items()}
     flags = _toml_flags(kind, {name: value for name, value in table.items() if name not in plugins})
     _check_flag_names(kind, rest, command)
+    left_out = {name for name, setting in (replaced or {}).items() if _is_given(setting, table, rest)}
+    positionals = {name: text for name, text in positionals.items() if name not in left_out}
     arguments = _make_arguments(kind, positionals, repeated=repeated, without=plugins)
     with _one_line_errors(command), _colors_as_wanted():
         # OmitArgPrefixes: a setting in a section is --lr, not --optimizer.lr.
@@ -86,7 +90,14 @@ def load_config(
         )
     sections = [getattr(parsed, _member_of(section)) for section in list_sections(kind)]
     values = {field.name: getattr(section, field.name) for section in sections for field in dataclasses.fields(section)}
-    return replace_settings(kind(), {**values, **plugins}), {name: getattr(parsed, name) for name in positionals}
+    paths = {name: getattr(parsed, name) for name in positionals}
+    return replace_settings(kind(), {**values, **plugins}), {**dict.fromkeys(left_out, ""), **paths}
+
+
+def _is_given(setting: str, table: Mapping[str, Any], argv: Sequence[str]) -> bool:
+    """Return whether a setting is in the TOML file or on the command line."""
+    flag = "--" + setting.replace("_", "-")
+    return bool(table.get(setting)) or any(word == flag or word.startswith(f"{flag}=") for word in argv)
 
 
 def _make_arguments(kind: type, positionals: Mapping[str, str], *, repeated: str, without: Collection[str]) -> type:

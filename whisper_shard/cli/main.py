@@ -87,6 +87,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         argv=rest,
         positionals=command.positionals,
         repeated=command.repeated,
+        replaced=command.replaced,
         note=note,
     )
     with storage_variables(flags):

@@ -54,6 +54,10 @@ class ScoreConfig:
     """Longest hypothesis in tokens."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
+    hypotheses: str = ""
+    """Score the texts of this file (.csv, .tsv, .jsonl, .json, .parquet) or of this score folder, without a model."""
+    against: str = ""
+    """Compare with this score folder, file of hypotheses, or model, utterance by utterance."""
     by: tuple[str, ...] = ()
     """Columns to cut the score by; COLUMN:10,20 cuts numbers there; none: seconds, speaker, language, snr_db."""
     players: bool = True
@@ -82,6 +86,10 @@ class ScoreConfig:
         check_range("--threads", self.threads, 0, 4096)
         if len({each.column for each in self.slice_columns}) < len(self.by):
             raise ConfigError(f"--by {' '.join(self.by)}: names a column twice")
+        if self.write_columns and (self.hypotheses or self.against or self.by):
+            raise ConfigError("--write-columns only stores columns: leave out --hypotheses, --against and --by")
+        if self.hypotheses and self.limit:
+            raise ConfigError("--limit chooses what is decoded: leave it out with --hypotheses")
         if self.slice:
             parse_slice("--slice", self.slice)
         if self.slice and not self.write_columns:

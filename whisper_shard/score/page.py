@@ -9,6 +9,7 @@ from whisper_shard.report.charts import Bars, Value, make_bars
 from whisper_shard.report.page import render_page
 from whisper_shard.report.quantities import describe_duration, describe_number
 from whisper_shard.score.alignment import AlignedWords
+from whisper_shard.score.compare import Change, Comparison, describe_comparison
 from whisper_shard.score.confusions import Confusion, count_confusions
 from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import WINDOW_NAMES
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
 SHOWN_UTTERANCES = 200
 """Utterances on the page at most: those with the most errors."""
+SHOWN_CHANGES = 50
+"""Utterances on the page at most that became worse, and that became better, against another score."""
 SHOWN_SLICES = 100
 """Slices by one column on the page at most: those with the highest WER."""
 SHOWN_CONFUSIONS = 30
 """Words of one kind of error on the page at most."""
 _TITLES = {"substitute": "Words taken for others", "delete": "Words left out", "insert": "Words added"}
 _ORDERS = (("errors -1", "most errors first"), ("rate -1", "highest error rate first"), ("seconds -1", "longest first"))
+_CHANGE_ORDERS = (("worse -1", "became worse first"), ("worse 1", "became better first"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,19 @@ def list_worst(window: "WindowReport", report: "ScoreReport") -> list[tuple[Eval
     return sorted(wrong, key=_most_errors_first)[:SHOWN_UTTERANCES]
 
 
+def list_shown(report: "ScoreReport") -> list[str]:
+    """Return the keys of all utterances that the page shows, the most important first."""
+    changed = [change.here.key for change in _list_changes(report.comparison)] if report.comparison else []
+    return list(dict.fromkeys([*(row.key for row, _ in list_worst(report.windows[0], report)), *changed]))
+
+
+def _list_changes(found: Comparison) -> list[Change]:
+    """Return the largest changes for the worse, and as many for the better."""
+    worse = [change for change in found.changes if change.more_errors > 0][:SHOWN_CHANGES]
+    better = [change for change in found.changes if change.more_errors < 0][:SHOWN_CHANGES]
+    return sorted([*worse, *better], key=lambda change: (-change.more_errors, change.here.key))
+
+
 def build_page(report: "ScoreReport", details: PageDetails | None = None) -> str:
     """Return the page of a report."""
     details, window = details or PageDetails(), report.windows[0]
@@ -58,7 +75,7 @@ def build_page(report: "ScoreReport", details: PageDetails | None = None) -> str
         summary=_summarize(report),
         warnings=report.warnings,
         numbers=_describe_numbers(report),
-        comparison=None,
+        comparison=_describe_comparison(report, details) if report.comparison else None,
         worst=[_describe_utterance(row, scored, details) for row, scored in worst],
         orders=[{"value": value, "name": name} for value, name in _ORDERS],
         num_more=f"{num_wrong - len(worst):,}" if num_wrong > len(worst) else "",
@@ -103,6 +120,78 @@ def describe_speed(window: "WindowReport") -> str:
     """Return the real-time factor, and what it is made of."""
     seconds, audio = describe_duration(window.seconds), describe_duration(window.audio_seconds)
     return f"{window.real_time_factor:.3g} ({seconds} for {audio} of audio)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChangedUtterance:
+    """An utterance with another number of errors in another score."""
+
+    key: str
+    facts: list[str]
+    flags: list[str]
+    clip: str | None
+    worse: int
+    errors_here: str
+    errors_there: str
+    pairs_here: list[tuple[str, str, str]]
+    pairs_there: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ComparisonSection:
+    """What differs from another score."""
+
+    name: str
+    summary: str
+    is_worse: bool
+    numbers: dict[str, str]
+    orders: list[dict[str, str]]
+    changes: list[_ChangedUtterance]
+    num_more: str
+
+
+def _describe_comparison(report: "ScoreReport", details: PageDetails) -> _ComparisonSection:
+    found = report.comparison
+    assert found is not None
+    seconds = {row.key: row.seconds for row in report.windows[0].utterances}
+    shown = _list_changes(found)
+    windows = f"{WINDOW_NAMES[found.window]} here, {WINDOW_NAMES[found.other_window]} there"
+    return _ComparisonSection(
+        name=found.name,
+        summary=describe_comparison(found) + ".",
+        is_worse=found.is_clear and found.paired.difference > 0,
+        numbers={
+            "WER here": f"{found.here.wer:.2%}, 95 % interval {_percent(found.here.interval)}",
+            "WER there": f"{found.there.wer:.2%}, 95 % interval {_percent(found.there.interval)}",
+            "CER": f"{found.here.cer:.2%} here, {found.there.cer:.2%} there",
+            "higher WER here": f"in {found.paired.p_second_worse:.1%} of resampled corpora",
+            "utterances": f"{found.num_better:,} with fewer errors here, {found.num_worse:,} with more, "
+            f"{found.num_equal:,} with as many",
+            **({"windows": windows} if found.window != found.other_window else {}),
+        },
+        orders=[{"value": value, "name": name} for value, name in _CHANGE_ORDERS],
+        changes=[_describe_change(change, seconds[change.here.key], details) for change in shown],
+        num_more=f"{len(found.changes) - len(shown):,}" if len(found.changes) > len(shown) else "",
+    )
+
+
+def _describe_change(change: Change, seconds: float, details: PageDetails) -> _ChangedUtterance:
+    key = change.here.key
+    return _ChangedUtterance(
+        key=key,
+        facts=[
+            f"{change.more_errors:+} {'errors' if abs(change.more_errors) > 1 else 'error'}",
+            f"{seconds:.2f} s",
+            *details.labels.get(key, ()),
+        ],
+        flags=[],
+        clip=details.clips.get(key),
+        worse=change.more_errors,
+        errors_here=describe_errors(change.here),
+        errors_there=describe_errors(change.there),
+        pairs_here=list(pair_words(change.here.alignment)),
+        pairs_there=list(pair_words(change.there.alignment)),
+    )
 
 
 def _totals(windows: Sequence["WindowReport"]) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_shard.config.score import ScoreConfig
+from whisper_shard.score.compare import Comparison, comparison_as_json
 from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import WINDOW_NAMES, Window
 from whisper_shard.score.normalize import TextForm
@@ -67,6 +68,8 @@ class ScoreReport:
     """Seconds of audio in them."""
     windows: tuple[WindowReport, ...]
     """Full windows first, if they were scored."""
+    comparison: Comparison | None
+    """Against another score, in the first kind of windows; None: none was asked for."""
     settings: Mapping[str, str]
     """What the values depend on, by name."""
     warnings: tuple[str, ...]
@@ -126,6 +129,7 @@ def report_as_json(report: ScoreReport) -> dict[str, Any]:
         "num_utterances": report.num_utterances,
         "audio_seconds": report.audio_seconds,
         "settings": dict(report.settings),
+        "against": comparison_as_json(report.comparison) if report.comparison else None,
         "warnings": list(report.warnings),
         "windows": {window.window: _window_as_json(window, report.form) for window in report.windows},
     }

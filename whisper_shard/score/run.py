@@ -1,5 +1,6 @@
-"""Score a model on a dataset: WER and CER in both windows and all forms of the text, in score.json and score.html."""
+"""Score a model, or given hypotheses, on a dataset, and write the report: score.json, score.parquet, score.html."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,15 @@ from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.search import check_texts
 from whisper_shard.errors import ConfigError, TrainingError
 from whisper_shard.score.clips import make_clips
-from whisper_shard.score.evaluation import Evaluation
+from whisper_shard.score.evaluation import Evaluation, summarize_utterances
 from whisper_shard.score.events import ScoreProgress, Window
+from whisper_shard.score.hypotheses import check_same_data, match_hypotheses, read_hypotheses
 from whisper_shard.score.normalize import TEXT_FORMS
+from whisper_shard.score.other import Other, compare_with, open_other
 from whisper_shard.score.outputs import count_outputs
-from whisper_shard.score.page import PageDetails, build_page, list_worst
+from whisper_shard.score.page import PageDetails, build_page, list_shown
 from whisper_shard.score.report import ScoreReport, WindowReport, find_warnings, report_as_json
+from whisper_shard.score.saved import REPORT_NAME, is_score_folder, read_score
 from whisper_shard.score.slices import NO_VALUE, SliceNames, find_unsliced, read_slices, slice_scores
 from whisper_shard.score.table import TABLE_NAME, write_table
 from whisper_shard.storage.atomic import as_environment_fault, atomic_file, write_json
@@ -45,70 +49,138 @@ def score_model(
         EnvironmentFault: The report cannot be written.
     """
     _check_order(model, dataset)
-    data = _open(dataset)
-    columns = read_slices(data, config.slice_columns)
+    plan = _plan(dataset, config)
     from whisper_shard.score.decode import Scorer  # torch, which scores of given hypotheses do without
 
     scorer = Scorer(model, config)
-    folder = _make_folder(local_path(config.out, what="--out") if config.out else _default_folder(model, data.location))
+    folder = _make_folder(_local_out(config) or _default_folder(model, plan.data.location))
     windows: tuple[Window, ...] = ("full", "short") if config.window == "both" else (config.window,)
-    evaluations = scorer.decode(data, windows, progress)
-    return _finish(_Scored(model, data, evaluations, scorer.settings), config, columns, folder)
+    evaluations = scorer.decode(plan.data, windows, progress)
+    scored = _Scored(name=model, evaluations=evaluations, settings=scorer.settings)
+    return _finish(plan, scored, folder, progress)
+
+
+def score_hypotheses(
+    hypotheses: Path | str,
+    dataset: Path | str,
+    config: ScoreConfig,
+    progress: Callable[[ScoreProgress], None] = _ignore,
+) -> ScoreReport:
+    """Score hypotheses from a file, or of an earlier score, and write score.json, score.parquet and score.html.
+
+    Args:
+        hypotheses: CSV, TSV, JSON lines or Parquet file, see `read_hypotheses`; or the folder of a score.
+        dataset: A finished dataset: a local path or a URL.
+        config: Settings of the command.
+        progress: Called after each batch of a model that it is compared with.
+
+    Raises:
+        ManifestError: The file cannot be used.
+        DatasetError: The dataset cannot be read, or the folder holds a score of other data.
+        TrainingError: The dataset is empty.
+        ConfigError: There is no such file or folder, or a setting is not possible.
+        EnvironmentFault: The report cannot be written.
+    """
+    path = local_path(hypotheses, what="--hypotheses")
+    plan = _plan(dataset, config)
+    if is_score_folder(path):
+        scored, folder = _rescore(path, plan), path
+    elif path.is_file():
+        given = read_hypotheses(path)
+        rows, notes = match_hypotheses(given, plan.data, language=config.language or "en")
+        evaluation = summarize_utterances(rows, window="given", form=config.text_form, loss=math.nan, seconds=math.nan)
+        scored = _Scored(name=str(path), evaluations=[evaluation], settings={"texts": given.describe()}, notes=notes)
+        folder = path.parent / f"score-{path.name}-{_name_of(plan.data.location)}"
+    else:
+        words = "is a folder without score.json" if path.is_dir() else "does not exist"
+        raise ConfigError(f"--hypotheses {path}: {words}; give a file with hypotheses, or the folder of a score")
+    return _finish(plan, scored, _make_folder(_local_out(config) or folder), progress)
+
+
+def _rescore(path: Path, plan: "_Plan") -> "_Scored":
+    """Read an earlier score, so that it can be cut and compared anew."""
+    saved = read_score(path)
+    evaluations = saved.evaluate(plan.config.text_form)
+    check_same_data(str(path), evaluations[0].utterances, plan.data)
+    num_there, num_all = len(evaluations[0].utterances), plan.data.num_utterances
+    notes = (f"{path}: {num_there:,} of {num_all:,} utterances were scored there",) if num_there < num_all else ()
+    return _Scored(name=saved.model, evaluations=evaluations, settings=saved.settings, notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """Hypotheses of a dataset, and where they come from."""
+class _Plan:
+    """What is known before anything is decoded; all that can be wrong with it has been found."""
 
-    name: str
+    config: ScoreConfig
     data: Dataset
-    evaluations: Sequence[Evaluation]
-    settings: Mapping[str, str]
+    columns: Sequence[SliceNames]
+    other: Other | None
 
 
-def _finish(scored: _Scored, config: ScoreConfig, columns: Sequence[SliceNames], folder: Path) -> ScoreReport:
-    """Count, compare and write."""
-    reports = tuple(_report_window(evaluation, columns) for evaluation in scored.evaluations)
-    report = ScoreReport(
-        model=scored.name,
-        dataset=str(scored.data.location),
-        form=config.text_form,
-        num_utterances=len(reports[0].utterances),
-        audio_seconds=reports[0].audio_seconds,
-        windows=reports,
-        settings={**_describe_data(scored.data, config), **scored.settings},
-        warnings=(*find_warnings(reports, config), *find_unsliced(reports[0].slices, config.slice_columns)),
-        json_path=folder / "score.json",
-        html_path=folder / "score.html",
-        table_path=folder / TABLE_NAME,
-    )
-    write_report(report, _gather_details(report, scored.data, columns, with_players=config.players))
-    return report
-
-
-def _gather_details(
-    report: ScoreReport, data: Dataset, columns: Sequence[SliceNames], *, with_players: bool
-) -> PageDetails:
-    """Return the audio of the utterances on the page, and the names of their slices."""
-    keys = [row.key for row, _ in list_worst(report.windows[0], report)]
-    named = [column.by_key.reindex(keys) for column in columns if not column.is_ordered]
-    labels = {key: [str(name) for name in names if name != NO_VALUE] for key, *names in zip(keys, *named, strict=True)}
-    return PageDetails(clips=make_clips(data, keys) if with_players else {}, labels=labels)
-
-
-def _open(dataset: Location | Path | str) -> Dataset:
+def _plan(dataset: Location | Path | str, config: ScoreConfig) -> _Plan:
     data = open_dataset(dataset)
     if data.num_utterances == 0:
         raise TrainingError(f"{data.location}: the dataset is empty, there is nothing to score")
     check_texts(data)
-    return data
+    columns = read_slices(data, config.slice_columns)
+    return _Plan(config, data, columns, open_other(config.against, data, config) if config.against else None)
+
+
+def _local_out(config: ScoreConfig) -> Path | None:
+    return local_path(config.out, what="--out") if config.out else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
+    """Hypotheses of a dataset, and where they come from."""
+
+    name: str
+    evaluations: Sequence[Evaluation]
+    settings: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def _finish(plan: _Plan, scored: _Scored, folder: Path, progress: Callable[[ScoreProgress], None]) -> ScoreReport:
+    """Count, compare and write."""
+    config, data, other = plan.config, plan.data, plan.other
+    reports = tuple(_report_window(evaluation, plan.columns) for evaluation in scored.evaluations)
+    comparison = compare_with(other, scored.evaluations[0], data, config, progress) if other else None
+    report = ScoreReport(
+        model=scored.name,
+        dataset=str(data.location),
+        form=config.text_form,
+        num_utterances=len(reports[0].utterances),
+        audio_seconds=reports[0].audio_seconds,
+        windows=reports,
+        comparison=comparison,
+        settings={**scored.settings, **_describe_data(data, config)},
+        warnings=(
+            *scored.notes,
+            *(other.notes if other else ()),
+            *find_warnings(reports, config),
+            *find_unsliced(reports[0].slices, config.slice_columns),
+        ),
+        json_path=folder / REPORT_NAME,
+        html_path=folder / "score.html",
+        table_path=folder / TABLE_NAME,
+    )
+    write_report(report, _gather_details(report, plan))
+    return report
+
+
+def _gather_details(report: ScoreReport, plan: _Plan) -> PageDetails:
+    """Return the audio of the utterances on the page, and the names of their slices."""
+    keys = list_shown(report)
+    named = [column.by_key.reindex(keys) for column in plan.columns if not column.is_ordered]
+    labels = {key: [str(name) for name in names if name != NO_VALUE] for key, *names in zip(keys, *named, strict=True)}
+    return PageDetails(clips=make_clips(plan.data, keys) if plan.config.players else {}, labels=labels)
 
 
 def _describe_data(data: Dataset, config: ScoreConfig) -> dict[str, str]:
     """Return what a score depends on besides the hypotheses, by name."""
     return {
         "text form": config.text_form,
-        "utterances": f"{config.limit:,} by a fixed shuffle" if config.limit else "all",
+        **({"utterances": f"{config.limit:,} by a fixed shuffle"} if config.limit else {}),
         "index.parquet": f"sha256 {data.index_sha256[:16]}",
         "whisper-shard": __version__,
     }
@@ -129,10 +201,14 @@ def _check_order(model: str, dataset: Path | str) -> None:
 
 def _default_folder(model: str, dataset: Location) -> Path:
     """Return a folder in the model's own, or in the current one if the model came from a hub."""
-    name = dataset.path.resolve().name if dataset.is_local else dataset.name or dataset.bucket
+    name = _name_of(dataset)
     if Path(model).is_dir():
         return Path(model) / f"score-{name}"
     return Path(f"score-{model.replace('/', '-')}-{name}")
+
+
+def _name_of(dataset: Location) -> str:
+    return dataset.path.resolve().name if dataset.is_local else dataset.name or dataset.bucket
 
 
 def _make_folder(folder: Path) -> Path:

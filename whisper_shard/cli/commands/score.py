@@ -20,19 +20,25 @@ MAX_SLICES_SHOWN = 12
 
 
 def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
-    """Score a model on a dataset and show where the report lies."""
+    """Score a model, or given hypotheses, on a dataset and show where the report lies."""
     if config.write_columns:
         return _write_columns(config, model=model, dataset=dataset)
-    from whisper_shard.score.run import score_model
+    from whisper_shard.score.compare import describe_comparison
+    from whisper_shard.score.run import score_hypotheses, score_model
 
     with Progress("scoring") as progress:
 
         def count(event: "ScoreProgress") -> None:
             progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
 
-        report = score_model(model, dataset, config, count)
+        if config.hypotheses:
+            report = score_hypotheses(config.hypotheses, dataset, config, count)
+        else:
+            report = score_model(model, dataset, config, count)
     for line in describe_score(report):
         say(line)
+    if report.comparison:
+        say(f"against {report.comparison.name}: {describe_comparison(report.comparison)}")
     for table in tabulate_slices(report, config.slice_columns):
         show(table)
     for warning in report.warnings:
@@ -125,6 +131,7 @@ def tabulate_slices(report: "ScoreReport", wanted: Sequence[SliceColumn]) -> Ite
 
 COMMAND = Command(
     config=ScoreConfig,
-    positionals={"model": "model folder, or a name on the model hub", **DATASET},
+    positionals={"model": "model folder, or a name on the model hub; left out with --hypotheses", **DATASET},
+    replaced={"model": "hypotheses"},
     run=run_score,
 )
