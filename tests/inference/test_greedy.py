@@ -172,9 +172,8 @@ def test_low_rank_updates_act(tiny):
     assert ours.token_ids == generate(tiny, hidden, 8)
 
 
-@pytest.fixture(scope="module")
-def real(whisper_base):
-    """Encoder states of real recordings, and the hypotheses of generate."""
+def encode_recordings(whisper_base):
+    """Return encoder states of real recordings."""
     recordings = sorted((WHISPER_BASE.parents[1] / "data" / "spoken-digits" / "audios").glob("*_0.wav"))[::15]
     waveforms = torch.zeros(len(recordings), 30 * 16000)
     for row, path in enumerate(recordings):
@@ -182,7 +181,13 @@ def real(whisper_base):
         waveform = torch.from_numpy(soxr.resample(samples, rate, 16000))
         waveforms[row, : len(waveform)] = waveform
     with torch.no_grad():
-        hidden = encode(whisper_base.model.eval(), LogMel()(waveforms))
+        return encode(whisper_base.model.eval(), LogMel()(waveforms))
+
+
+@pytest.fixture(scope="module")
+def real(whisper_base):
+    """Encoder states of real recordings, and the hypotheses of generate."""
+    hidden = encode_recordings(whisper_base)
     hypotheses = generate(whisper_base, hidden, 16)
     assert len(set(hypotheses)) > 2
     return hidden, hypotheses

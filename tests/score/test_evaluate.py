@@ -6,8 +6,10 @@ import torch
 from tests.making import make_dataset, make_waveform
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import TrainingError
+from whisper_shard.inference.beam import BeamDecoder
+from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
-from whisper_shard.inference.greedy import greedy_decode
+from whisper_shard.inference.greedy import SuppressRules, end_token, greedy_decode
 from whisper_shard.model.device import DTYPES
 from whisper_shard.model.forward import SpeechLoss, encode
 from whisper_shard.model.labels import Labeler
@@ -89,6 +91,22 @@ def test_loss_and_hypotheses_are_those_of_the_window(small, window, window_secon
     assert found.cap_hits == sum(decoded.hit_cap)
     assert found.score.num_reference_words == 3
     assert found.wer == found.score.wer > 0
+
+
+def test_beam_search_gives_its_hypotheses_and_the_same_loss(small):
+    labeler = Labeler(small.tokenizer)
+    batch = make_batch([2.0, 3.0], ["one", "two three"])
+    settings = EvaluationSettings(max_new_tokens=6, num_beams=3)
+    found = evaluate_model(small, [batch], labeler, settings)
+    greedy = evaluate_model(small, [batch], labeler, replace(settings, num_beams=1))
+    with torch.no_grad():
+        hidden = encode(small.model.eval(), LogMel()(fit_window(batch.waveforms, 6 * 16000)))
+    decoder = InferenceDecoder(small.model)
+    rules, end_id = SuppressRules.of(small.model), end_token(small.model)
+    beams = BeamDecoder(decoder, end_id=end_id, rules=rules, num_beams=3)
+    decoded = beams.decode(hidden, labeler.prefix_batch(2), max_new_tokens=6)
+    assert [row.hypothesis for row in found.utterances] == [labeler.decode(ids) for ids in decoded.token_ids]
+    assert found.loss == pytest.approx(greedy.loss, rel=1e-6)
 
 
 def test_an_utterance_without_a_language_is_scored_in_the_one_given_to_the_model(small):

@@ -8,6 +8,9 @@ from typing import Literal
 from whisper_shard.config.checks import MANY, MAX_NEW_TOKENS, check_range, parse_slice
 from whisper_shard.errors import ConfigError
 
+MAX_BEAMS = 64
+"""Beams at most: each takes memory and time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceColumn:
@@ -52,6 +55,8 @@ class ScoreConfig:
     """Utterances per forward pass."""
     max_new_tokens: int = 128
     """Longest hypothesis in tokens."""
+    beams: int = 1
+    """Texts that are followed at once in decoding, by beam search; 1: greedy."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     hypotheses: str = ""
@@ -82,6 +87,7 @@ class ScoreConfig:
         """Validate."""
         check_range("--eval-batch", self.eval_batch, 1, 1_000_000)
         check_range("--max-new-tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        check_range("--beams", self.beams, 1, MAX_BEAMS)
         check_range("--limit", self.limit, 0, MANY)
         check_range("--threads", self.threads, 0, 4096)
         if len({each.column for each in self.slice_columns}) < len(self.by):

@@ -142,6 +142,18 @@ class GreedyDecoder:
         return self.decode(encoder_states, inputs, targets, max_new_tokens=max_new_tokens, bias=bias)
 
     @torch.inference_mode()
+    def measure_loss(
+        self, encoder_states: Tensor, labels: LabelBatch, *, bias: Tensor | None = None
+    ) -> tuple[float, int]:
+        """Return the sum of the token losses of known references and their number, without decoding; see `decode`."""
+        device = encoder_states.device
+        inputs, targets = labels.decoder_input_ids.to(device), labels.labels.to(device)
+        states = self._decoder.prefill(inputs, self._decoder.start(encoder_states, inputs.shape[1], bias))
+        prefix = int((targets[0] == IGNORE_INDEX).int().argmin()) + 1
+        _, loss_sum, num_tokens = self._verify_draft(states, targets, prefix)
+        return loss_sum, num_tokens
+
+    @torch.inference_mode()
     def decode(
         self,
         encoder_states: Tensor,

@@ -168,7 +168,7 @@ class ColumnScorer:
     def settings(self) -> Mapping[str, str | int]:
         """Settings that the values depend on."""
         config = self._config
-        names = ("language", "task", "eval_batch", "max_new_tokens", "text_form", "limit")
+        names = ("language", "task", "eval_batch", "max_new_tokens", "beams", "text_form", "limit")
         return {
             **{name: getattr(config, name) for name in names},
             "window": self._window,
@@ -205,7 +205,11 @@ class ColumnScorer:
         config, loaded = self._config, self._loaded
         labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
         settings = EvaluationSettings(
-            window=self._window, max_new_tokens=config.max_new_tokens, dtype=self._dtype, with_confidence=True
+            window=self._window,
+            max_new_tokens=config.max_new_tokens,
+            num_beams=config.beams,
+            dtype=self._dtype,
+            with_confidence=True,
         )
         return BatchEvaluator(loaded, labeler, settings)
 

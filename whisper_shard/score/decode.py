@@ -48,6 +48,7 @@ class Scorer:
         return {
             "language where the data has none": self._labeler.language,
             "task where the data has none": config.task,
+            "search": f"{config.beams} beams" if config.beams > 1 else "greedy",
             "longest hypothesis": f"{config.max_new_tokens} tokens",
             "precision": str(self._dtype).removeprefix("torch."),
             "device": str(self._device),
@@ -70,7 +71,11 @@ class Scorer:
     def _evaluate(self, data: Dataset, window: Window, progress: Callable[[ScoreProgress], None]) -> Evaluation:
         config = self._config
         settings = EvaluationSettings(
-            window=window, max_new_tokens=config.max_new_tokens, dtype=self._dtype, form=config.text_form
+            window=window,
+            max_new_tokens=config.max_new_tokens,
+            num_beams=config.beams,
+            dtype=self._dtype,
+            form=config.text_form,
         )
         total = min(config.limit or data.num_utterances, data.num_utterances)
         batches = open_evaluation(data, batch_size=config.eval_batch, limit=config.limit)

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from whisper_shard.errors import TrainingError
+from whisper_shard.inference.beam import BeamDecoder
 from whisper_shard.inference.confidence import Confidence, ConfidenceMeter
 from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
-from whisper_shard.inference.greedy import Decoded, GreedyDecoder, SuppressRules, end_token
+from whisper_shard.inference.greedy import Decoded, DecodedWithLoss, GreedyDecoder, SuppressRules, end_token
 from whisper_shard.inference.language import language_tokens
 from whisper_shard.model.borrowed_silence import attention_bias
 from whisper_shard.model.device import autocast, is_out_of_memory
 from whisper_shard.model.forward import encode_silence
-from whisper_shard.model.labels import Labeler
+from whisper_shard.model.labels import LabelBatch, Labeler
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.model.window import fit_window, longest_window, short_window
@@ -54,6 +55,8 @@ class EvaluationSettings:
     """Form of the text that is scored."""
     silence_source: Tensor | None = None
     """(1, S) waveform whose trailing silence windows of kind ``borrowed`` share."""
+    num_beams: int = 1
+    """Texts that are followed at once; 1: greedy."""
     with_confidence: bool = False
     """Also measure how sure the model is of each hypothesis and of the language."""
 
@@ -152,6 +155,7 @@ class BatchEvaluator:
         decoder = InferenceDecoder(model, settings.dtype)
         rules, end_id = SuppressRules.of(model), end_token(model)
         self._greedy = GreedyDecoder(decoder, end_id=end_id, rules=rules)
+        self._beams = BeamDecoder(decoder, end_id=end_id, rules=rules, num_beams=settings.num_beams)
         languages = language_tokens(labeler.tokenizer.get_vocab()) if labeler.is_multilingual else {}
         self._meter = ConfidenceMeter(decoder, end_id=end_id, rules=rules, languages=languages)
         self._silence = None
@@ -188,8 +192,11 @@ class BatchEvaluator:
             tasks=_select(batch.tasks, rows),
         )
         states, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
-        found = self._greedy.decode_labels(states, labels, max_new_tokens=self._settings.max_new_tokens, bias=bias)
-        confidences = self._measure(states, batch, rows, found.decoded, bias)
+        prefixes = self._labeler.prefix_batch(
+            len(rows), languages=_select(batch.languages, rows), tasks=_select(batch.tasks, rows)
+        )
+        found = self._decode(states, labels, prefixes, bias)
+        confidences = self._measure(states, prefixes, found.decoded, bias)
         utterances = tuple(
             EvaluatedUtterance(
                 key=batch.keys[row],
@@ -209,15 +216,22 @@ class BatchEvaluator:
             seconds=time.perf_counter() - start,
         )
 
+    def _decode(self, states: Tensor, labels: LabelBatch, prefixes: Tensor, bias: Tensor | None) -> DecodedWithLoss:
+        most = self._settings.max_new_tokens
+        if self._settings.num_beams == 1:
+            return self._greedy.decode_labels(states, labels, max_new_tokens=most, bias=bias)
+        loss_sum, num_tokens = self._greedy.measure_loss(states, labels, bias=bias)
+        decoded = self._beams.decode(states, prefixes, max_new_tokens=most, bias=bias)
+        return DecodedWithLoss(decoded=decoded, loss_sum=loss_sum, num_tokens=num_tokens, num_steps=0)
+
     def _measure(
-        self, states: Tensor, batch: Batch, rows: Sequence[int], decoded: Decoded, bias: Tensor | None
+        self, states: Tensor, prefixes: Tensor, decoded: Decoded, bias: Tensor | None
     ) -> Sequence[Confidence | None]:
         if not self._settings.with_confidence:
-            return [None] * len(rows)
-        languages, tasks = _select(batch.languages, rows), _select(batch.tasks, rows)
+            return [None] * len(prefixes)
         return self._meter.measure(
             states,
-            self._labeler.prefix_batch(len(rows), languages=languages, tasks=tasks),
+            prefixes,
             decoded.token_ids,
             has_end=[not cut for cut in decoded.hit_cap],
             bias=bias,
