@@ -19,6 +19,7 @@ from whisper_shard.model.window import fit_window
 from whisper_shard.score.evaluate import EvaluationSettings, evaluate_model, evaluate_part, finish_evaluation
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.loader import open_evaluation
+from whisper_shard.utterance import Phrase, Segment
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,41 @@ def test_beam_search_gives_its_hypotheses_and_the_same_loss(small):
     decoded = beams.decode(hidden, labeler.prefix_batch(2), max_new_tokens=6)
     assert [row.hypothesis for row in found.utterances] == [labeler.decode(ids) for ids in decoded.token_ids]
     assert found.loss == pytest.approx(greedy.loss, rel=1e-6)
+
+
+def test_times_are_those_of_a_window_decoded_with_times(small):
+    from whisper_shard.inference.timestamps import TimestampRules
+    from whisper_shard.inference.window_decoder import WindowDecoder
+
+    labeler = Labeler(small.tokenizer)
+    said = ((Segment(key="utt0", text="one", start_seconds=0.0, end_seconds=2.0),), ())
+    batch = replace(make_batch([2.0, 3.0], ["one", "two three"]), segments=said)
+    settings = EvaluationSettings(max_new_tokens=12, with_times=True)
+    found = evaluate_model(small, [batch], labeler, settings)
+    plain = evaluate_model(small, [batch], labeler, EvaluationSettings(max_new_tokens=12))
+    with torch.no_grad():
+        hidden = encode(small.model.eval(), LogMel()(fit_window(batch.waveforms, 6 * 16000)))
+    first, rules = labeler.time_id(0.0), SuppressRules.of(small.model)
+    windows = WindowDecoder(
+        InferenceDecoder(small.model), rules=rules, start_id=labeler.start_id, no_speech_id=first - 2,
+        times=TimestampRules(first_time=first, end_id=labeler.end_id),
+    )  # fmt: skip
+    prefixes = [labeler.prefix_ids(timestamps=True)] * 2
+    for row, decoded in zip(found.utterances, windows.decode(hidden, prefixes, max_new_tokens=12), strict=True):
+        text = [token for token in decoded.token_ids if token < labeler.end_id]
+        assert row.hypothesis == labeler.decode(text)
+        assert row.hit_cap == (len(decoded.token_ids) == 12)
+        assert decoded.token_ids[0] == first + round(row.phrases[0].start / 0.02)
+        assert all(0 <= phrase.start <= phrase.end <= 30 for phrase in row.phrases)
+    assert [len(row.reference_phrases) for row in found.utterances] == [1, 0]
+    assert found.utterances[0].reference_phrases[0] == Phrase(start=0.0, end=2.0, text="one")
+    assert found.loss == pytest.approx(plain.loss, rel=1e-6)
+    assert all(row.phrases is None for row in plain.utterances)
+
+
+def test_times_are_decoded_greedily():
+    with pytest.raises(ValueError, match="times are decoded greedily, without borrowed silence and confidence"):
+        EvaluationSettings(with_times=True, num_beams=2)
 
 
 def test_an_utterance_without_a_language_is_scored_in_the_one_given_to_the_model(small):

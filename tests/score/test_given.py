@@ -81,6 +81,21 @@ def test_an_earlier_score_is_cut_anew_and_keeps_its_numbers(place, tmp_path):
     assert pq.read_table(again.table_path).equals(pq.read_table(place / "model/score-eval/score.parquet"))
 
 
+def test_times_are_scored_and_kept(place, tmp_path):
+    given = config(window="full", max_new_tokens=16, timestamps=True, out=str(tmp_path / "times"))
+    report = score_model(str(place / "model"), place / "eval", given)
+    assert report.windows[0].times.num_times == 0  # the data has one phrase an utterance
+    rows = pq.read_table(report.table_path).to_pylist()
+    assert all(row["phrases"] is not None and len(row["reference_phrases"]) == 1 for row in rows)
+    assert any(row["phrases"] for row in rows)
+    assert report.settings["search"] == "greedy, with times"
+    again = score_hypotheses(tmp_path / "times", place / "eval", config(out=str(tmp_path / "again")))
+    assert pq.read_table(again.table_path).to_pylist() == rows
+    assert "with times; no utterance of the data" in Page(again.html_path.read_text()).text
+    with pytest.raises(ConfigError, match="--timestamps decodes greedily for a report: leave out --beams and"):
+        config(timestamps=True, beams=2)
+
+
 def test_another_model_is_scored_in_the_same_windows(place, tmp_path):
     report = score_model(
         str(place / "model"), place / "eval", config(window="short", against=str(place / "other"), out=str(tmp_path))

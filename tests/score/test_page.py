@@ -31,7 +31,7 @@ def make_report(references, hypotheses, *, slices=(), **changes):
     )  # fmt: skip
     window = WindowReport(
         window="full", loss=1.25, scores={"raw": score}, outputs=count_outputs(utterances, score.utterances),
-        slices=tuple(slices), seconds=9.0, utterances=utterances,
+        times=None, slices=tuple(slices), seconds=9.0, utterances=utterances,
     )  # fmt: skip
     defaults = {"model": "a model", "dataset": "data/eval", "settings": {}, "warnings": (), "comparison": None}
     fields = {**defaults, **changes}
@@ -172,7 +172,7 @@ def test_slices_have_bars_with_intervals():
         make_slice("seconds", "1 s and more", 20, is_ordered=True),
     ]  # fmt: skip
     page = Page(build_page(make_report(["one"], ["one"], slices=slices)))
-    assert "WER by speaker" in page.text and "WER by seconds" in page.text
+    assert "WER by speaker" in page.text and "WER by duration (seconds)" in page.text
     assert "ann 10.00% 0.00% to 20.00% 10.00% 0 0 100 1,000 30 1.0 min bob 5.00%" in page.text
     assert page.text.index("below 1 s") < page.text.index("1 s and more")
     rects = [attributes["width"] for tag, attributes in page.tags if tag == "rect"]

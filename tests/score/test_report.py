@@ -17,7 +17,15 @@ def make_window(window, hypotheses, *, cut_off=0, **changes):
         for i, row in enumerate(score.utterances)
     ]  # fmt: skip
     outputs = count_outputs(rows, score.utterances)
-    fields = {"loss": 1.0, "slices": (), "seconds": 0.0, "utterances": tuple(rows), "outputs": outputs, **changes}
+    fields = {
+        "loss": 1.0,
+        "times": None,
+        "slices": (),
+        "seconds": 0.0,
+        "utterances": tuple(rows),
+        "outputs": outputs,
+        **changes,
+    }
     return WindowReport(window=window, scores={"basic": score}, **fields)
 
 

@@ -57,6 +57,8 @@ class ScoreConfig:
     """Longest hypothesis in tokens."""
     beams: int = 1
     """Texts that are followed at once in decoding, by beam search; 1: greedy."""
+    timestamps: bool = False
+    """Decode with times, and compare them with those of the phrases in the data."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     hypotheses: str = ""
@@ -94,6 +96,8 @@ class ScoreConfig:
             raise ConfigError(f"--by {' '.join(self.by)}: names a column twice")
         if self.write_columns and (self.hypotheses or self.against or self.by):
             raise ConfigError("--write-columns only stores columns: leave out --hypotheses, --against and --by")
+        if self.timestamps and (self.beams > 1 or self.write_columns):
+            raise ConfigError("--timestamps decodes greedily for a report: leave out --beams and --write-columns")
         if self.hypotheses and self.limit:
             raise ConfigError("--limit chooses what is decoded: leave it out with --hypotheses")
         if self.slice:

@@ -45,10 +45,11 @@ class Scorer:
         import torch
 
         config = self._config
+        search = f"{config.beams} beams" if config.beams > 1 else "greedy"
         return {
             "language where the data has none": self._labeler.language,
             "task where the data has none": config.task,
-            "search": f"{config.beams} beams" if config.beams > 1 else "greedy",
+            "search": f"{search}, with times" if config.timestamps else search,
             "longest hypothesis": f"{config.max_new_tokens} tokens",
             "precision": str(self._dtype).removeprefix("torch."),
             "device": str(self._device),
@@ -74,6 +75,7 @@ class Scorer:
             window=window,
             max_new_tokens=config.max_new_tokens,
             num_beams=config.beams,
+            with_times=config.timestamps,
             dtype=self._dtype,
             form=config.text_form,
         )

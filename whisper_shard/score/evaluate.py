@@ -8,7 +8,7 @@ of ``full`` at a fraction of its cost, for progress during training.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from whisper_shard.inference.decoder import InferenceDecoder
 from whisper_shard.inference.encoder import InferenceEncoder
 from whisper_shard.inference.greedy import Decoded, DecodedWithLoss, GreedyDecoder, SuppressRules, end_token
 from whisper_shard.inference.language import language_tokens
+from whisper_shard.inference.timed import TimedDecoder
 from whisper_shard.model.borrowed_silence import attention_bias
 from whisper_shard.model.device import autocast, is_out_of_memory
 from whisper_shard.model.forward import encode_silence
@@ -32,7 +33,7 @@ from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation, summa
 from whisper_shard.score.events import Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.stream.batch import Batch
-from whisper_shard.utterance import SAMPLE_RATE
+from whisper_shard.utterance import SAMPLE_RATE, Phrase
 
 Value = TypeVar("Value")
 
@@ -42,7 +43,7 @@ class EvaluationSettings:
     """How a model is evaluated.
 
     Raises:
-        ValueError: The window is ``borrowed``, and there is no silence source.
+        ValueError: The window is ``borrowed``, and there is no silence source; or times are asked for with beams.
     """
 
     window: Window = "full"
@@ -57,10 +58,14 @@ class EvaluationSettings:
     """(1, S) waveform whose trailing silence windows of kind ``borrowed`` share."""
     num_beams: int = 1
     """Texts that are followed at once; 1: greedy."""
+    with_times: bool = False
+    """Decode with times, greedily."""
     with_confidence: bool = False
     """Also measure how sure the model is of each hypothesis and of the language."""
 
     def __post_init__(self) -> None:
+        if self.with_times and (self.num_beams > 1 or self.with_confidence or self.window == "borrowed"):
+            raise ValueError("times are decoded greedily, without borrowed silence and confidence")
         if self.window == "borrowed" and self.silence_source is None:
             raise ValueError("windows with borrowed silence need a silence source")
 
@@ -155,6 +160,7 @@ class BatchEvaluator:
         decoder = InferenceDecoder(model, settings.dtype)
         rules, end_id = SuppressRules.of(model), end_token(model)
         self._greedy = GreedyDecoder(decoder, end_id=end_id, rules=rules)
+        self._timed = TimedDecoder(model, decoder, labeler) if settings.with_times else None
         self._beams = BeamDecoder(decoder, end_id=end_id, rules=rules, num_beams=settings.num_beams)
         languages = language_tokens(labeler.tokenizer.get_vocab()) if labeler.is_multilingual else {}
         self._meter = ConfidenceMeter(decoder, end_id=end_id, rules=rules, languages=languages)
@@ -195,7 +201,17 @@ class BatchEvaluator:
         prefixes = self._labeler.prefix_batch(
             len(rows), languages=_select(batch.languages, rows), tasks=_select(batch.tasks, rows)
         )
-        found = self._decode(states, labels, prefixes, bias)
+        seconds = [int(batch.num_samples[row]) / SAMPLE_RATE for row in rows]
+        found, phrases = self._decode(states, labels, prefixes, bias), None
+        if self._timed is not None:
+            timed = self._timed.decode(
+                states,
+                languages=_select(batch.languages, rows),
+                tasks=_select(batch.tasks, rows),
+                seconds=seconds,
+                max_new_tokens=self._settings.max_new_tokens,
+            )
+            found, phrases = replace(found, decoded=timed.decoded), timed.phrases
         confidences = self._measure(states, prefixes, found.decoded, bias)
         utterances = tuple(
             EvaluatedUtterance(
@@ -204,8 +220,10 @@ class BatchEvaluator:
                 hypothesis=self._labeler.decode(found.decoded.token_ids[i]),
                 language=batch.languages[row] or self._labeler.language,
                 hit_cap=found.decoded.hit_cap[i],
-                seconds=int(batch.num_samples[row]) / SAMPLE_RATE,
+                seconds=seconds[i],
                 confidence=confidences[i],
+                phrases=phrases[i] if phrases else None,
+                reference_phrases=_phrases_of(batch, row) if phrases else (),
             )
             for i, row in enumerate(rows)
         )
@@ -218,6 +236,10 @@ class BatchEvaluator:
 
     def _decode(self, states: Tensor, labels: LabelBatch, prefixes: Tensor, bias: Tensor | None) -> DecodedWithLoss:
         most = self._settings.max_new_tokens
+        if self._timed is not None:
+            loss_sum, num_tokens = self._greedy.measure_loss(states, labels, bias=bias)
+            nothing = Decoded(token_ids=(), hit_cap=())  # what is decoded with times takes its place
+            return DecodedWithLoss(decoded=nothing, loss_sum=loss_sum, num_tokens=num_tokens, num_steps=0)
         if self._settings.num_beams == 1:
             return self._greedy.decode_labels(states, labels, max_new_tokens=most, bias=bias)
         loss_sum, num_tokens = self._greedy.measure_loss(states, labels, bias=bias)
@@ -252,6 +274,14 @@ class BatchEvaluator:
         )
         # For cross-attention, borrowed silence is simply more encoder states; the bias gives them their weight.
         return torch.cat([states, silence.expand(len(states), -1, -1)], dim=1), bias
+
+
+def _phrases_of(batch: Batch, row: int) -> tuple[Phrase, ...]:
+    """Return the texts of a row with their times, as the data has them."""
+    return tuple(
+        Phrase(start=segment.start_seconds, end=segment.end_seconds, text=segment.text)
+        for segment in batch.segments[row]
+    )
 
 
 def _select(values: Sequence[Value], rows: Sequence[int]) -> list[Value]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from whisper_shard.score.events import Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.score.wer import Score, score_texts
+from whisper_shard.utterance import Phrase
 
 if TYPE_CHECKING:
     from whisper_shard.inference.confidence import Confidence
@@ -30,6 +31,10 @@ class EvaluatedUtterance:
     """Length of its audio."""
     confidence: "Confidence | None" = None
     """How sure the model is of the hypothesis; None: not measured."""
+    phrases: tuple[Phrase, ...] | None = None
+    """The parts of the hypothesis with their times; None: decoded without times."""
+    reference_phrases: tuple[Phrase, ...] = ()
+    """With ``phrases``: the parts of the reference with their times; one where the data has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

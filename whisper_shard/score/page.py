@@ -15,6 +15,7 @@ from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import WINDOW_NAMES
 from whisper_shard.score.outputs import OutputCounts, is_empty, is_looping
 from whisper_shard.score.slices import SMALL_UTTERANCES, Slice
+from whisper_shard.score.times import describe_times
 from whisper_shard.score.wer import UtteranceScore
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ SHOWN_SLICES = 100
 """Slices by one column on the page at most: those with the highest WER."""
 SHOWN_CONFUSIONS = 30
 """Words of one kind of error on the page at most."""
+_KINDS = {
+    "seconds": "duration",
+    "snr_db": "signal-to-noise ratio",
+    "rms_db": "level",
+    "bandwidth_hz": "bandwidth",
+    "chars_per_second": "speaking rate",
+    "num_chars": "length of the text",
+    "source": "folder of the recording",
+}
 _TITLES = {"substitute": "Words taken for others", "delete": "Words left out", "insert": "Words added"}
 _ORDERS = (("errors -1", "most errors first"), ("rate -1", "highest error rate first"), ("seconds -1", "longest first"))
 _CHANGE_ORDERS = (("worse -1", "became worse first"), ("worse 1", "became better first"))
@@ -105,6 +115,8 @@ def _describe_numbers(report: "ScoreReport") -> dict[str, str]:
         f"{score.insertions:,} insertions",
         **describe_outputs(window.outputs),
     }
+    if window.times:
+        numbers["times"] = describe_times(window.times)
     if window.real_time_factor == window.real_time_factor:  # not NaN
         numbers["real-time factor"] = describe_speed(window)
     return numbers
@@ -230,9 +242,9 @@ def _sections(slices: Sequence[Slice]) -> Iterator[_Section]:
         shown = parts[:SHOWN_SLICES]
         values = [Value(value=part.words.rate, interval=part.interval) for part in shown]
         yield _Section(
-            title=f"WER by {kind}",
+            title=f"WER by {_KINDS[kind]} ({kind})" if kind in _KINDS else f"WER by {kind}",
             rows=[_describe_slice(part) for part in shown],
-            bars=make_bars(values, label=""),
+            bars=make_bars(values, label=f"0 to {max(part.interval[1] for part in shown):.0%}"),
             num_more=f"{len(parts) - len(shown):,}" if len(parts) > len(shown) else "",
         )
 

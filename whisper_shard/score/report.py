@@ -13,6 +13,7 @@ from whisper_shard.score.events import WINDOW_NAMES, Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.score.outputs import OutputCounts
 from whisper_shard.score.slices import Slice
+from whisper_shard.score.times import TimeErrors
 from whisper_shard.score.wer import Score, compare_scores
 from whisper_shard.storage.atomic import finite_or_none
 
@@ -34,6 +35,8 @@ class WindowReport:
     """Errors in each form of the text."""
     outputs: OutputCounts
     """Hypotheses that are no transcripts, in the chosen form of the text."""
+    times: TimeErrors | None
+    """Times of hypotheses against those of the data; None: decoded without times."""
     slices: tuple[Slice, ...]
     """By each column, in the chosen form of the text."""
     seconds: float
@@ -140,6 +143,7 @@ def _window_as_json(window: WindowReport, form: TextForm) -> dict[str, Any]:
         "loss": finite_or_none(window.loss),
         "cap_hits": window.outputs.num_capped,
         "outputs": {**asdict(window.outputs)},
+        "times": _times_as_json(window.times) if window.times else None,
         "seconds": finite_or_none(round(window.seconds, 3)),
         "real_time_factor": finite_or_none(round(window.real_time_factor, 6)),
         "scores": {name: _score_as_json(score) for name, score in window.scores.items()},
@@ -155,6 +159,10 @@ def _window_as_json(window: WindowReport, form: TextForm) -> dict[str, Any]:
             for row, score in zip(window.utterances, window.scores[form].utterances, strict=True)
         ],
     }
+
+
+def _times_as_json(found: TimeErrors) -> dict[str, Any]:
+    return {name: finite_or_none(value) for name, value in asdict(found).items()}
 
 
 def _slice_as_json(part: Slice) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from whisper_shard.score.report import ScoreReport, WindowReport, find_warnings,
 from whisper_shard.score.saved import REPORT_NAME, is_score_folder, read_score
 from whisper_shard.score.slices import NO_VALUE, SliceNames, find_unsliced, read_slices, slice_scores
 from whisper_shard.score.table import TABLE_NAME, write_table
+from whisper_shard.score.times import measure_times
 from whisper_shard.storage.atomic import as_environment_fault, atomic_file, write_json
 from whisper_shard.storage.location import Location, local_path, parse_location
 from whisper_shard.version import __version__
@@ -226,6 +227,7 @@ def _report_window(evaluation: Evaluation, columns: Sequence[SliceNames]) -> Win
         loss=evaluation.loss,
         scores={form: evaluation.score_as(form) for form in TEXT_FORMS},
         outputs=count_outputs(evaluation.utterances, evaluation.score.utterances),
+        times=measure_times(evaluation.utterances),
         slices=tuple(slice_scores(evaluation, columns)),
         seconds=evaluation.seconds,
         utterances=evaluation.utterances,

@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation, summa
 from whisper_shard.score.events import WINDOW_NAMES, Window
 from whisper_shard.score.normalize import TextForm
 from whisper_shard.score.table import TABLE_NAME, TABLE_SCHEMA
+from whisper_shard.utterance import Phrase
 
 REPORT_NAME = "score.json"
 """Name of the report in the folder of a score."""
@@ -65,7 +67,10 @@ def read_score(folder: Path) -> SavedScore:
             if row["window"] not in WINDOW_NAMES:
                 raise ValueError(f"{TABLE_NAME} has a window {row['window']!r}")
             values = {name: row[name] for name in ("key", "reference", "hypothesis", "language", "hit_cap", "seconds")}
-            rows.setdefault(row["window"], []).append(EvaluatedUtterance(**values))
+            phrases = None if row["phrases"] is None else _read_phrases(row["phrases"])
+            said = _read_phrases(row["reference_phrases"] or [])
+            utterance = EvaluatedUtterance(**values, phrases=phrases, reference_phrases=said)
+            rows.setdefault(row["window"], []).append(utterance)
         if not rows:
             raise ValueError(f"{TABLE_NAME} is empty")
         windows = report["windows"]
@@ -80,6 +85,10 @@ def read_score(folder: Path) -> SavedScore:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         words = getattr(error, "strerror", None) or " ".join(repr(error).split())[:200]
         raise DatasetError(f"{folder}: no score can be read there ({words}); score again") from error
+
+
+def _read_phrases(values: Sequence[Mapping[str, Any]]) -> tuple[Phrase, ...]:
+    return tuple(Phrase(**value) for value in values)
 
 
 def _number(value: float | None) -> float:

@@ -1,6 +1,7 @@
 """The table of a score: ``score.parquet``, one row for each utterance in each kind of window."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from whisper_shard.storage.atomic import atomic_file
 
 TABLE_NAME = "score.parquet"
 """Name of the table in the folder of a score."""
+_PHRASES = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("text", pa.string())]))
 TABLE_SCHEMA = pa.schema(
     [
         pa.field("window", pa.string(), nullable=False),
@@ -30,9 +32,11 @@ TABLE_SCHEMA = pa.schema(
         pa.field("hit_cap", pa.bool_(), nullable=False),
         pa.field("is_empty", pa.bool_(), nullable=False),
         pa.field("is_looping", pa.bool_(), nullable=False),
+        pa.field("phrases", _PHRASES),
+        pa.field("reference_phrases", _PHRASES),
     ]
 )
-"""Texts as they are; errors in the chosen form of the text."""
+"""Texts as they are; errors in the chosen form of the text; phrases with times only where these were decoded."""
 
 
 def write_table(report: ScoreReport, path: Path) -> None:
@@ -65,4 +69,8 @@ def _rows(window: WindowReport, report: ScoreReport) -> Iterator[dict[str, Any]]
             "hit_cap": row.hit_cap,
             "is_empty": is_empty(score),
             "is_looping": is_looping(score),
+            "phrases": None if row.phrases is None else [asdict(phrase) for phrase in row.phrases],
+            "reference_phrases": [asdict(phrase) for phrase in row.reference_phrases]
+            if row.phrases is not None
+            else None,
         }

@@ -85,6 +85,7 @@ def describe_columns(report: "ColumnsReport", dataset: str) -> Iterator[str]:
 def describe_score(report: "ScoreReport") -> Iterator[str]:
     """Say how well a model does, for each kind of window."""
     from whisper_shard.score.page import describe_outputs, describe_speed
+    from whisper_shard.score.times import describe_times
 
     length = describe_duration(report.audio_seconds)
     yield f"{report.num_utterances:,} utterances, {length}; text compared: {report.form}"
@@ -100,6 +101,8 @@ def describe_score(report: "ScoreReport") -> Iterator[str]:
         raw = window.scores["raw"]
         outputs = ", ".join(f"{name} {share}" for name, share in describe_outputs(window.outputs).items())
         speed = f"; real-time factor {describe_speed(window)}" if math.isfinite(window.real_time_factor) else ""
+        if window.times:
+            yield f"{'':<13} {describe_times(window.times)}"
         yield f"{'':<13} raw text: WER {raw.wer:.2%}, CER {raw.cer:.2%}; hypotheses {outputs}{speed}"
 
 
