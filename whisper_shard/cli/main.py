@@ -44,7 +44,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with one of EXIT_CODES."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["prepare"] and not {"-h", "--help"} & set(words):
+        from whisper_shard.prepare.workers.light import keep_pandas_out
+
+        keep_pandas_out()
+    sys.exit(run(words))
 
 
 def run(argv: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +18,7 @@ from whisper_shard.prepare.samples import describe_texts
 from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
 from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
-from whisper_shard.prepare.workers.pool import Workers, open_workers
+from whisper_shard.prepare.workers.pool import Workers, count_jobs, open_workers
 from whisper_shard.prepare.workers.supervisor import supervise
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
@@ -77,10 +77,11 @@ def estimate_corpus(
         train = spools["train"]
         folder = train.manifest.folder
         texts = tuple(describe_texts(sample_rows(train), config))
+        num_rows = sum(spool.num_rows for spool in spools.values())
+        config = replace(config, jobs=count_jobs(config, num_rows))
         with open_workers(output, config) as workers:
             sampled, _ = prepare_sample(sample_rows(train), folder, workers, config, store=store)
             first, _ = prepare_sample(first_rows(train, num_first), folder, workers, config, store=store)
-    num_rows = sum(spool.num_rows for spool in spools.values())
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     sizes = {name: len(ranks) for name, ranks in split_ranks(spools).items()}
     return Estimate(

@@ -52,7 +52,7 @@ from whisper_shard.prepare.spool import check_manifest, sample_rows, spool_manif
 from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
 from whisper_shard.prepare.workers.cluster import write_in_cluster
 from whisper_shard.prepare.workers.heartbeat import WorkerStatus
-from whisper_shard.prepare.workers.pool import Workers, count_cores, open_workers
+from whisper_shard.prepare.workers.pool import Workers, count_jobs, open_workers
 from whisper_shard.prepare.workers.supervisor import Tick, supervise
 from whisper_shard.storage.atomic import WRITER, AtomicWriter
 from whisper_shard.storage.location import Location, is_url, parse_location
@@ -114,6 +114,7 @@ def prepare_corpus(
                 missing = yield from _find_missing(plan.shards(), config, counts)
                 if config.finish and missing:
                     raise _unfinished(output, plan, missing)
+                config = replace(config, jobs=count_jobs(config, plan.num_rows))
                 yield _plan_made(plan, len(missing), config)
                 yield from _write_shards(workers, missing, config, counts)
                 yield from _prepare_orphans(workers, plan, config, counts)
@@ -178,6 +179,7 @@ def prepare_slice(
             own = [shard for position, shard in enumerate(plan.shards()) if position % total == part]
             counts = RunCounts(num_rows=sum(shard.num_rows for shard in own), started=started)
             missing = yield from _find_missing(own, config, counts)
+            config = replace(config, jobs=count_jobs(config, plan.num_rows))
             yield _plan_made(plan, plan.num_shards - len(own) + len(missing), config)
             yield from _write_shards(workers, missing, config, counts)
         yield SliceDone(
@@ -259,7 +261,8 @@ def _make_plan(
     yield from (Note(message=line) for line in describe_split(spools, asked=config.eval_fraction))
     train = spools["train"]
     yield from (Note(message=line) for line in describe_texts(sample_rows(train), config))
-    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, config, store=output.store)
+    sized = replace(config, jobs=count_jobs(config, sum(spool.num_rows for spool in spools.values())))
+    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, sized, store=output.store)
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     plan = write_plan(output, spools, config=config, shard_rows=shard_rows)
@@ -273,7 +276,7 @@ def _plan_made(plan: Plan, num_missing: int, config: PrepareConfig) -> PlanMade:
         num_rows=plan.num_rows,
         splits={split.name: SplitSize(num_rows=split.num_rows, num_shards=split.num_shards) for split in plan.splits},
         num_shards_done=plan.num_shards - num_missing,
-        jobs=config.jobs or count_cores(),
+        jobs=count_jobs(config, plan.num_rows),
     )
 
 

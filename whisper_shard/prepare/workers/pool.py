@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
+from joblib.executor import get_memmapping_executor
 from joblib.externals.loky import get_reusable_executor
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.workers.heartbeat import clear_heartbeats, kill_workers, read_heartbeats
+from whisper_shard.prepare.workers.light import keep_pandas_out
 from whisper_shard.prepare.workers.trackers import end_trackers_at_exit
 from whisper_shard.utterance import Rejection
 
@@ -31,7 +33,10 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 TICK_SECONDS = 0.25
 """Longest time without a result before the caller is told, so that it can look at the heartbeats."""
+SMALL_ROWS = 32
+"""Manifests of no more rows are prepared by one worker: to start another one takes longer than what it would do."""
 _PR_SET_PDEATHSIG = 1
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # as joblib sets it for one worker per core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,8 @@ class Workers:
     """Gets what workers print to standard error."""
     memory_mb: int
     """Limit of each worker's own memory, in 10^6 bytes."""
+    has_plugins: bool = False
+    """Whether code of the user's own runs in the workers."""
     quarantined: dict[str, Rejection] = field(default_factory=dict)
     """Recordings that ended or blocked two workers, by path; they are not decoded again."""
     calls: "queue.SimpleQueue[Call | None]" = field(default_factory=queue.SimpleQueue)
@@ -71,7 +78,8 @@ def open_workers(output: OutputFolder, config: PrepareConfig) -> Iterator[Worker
     # same: else whether a recording is rejected would depend on its place in the shard. Twice, since --shard-mb is the
     # mean size of shards, not the largest.
     memory_mb = config.worker_memory_mb + 2 * config.shard_mb
-    workers = Workers(heartbeats=output.heartbeats, log=output.worker_log, memory_mb=memory_mb)
+    has_plugins = any(":" in str(table.get("kind")) for table in (*config.filters, *config.decoders))
+    workers = Workers(heartbeats=output.heartbeats, log=output.worker_log, memory_mb=memory_mb, has_plugins=has_plugins)
     clear_heartbeats(workers.heartbeats)
     end_trackers_at_exit()
     # One thread starts all workers and outlives them: Linux sends PR_SET_PDEATHSIG when the thread that started a
@@ -130,6 +138,12 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def count_jobs(config: PrepareConfig, num_rows: int) -> int:
+    """Return how many workers prepare a manifest: one per core where the user did not say, but one for a small one."""
+    is_small = num_rows <= SMALL_ROWS and config.segment == "none"
+    return config.jobs or (1 if is_small else count_cores())
+
+
 def _serve_calls(workers: Workers) -> None:
     """Run joblib in a thread of its own, so that the main thread can watch the workers meanwhile."""
     is_intact = True
@@ -150,16 +164,21 @@ def _serve_calls(workers: Workers) -> None:
 
 
 def _run_parallel(workers: Workers, call: Call) -> Iterator[Any]:
-    # With n_jobs=1, joblib would decode in this process, and a file that crashes a decoder would end the whole run. So
-    # there are always two workers, and pre_dispatch keeps one of them idle.
+    guard = {
+        "initializer": guard_worker,
+        "initargs": (os.getpid(), workers.memory_mb, workers.log, list(sys.path), workers.has_plugins),
+    }
+    if call.jobs == 1:
+        # With n_jobs=1, joblib would decode in this process, and a file that crashes a decoder would end the whole run.
+        executor = get_memmapping_executor(1, env=_ONE_THREAD, **guard)
+        return (executor.submit(call.function, task).result() for task in call.tasks)
     parallel = Parallel(
-        n_jobs=max(call.jobs, 2),
+        n_jobs=call.jobs,
         backend="loky",
         batch_size=1,
-        pre_dispatch=1 if call.jobs == 1 else 2 * call.jobs,
+        pre_dispatch=2 * call.jobs,
         return_as="generator_unordered",
-        initializer=guard_worker,
-        initargs=(os.getpid(), workers.memory_mb, workers.log, list(sys.path)),
+        **guard,
     )
     results: Iterator[Any] = parallel(delayed(call.function)(task) for task in call.tasks)
     return results
@@ -172,7 +191,7 @@ def _take_until(stop: threading.Event, tasks: Iterable[Task]) -> Iterator[Task]:
         yield task
 
 
-def guard_worker(parent: int, memory_mb: int, log: Path, path: list[str]) -> None:
+def guard_worker(parent: int, memory_mb: int, log: Path, path: list[str], has_plugins: bool) -> None:
     """Prepare a new worker: it dies with its parent, has limited memory, ignores Ctrl-C, and logs to a file.
 
     Args:
@@ -180,6 +199,7 @@ def guard_worker(parent: int, memory_mb: int, log: Path, path: list[str]) -> Non
         memory_mb: Limit of its own memory, in 10^6 bytes.
         log: Gets what it prints to standard error.
         path: sys.path of the parent, so that the user's filters and decoders can be imported.
+        has_plugins: Whether there are such; they may need what else is kept out.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -197,3 +217,5 @@ def guard_worker(parent: int, memory_mb: int, log: Path, path: list[str]) -> Non
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+    if not has_plugins:
+        keep_pandas_out()
