@@ -1,9 +1,18 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from whisper_shard.config import transcribe as config
-from whisper_shard.transcribe.formats import FORMATS, Transcript, TranscriptSegment, describe_time, from_json, to_json
+from whisper_shard.transcribe.formats import (
+    FORMATS,
+    Transcript,
+    TranscriptSegment,
+    TranscriptWord,
+    describe_time,
+    from_json,
+    to_json,
+)
 
 
 def segment(start, end, text):
@@ -35,6 +44,10 @@ def test_each_format():
 
 def test_a_transcript_comes_back_from_json():
     assert from_json(json.loads(json.dumps(to_json(TRANSCRIPT)))) == TRANSCRIPT
+    word = TranscriptWord(start=0.5, end=1.25, word=" one", probability=0.75)
+    timed = replace(TRANSCRIPT, segments=(replace(TRANSCRIPT.segments[0], words=(word,)),))
+    assert from_json(json.loads(FORMATS["json"](timed))) == timed
+    assert "words" not in FORMATS["json"](TRANSCRIPT)
     with pytest.raises(KeyError):
         from_json({})
 

@@ -62,6 +62,20 @@ def test_a_folder_is_transcribed_and_then_kept(tiny_folder, talks, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == times
 
 
+def test_words_have_times_in_json(tiny_folder, talks, tmp_path):
+    settings = {"output": str(tmp_path / "out"), "format": ("json",)}
+    collect(tiny_folder, [talks / "deep"], **settings)
+    _, seen = collect(tiny_folder, [talks / "deep"], **settings, word_timestamps=True)
+    assert [event.cause for event in seen if isinstance(event, events.Redone)] == [
+        "other settings: word_timestamps was False, is True"
+    ]
+    segments = json.loads((tmp_path / "out" / "b.json").read_text())["segments"]
+    assert segments
+    for segment in segments:
+        assert "".join(word["word"] for word in segment["words"]) == segment["text"]
+        assert set(segment["words"][0]) == {"start", "end", "word", "probability"}
+
+
 def test_what_changed_is_transcribed_anew_and_said(tiny_folder, talks, tmp_path):
     settings = {"output": str(tmp_path / "out")}
     collect(tiny_folder, [talks], **settings)

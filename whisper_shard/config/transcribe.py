@@ -26,6 +26,8 @@ class TranscribeConfig:
     """Language spoken, such as en; empty: the model's own setting, else the one heard in each recording."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """translate: into English."""
+    word_timestamps: bool = False
+    """Also find when each word is said; written to json, printed nowhere."""
     vad: bool = False
     """Transcribe only speech, found by Silero's detector: windows of up to 30 s around it, decoded together."""
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

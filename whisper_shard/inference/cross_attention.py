@@ -89,6 +89,43 @@ class AbsorbedCrossAttention:
         return AbsorbedCrossAttention(self.states.index_select(0, rows), self.projections, self.bias)
 
 
+class WatchedCrossAttention:
+    """Another cross-attention, of which the weights of some heads are kept.
+
+    Args:
+        inner: Computes the outputs.
+        states: Encoder states (B, T // 2, D).
+        projections: One entry a layer.
+        heads: Layer and head of those to keep.
+    """
+
+    def __init__(
+        self,
+        inner: CrossAttention,
+        states: Tensor,
+        projections: Sequence[KeyValueProjection],
+        heads: Sequence[tuple[int, int]],
+    ) -> None:
+        self._inner, self._states, self._projections, self._heads = inner, states, projections, heads
+        self.weights: dict[tuple[int, int], Tensor] = {}
+        """(B, L, T // 2) by layer and head."""
+
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        """See `CrossAttention`."""
+        _, num_heads, _, width = queries.shape
+        key_weight = self._projections[layer][0].view(2, num_heads, width, -1)[0]
+        for number in (head for at, head in self._heads if at == layer):
+            keys = self._states @ key_weight[number].t()  # without their bias, which adds the same to all scores
+            scores = queries[:, number].float() @ keys.float().transpose(1, 2) * width**-0.5
+            self.weights[layer, number] = scores.softmax(dim=-1)
+        return self._inner.attend(layer, queries)
+
+    def select(self, rows: Tensor) -> "WatchedCrossAttention":
+        """See `CrossAttention`."""
+        inner, states = self._inner.select(rows), self._states.index_select(0, rows)
+        return WatchedCrossAttention(inner, states, self._projections, self._heads)
+
+
 def prepare_cross_attention(
     states: Tensor, projections: Sequence[KeyValueProjection], num_heads: int, bias: Tensor | None = None
 ) -> CrossAttention:

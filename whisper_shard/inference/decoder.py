@@ -6,6 +6,7 @@ and each row of a batch may be at its own position, so that finished rows can le
 be accepted up to its own length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from whisper_shard.inference.cross_attention import (
     CrossAttention,
     KeysValues,
     KeyValueProjection,
+    WatchedCrossAttention,
     prepare_cross_attention,
 )
 from whisper_shard.inference.linear import (
@@ -142,6 +144,25 @@ class InferenceDecoder:
             )
             hidden = self._finish_layer(hidden, mixed, number, caches.cross)
         return functional.layer_norm(hidden[:, 0], hidden.shape[-1:], *self._norm)
+
+    def attend_to_audio(
+        self, encoder_states: Tensor, tokens: Tensor, heads: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Decode a whole text, and look at what some heads attend to.
+
+        Args:
+            encoder_states: (B, T // 2, D).
+            tokens: (B, L).
+            heads: Layer and head of each.
+
+        Returns:
+            States (B, L, D) float32, and attention weights (B, heads, L, T // 2), which sum to 1 over the audio.
+        """
+        caches = self.start(encoder_states, tokens.shape[1])
+        projections = [layer.cross_kv for layer in self._layers]
+        watched = WatchedCrossAttention(caches.cross, encoder_states.to(self._dtype), projections, heads)
+        states = self.prefill(tokens, Caches(caches.tokens, watched))
+        return states, torch.stack([watched.weights[head] for head in heads], dim=1)
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits of states (N, D), (N, V) float32."""

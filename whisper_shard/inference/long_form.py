@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +25,12 @@ from whisper_shard.inference.language import hear_languages, language_tokens
 from whisper_shard.inference.spectrogram import Spectrogram
 from whisper_shard.inference.timestamps import LATEST_START, TimedTokens, TimestampRules, split_segments
 from whisper_shard.inference.window_decoder import WindowDecoder
+from whisper_shard.inference.words import Word, align_tokens, split_words
 from whisper_shard.model.device import is_out_of_memory
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.model.window import longest_window
+from whisper_shard.text.languages import WITHOUT_SPACES
 from whisper_shard.utterance import FRAMES_PER_SECOND, HOP_LENGTH
 
 FORGET_ABOVE = 0.5
@@ -50,6 +53,8 @@ class LongFormSettings:
     """Whether each window is told the text before it."""
     seed: int = 0
     """Of the random numbers of temperatures above 0."""
+    word_timestamps: bool = False
+    """Whether to find out when each word is said."""
     dtype: torch.dtype = torch.float32
     """Dtype of matrix products."""
 
@@ -86,6 +91,8 @@ class SpokenSegment:
     """Of the text of its window."""
     no_speech_probability: float
     """Of its window, see `Hypothesis`."""
+    words: tuple[Word, ...] | None = None
+    """Its words with their times in the recording; None: not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +153,8 @@ class LongFormTranscriber:
         settings: Language, task, thresholds and so on.
 
     Raises:
-        ConfigError: Unknown language or task, one that an English-only model lacks, or a tokenizer without times.
+        ConfigError: Unknown language or task, a tokenizer without times, or words are asked for and the model does not
+            say which heads follow the audio.
     """
 
     def __init__(self, loaded: LoadedWhisper, settings: LongFormSettings) -> None:
@@ -167,6 +175,7 @@ class LongFormTranscriber:
         self._times = TimestampRules(
             first_time=first_time, end_id=self._end_id, latest_start=LATEST_START if latest is None else latest
         )
+        self._heads = _alignment_heads(loaded) if settings.word_timestamps else ()
         self._windows = WindowDecoder(
             self._decoder,
             rules=SuppressRules.of(model),
@@ -246,7 +255,10 @@ class LongFormTranscriber:
             max_new_tokens=self._settings.max_new_tokens,
             decode_text=self._text_of,
         )
-        return [self._finish(job, window) for job, window in zip(jobs, decoded, strict=True)]
+        return [
+            self._finish(job, window, states[row : row + 1])
+            for row, (job, window) in enumerate(zip(jobs, decoded, strict=True))
+        ]
 
     def _hear_languages(self, jobs: Sequence[_Job], states: Tensor) -> None:
         """Set the language of recordings whose first window this is."""
@@ -265,8 +277,8 @@ class LongFormTranscriber:
             return [self._labeler.previous_id, *track.history[-room:], *prefix]
         return prefix
 
-    def _finish(self, job: _Job, window: DecodedWindow) -> WindowResult:
-        """Add what was decoded to a track, and return it."""
+    def _finish(self, job: _Job, window: DecodedWindow, states: Tensor) -> WindowResult:
+        """Add what was decoded from encoder states (1, T // 2, D) to a track, and return it."""
         track, num_frames = job.track, job.end - job.start
         is_led_by_times = track.recording.windows is None
         segments: tuple[TimedTokens, ...] = ()
@@ -286,7 +298,8 @@ class LongFormTranscriber:
             track.history += chain.from_iterable(segment.token_ids for segment in segments)
         del track.history[: -self._decoder.max_positions]
         length = track.recording.spectrogram.seconds
-        spoken = (self._describe(segment, job, window) for segment in segments)
+        words = self._find_words(job, segments, states) if self._settings.word_timestamps else [None] * len(segments)
+        spoken = (self._describe(*pair, job, window) for pair in zip(segments, words, strict=True))
         return WindowResult(
             name=track.recording.name,
             language=track.language,
@@ -295,7 +308,38 @@ class LongFormTranscriber:
             is_last=track.is_over,
         )
 
-    def _describe(self, segment: TimedTokens, job: _Job, window: DecodedWindow) -> SpokenSegment:
+    def _find_words(
+        self, job: _Job, segments: Sequence[TimedTokens], states: Tensor
+    ) -> Sequence[tuple[Word, ...] | None]:
+        """Return the words of each segment."""
+        texts = [[token for token in segment.token_ids if token < self._end_id] for segment in segments]
+        text = list(chain.from_iterable(texts))
+        if not text:
+            return [()] * len(segments)
+        language = job.track.language
+        prefix = self._labeler.prefix_ids(language or None, None)
+        room = self._decoder.max_positions - len(prefix) - 1
+        aligned = align_tokens(
+            self._decoder, states, prefix, text[:room], end_id=self._end_id, heads=self._heads,
+            num_frames=job.end - job.start,
+        )  # fmt: skip
+        times = np.minimum(job.start / FRAMES_PER_SECOND + aligned.times, job.end / FRAMES_PER_SECOND)
+        found, first = [], 0
+        for ids in texts:
+            words = []
+            for word, count in split_words(
+                ids[: room - first], self._text_of, has_spaces=language not in WITHOUT_SPACES
+            ):
+                probability = float(aligned.probabilities[first : first + count].mean())
+                start, end = float(times[first]), float(times[first + count])
+                words.append(Word(start=start, end=end, word=word, probability=probability))
+                first += count
+            found.append(tuple(words))
+        return found
+
+    def _describe(
+        self, segment: TimedTokens, words: tuple[Word, ...] | None, job: _Job, window: DecodedWindow
+    ) -> SpokenSegment:
         # In the zeros after the audio of a window a model may still name times.
         start, end = (min(job.start + frame, job.end) / FRAMES_PER_SECOND for frame in (segment.start, segment.end))
         return SpokenSegment(
@@ -307,6 +351,7 @@ class LongFormTranscriber:
             avg_logprob=window.hypothesis.avg_logprob,
             compression_ratio=window.compression_ratio,
             no_speech_probability=window.hypothesis.no_speech_probability,
+            words=words,
         )
 
     def _text_of(self, token_ids: Sequence[int]) -> str:
@@ -314,3 +359,18 @@ class LongFormTranscriber:
             [token for token in token_ids if token < self._end_id], clean_up_tokenization_spaces=False
         )
         return text
+
+
+def _alignment_heads(loaded: LoadedWhisper) -> tuple[tuple[int, int], ...]:
+    """Return layer and head of those that follow the audio.
+
+    Raises:
+        ConfigError: The model does not say.
+    """
+    heads = getattr(loaded.model.generation_config, "alignment_heads", None)
+    if not heads:
+        raise ConfigError(
+            f"--word-timestamps: {loaded.path} names no alignment_heads in its generation_config.json; copy them from "
+            "the model that it was trained from"
+        )
+    return tuple((int(layer), int(head)) for layer, head in heads)

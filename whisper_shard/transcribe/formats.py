@@ -2,8 +2,22 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptWord:
+    """A word with its times."""
+
+    start: float
+    """Where it begins, in seconds."""
+    end: float
+    """Where it ends."""
+    word: str
+    """With the space in front and the signs around it."""
+    probability: float
+    """Mean probability of its tokens, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +38,8 @@ class TranscriptSegment:
     """How much zlib shortens the text of its window."""
     no_speech_prob: float
     """Probability that nobody speaks in its window."""
+    words: tuple[TranscriptWord, ...] | None = None
+    """With ``--word-timestamps``: its words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,16 +105,7 @@ def to_json(transcript: Transcript) -> dict[str, Any]:
         "language": transcript.language,
         "seconds": transcript.seconds,
         "segments": [
-            {
-                "id": number,
-                "start": segment.start,
-                "end": segment.end,
-                "text": segment.text,
-                "temperature": segment.temperature,
-                "avg_logprob": segment.avg_logprob,
-                "compression_ratio": segment.compression_ratio,
-                "no_speech_prob": segment.no_speech_prob,
-            }
+            {"id": number, **{name: value for name, value in asdict(segment).items() if value is not None}}
             for number, segment in enumerate(transcript.segments)
         ],
     }
@@ -114,11 +121,14 @@ def from_json(content: Mapping[str, Any]) -> Transcript:
     return Transcript(
         language=content["language"],
         seconds=content["seconds"],
-        segments=tuple(
-            TranscriptSegment(**{name: value for name, value in segment.items() if name != "id"})
-            for segment in content["segments"]
-        ),
+        segments=tuple(map(_segment_from_json, content["segments"])),
     )
+
+
+def _segment_from_json(content: Mapping[str, Any]) -> TranscriptSegment:
+    values = {name: value for name, value in content.items() if name not in ("id", "words")}
+    words = content.get("words")
+    return TranscriptSegment(**values, words=None if words is None else tuple(TranscriptWord(**each) for each in words))
 
 
 def describe_time(seconds: float, *, mark: str = ".", with_hours: bool = True) -> str:

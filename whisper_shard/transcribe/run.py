@@ -17,6 +17,7 @@ from whisper_shard.inference.long_form import (
     SpokenSegment,
     WindowResult,
 )
+from whisper_shard.inference.words import Word
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
@@ -25,7 +26,7 @@ from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.text.languages import whisper_language
 from whisper_shard.transcribe.audio import pack_speech, read_recording
 from whisper_shard.transcribe.events import Begun, Event, Failed, Finished, Heard, Kept, Redone
-from whisper_shard.transcribe.formats import Transcript, TranscriptSegment
+from whisper_shard.transcribe.formats import Transcript, TranscriptSegment, TranscriptWord
 from whisper_shard.transcribe.receipts import OutputFolder, Record
 from whisper_shard.transcribe.sources import Source, find_sources
 from whisper_shard.utterance import FRAMES_PER_SECOND
@@ -33,6 +34,7 @@ from whisper_shard.utterance import FRAMES_PER_SECOND
 _DECIDING = (
     "task", "temperatures", "max_compression_ratio", "min_avg_logprob", "max_no_speech", "condition_on_previous",
     "max_new_tokens", "seed", "vad",
+    "word_timestamps",
 )  # fmt: skip
 """Settings that decide the text, beside language and precision, which are resolved first."""
 
@@ -164,6 +166,7 @@ class _Run:
                 fallback=_fallback_rules(config),
                 max_new_tokens=config.max_new_tokens,
                 condition_on_previous=config.condition_on_previous,
+                word_timestamps=config.word_timestamps,
                 seed=config.seed,
                 dtype=dtype,
             ),
@@ -281,4 +284,11 @@ def _as_segment(segment: SpokenSegment) -> TranscriptSegment:
         avg_logprob=segment.avg_logprob,
         compression_ratio=segment.compression_ratio,
         no_speech_prob=segment.no_speech_probability,
+        words=None if segment.words is None else tuple(map(_as_word, segment.words)),
+    )
+
+
+def _as_word(word: Word) -> TranscriptWord:
+    return TranscriptWord(
+        start=round(word.start, 3), end=round(word.end, 3), word=word.word, probability=round(word.probability, 4)
     )
