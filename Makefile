@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One test process per core, with one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo test test-crash test-long check bench bench-peers clean
+.PHONY: help setup demo test test-crash test-long check bench bench-peers gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench: setup  ## benchmarks on this machine; results go to benchmarks/results
 
 bench-peers: setup  ## the loader against webdataset, Lhotse Shar, HF datasets, MosaicML Streaming, LitData; disk and S3
 	sh benchmarks/peers.sh
+
+gpu: setup  ## all measurements of a GPU in 25 minutes: tests, parity, speed, memory (DEVICE=cpu: with a small model)
+	$(BIN)/python -m benchmarks.bench_gpu $(if $(DEVICE),--device $(DEVICE))
 
 clean:  ## remove .venv, caches, build/ and demo/
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build demo

@@ -59,7 +59,7 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Whisper in a Hugging Face folder")
-    parser.add_argument("--digits", type=Path, required=True, help="CSV of spoken digits: audios,transcription,speaker")
+    parser.add_argument("--digits", type=Path, help="CSV of spoken digits: audios,transcription,speaker; without: none")
     parser.add_argument("--utterances", type=int, default=24, help="utterances of each corpus")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--cap", type=int, default=128, help="longest hypothesis in tokens")
@@ -67,23 +67,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", default="eval", help="name of the result in benchmarks/results")
+    parser.add_argument("--out", type=Path, help="file to write instead of one in benchmarks/results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     keep_freed_memory()
     use_tf32(torch.device(args.device))
-    corpora = {
-        "digits": list(read_digits(args.digits, args.utterances)),
-        "read": list(speak_sentences(args.utterances, shortest=3.0, longest=12.0, seed=1)),
-    }
+    corpora = {"digits": list(read_digits(args.digits, args.utterances))} if args.digits else {}
+    corpora["read"] = list(speak_sentences(args.utterances, shortest=3.0, longest=12.0, seed=1))
     results = {name: compare(args, corpus) for name, corpus in corpora.items()}
     report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(args.device), "arguments": shown(args)}
-    path = RESULTS / f"{report['date']}-{args.name}.json"
+    path = args.out or RESULTS / f"{report['date']}-{args.name}.json"
     path.write_text(json.dumps({**report, "results": results}, indent=1) + "\n")
     print(f"wrote {path}")
 
 
 def shown(args: argparse.Namespace) -> dict[str, Any]:
-    return {**vars(args), "model": Path(args.model).name, "digits": args.digits.name}
+    arguments = {name: value for name, value in vars(args).items() if name != "out"}
+    return {**arguments, "model": Path(args.model).name, "digits": args.digits and args.digits.name}
 
 
 def compare(args: argparse.Namespace, corpus: Sequence[Spoken]) -> dict[str, Any]:

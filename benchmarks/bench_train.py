@@ -43,19 +43,19 @@ from benchmarks.flops import count_training_flops
 from benchmarks.gpu import gpu_name, our_settings, their_settings, use_tf32
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
-from whisper_shard.config.stream import StreamConfig
-from whisper_shard.config.train import ComputeConfig, TrainConfig, WindowConfig
+from whisper_shard.config.settings import replace_settings
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.model.device import DTYPES, set_threads
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.stream.loader import open_evaluation, open_loader
 from whisper_shard.train.build import build_trainable
-from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
 from whisper_shard.train.ranks import Ranks
 from whisper_shard.train.run.context import Machine, keep_freed_memory
 from whisper_shard.train.run.folder import library_versions
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.step import TrainStep
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -84,19 +84,15 @@ def measured(into: dict[str, float], count: int, device: torch.device) -> Iterat
 
 
 def time_ours(
-    args: argparse.Namespace, data: Dataset, *, window: str, steps: int, batch: int, warm_steps: int
+    args: argparse.Namespace, data: Dataset, *, settings: dict[str, Any], steps: int, batch: int, warm_steps: int
 ) -> dict[str, float]:
-    """Train some steps with whisper-shard in bf16; the steps before them are not timed."""
+    """Train some steps with whisper-shard, in bf16 unless the settings say otherwise; those before are not timed."""
     device = torch.device(args.device)
     loaded = load_whisper(args.model)
     sample_format = "int16" if device.type == "cuda" else "float32"
-    config = TrainConfig(
-        model=args.model,
-        window=WindowConfig(window=window),
-        stream=StreamConfig(batch_size=batch, workers=args.workers, sample_format=sample_format),
-        compute=ComputeConfig(precision="bf16"),
-    )
-    machine = Machine(device=device, dtype=DTYPES["bf16"], ranks=Ranks())
+    of_all = {"precision": "bf16", "batch_size": batch, "workers": args.workers, "sample_format": sample_format}
+    config = replace_settings(TrainConfig(model=args.model), {**of_all, **settings})
+    machine = Machine(device=device, dtype=DTYPES[config.compute.precision], ranks=Ranks())
     trainable = build_trainable(loaded, config, machine)
     builder = GlobalBatchBuilder(
         labeler=Labeler(loaded.tokenizer, is_multilingual=loaded.is_multilingual),
@@ -105,7 +101,7 @@ def time_ours(
         total_steps=1000,
         longest_window=trainable.longest_window,
     )
-    silence_source = find_silence_source(data) if config.window.borrows_silence else None
+    silence_source = find_silence_source([data], config).waveform if config.window.borrows_silence else None
     train_step = TrainStep(trainable, builder, config, machine, silence_source)
     loader = open_loader(data, config.stream, pin_memory=device.type == "cuda")
     batches = iter(loader)
@@ -280,7 +276,9 @@ def main() -> None:
     """Make the two corpora, measure all four on both, print a table, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of whisper-base")
-    parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits, with train.csv")
+    parser.add_argument(
+        "--digits", type=Path, help="folder of the spoken digits, with train.csv; without it, they are left out"
+    )
     parser.add_argument("--batch", type=int, default=16, help="utterances per optimizer step; 64 in the guide")
     parser.add_argument("--steps", type=int, default=2, help="optimizer steps that are timed")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -288,6 +286,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="bf16 peak of the device, for MFU; 0: unknown")
     parser.add_argument("--name", default="train", help="name of the result in benchmarks/results")
+    parser.add_argument("--out", type=Path, help="file to write instead of one in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
     keep_freed_memory()
@@ -297,7 +296,8 @@ def main() -> None:
         threads=torch.get_num_threads(), versions=library_versions(), device=args.device, gpu=gpu_name(device)
     )
     result: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
-    result["settings"] = {**vars(args), "model": Path(args.model).name, "digits": args.digits.name}
+    arguments = {name: value for name, value in vars(args).items() if name != "out"}
+    result["settings"] = arguments | {"model": Path(args.model).name, "digits": args.digits and args.digits.name}
     on_gpu = device.type == "cuda"
     warm_steps = 4 if on_gpu else 0
     ours = {"steps": 4 * args.steps, "batch": args.batch, "warm_steps": warm_steps}
@@ -306,8 +306,9 @@ def main() -> None:
     count = args.batch * (ours["steps"] + ours["warm_steps"] + 1)
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         "read speech of 7 to 8 s": lambda: speak_sentences(count, shortest=7, longest=8, seed=3),
-        "spoken digits": lambda: read_digits(args.digits / "train.csv", count),
     }
+    if args.digits:
+        sources["spoken digits"] = lambda: read_digits(args.digits / "train.csv", count)
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, make) in enumerate(sources.items()):
             data = write_speech(Path(folder) / str(number), make())
@@ -315,13 +316,13 @@ def main() -> None:
                 "literal": time_guide(args, data, micro=4, literal=True, **theirs),
                 "tuned": time_guide(args, data, **tuned),
                 **({"tuned flash": time_guide(args, data, cudnn_attention=False, **tuned)} if on_gpu else {}),
-                "full": time_ours(args, data, window="full", **{**ours, "steps": args.steps}),
-                "auto": time_ours(args, data, window="auto", **ours),
+                "full": time_ours(args, data, settings={"window": "full"}, **{**ours, "steps": args.steps}),
+                "auto": time_ours(args, data, settings={"window": "auto"}, **ours),
             }
             result[name] = {"train": train, "ratios": ratios(train, args.device)}
             print_table(name, result[name])
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{result['date']}-{args.name}.json"
+    path = args.out or RESULTS / f"{result['date']}-{args.name}.json"
     path.write_text(json.dumps(result, indent=1, default=str) + "\n")
     print(f"written to {path}")
 

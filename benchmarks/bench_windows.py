@@ -44,10 +44,10 @@ from whisper_shard.model.window import fit_window, short_window
 from whisper_shard.score.evaluate import EvaluationSettings, evaluate_part
 from whisper_shard.score.run import score_model
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.data import find_silence_source
 from whisper_shard.train.events import Event, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.folder import library_versions
+from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.utterance import MAX_SAMPLES
 
 RESULTS = Path(__file__).parent / "results"
@@ -231,7 +231,7 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
     Returns the relative norm of the difference of encoder states at the positions of the short window (means over
     batches), and how many hypotheses are the same as in 30 s.
     """
-    loaded, source = load_whisper(model), find_silence_source(data)
+    loaded, source = load_whisper(model), find_silence_source([data]).waveform
     enable_shared_attention(loaded.model.eval())
     labeler, log_mel = Labeler(loaded.tokenizer, "en"), LogMel(loaded.n_mels)
     silence = encode_silence(loaded.model, log_mel, source)
