@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from tests.report.reading import Page
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import ConfigError, DatasetError
+from whisper_shard.score.columns import score_columns
 from whisper_shard.score.run import score_hypotheses, score_model
 
 
@@ -53,6 +56,34 @@ def test_a_file_is_scored_without_a_model(place):
     assert value["settings"]["texts"] == "4 texts of column text by key"
     page = Page(report.html_path.read_text())
     assert page.count("audio") == 1 and "real-time factor" not in page.text
+
+
+def test_without_audio_there_are_numbers_but_no_players(place, tmp_path):
+    shutil.copytree(place / "eval", tmp_path / "eval")
+    shutil.rmtree(tmp_path / "eval/shards")
+    report = score_hypotheses(place / "given.csv", tmp_path / "eval", config(out=str(tmp_path / "out")))
+    assert json.loads(report.json_path.read_text())["windows"]["given"]["scores"]["basic"]["deletions"] == 1
+    assert "score.html has no players: " in report.warnings[-1] and "000000.tar" in report.warnings[-1]
+    page = Page(report.html_path.read_text())
+    assert page.count("audio") == 0 and "score.html has no players" in page.text
+
+
+def test_one_process_writes_a_report(place, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    message = r"WORLD_SIZE is 4 .*: share the work out by --write-columns NAME, then score --hypotheses .*NAME.parquet"
+    with pytest.raises(ConfigError, match=message):
+        score_model(str(place / "model"), place / "eval", config())
+
+
+def test_work_that_was_shared_out_becomes_a_report(place, tmp_path):
+    shutil.copytree(place / "eval", tmp_path / "eval")
+    alone = score_model(str(place / "model"), place / "eval", config(out=str(tmp_path / "alone")))
+    given = ScoreConfig(eval_batch=2, max_new_tokens=5, write_columns="first")
+    for rank in ("1/2", "2/2"):
+        score_columns(str(place / "model"), tmp_path / "eval", replace(given, slice=rank), lambda _: None)
+    joined = score_hypotheses(tmp_path / "eval/columns/first.parquet", tmp_path / "eval", config())
+    assert joined.score == alone.score
+    assert joined.windows[0].outputs == alone.windows[0].outputs
 
 
 def test_scoring_a_file_does_not_import_torch(place, tmp_path):

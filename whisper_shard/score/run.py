@@ -1,14 +1,15 @@
 """Score a model, or given hypotheses, on a dataset, and write the report: score.json, score.parquet, score.html."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.dataset.index import Dataset, open_dataset
 from whisper_shard.dataset.search import check_texts
-from whisper_shard.errors import ConfigError, TrainingError
+from whisper_shard.errors import ConfigError, DatasetError, EnvironmentFault, TrainingError
 from whisper_shard.score.clips import make_clips
 from whisper_shard.score.evaluation import Evaluation, summarize_utterances
 from whisper_shard.score.events import ScoreProgress, Window
@@ -50,6 +51,7 @@ def score_model(
         EnvironmentFault: The report cannot be written.
     """
     _check_order(model, dataset)
+    _check_alone(dataset)
     plan = _plan(dataset, config)
     from whisper_shard.score.decode import Scorer  # torch, which scores of given hypotheses do without
 
@@ -165,16 +167,29 @@ def _finish(plan: _Plan, scored: _Scored, folder: Path, progress: Callable[[Scor
         html_path=folder / "score.html",
         table_path=folder / TABLE_NAME,
     )
-    write_report(report, _gather_details(report, plan))
+    # The numbers first: they do not need the audio once more.
+    write_json(report.json_path, report_as_json(report))
+    write_table(report, report.table_path)
+    return _write_page(report, plan)
+
+
+def _write_page(report: ScoreReport, plan: _Plan) -> ScoreReport:
+    """Write score.html; where the audio cannot be read (again), without players, and with a warning."""
+    keys = list_shown(report)
+    clips: Mapping[str, str] = {}
+    try:
+        clips = make_clips(plan.data, keys) if plan.config.players else {}
+    except (DatasetError, EnvironmentFault) as error:
+        report = replace(report, warnings=(*report.warnings, f"score.html has no players: {error}"))
+    with atomic_file(report.html_path) as file:
+        file.write(build_page(report, PageDetails(clips=clips, labels=_label(keys, plan))).encode())
     return report
 
 
-def _gather_details(report: ScoreReport, plan: _Plan) -> PageDetails:
-    """Return the audio of the utterances on the page, and the names of their slices."""
-    keys = list_shown(report)
-    named = [column.by_key.reindex(keys) for column in plan.columns if not column.is_ordered]
-    labels = {key: [str(name) for name in names if name != NO_VALUE] for key, *names in zip(keys, *named, strict=True)}
-    return PageDetails(clips=make_clips(plan.data, keys) if plan.config.players else {}, labels=labels)
+def _label(keys: Sequence[str], plan: _Plan) -> dict[str, list[str]]:
+    """Return the names of the slices of some utterances, ranges of numbers left out."""
+    named = [column.by_key.reindex(list(keys)) for column in plan.columns if not column.is_ordered]
+    return {key: [str(name) for name in names if name != NO_VALUE] for key, *names in zip(keys, *named, strict=True)}
 
 
 def _describe_data(data: Dataset, config: ScoreConfig) -> dict[str, str]:
@@ -198,6 +213,19 @@ def _check_order(model: str, dataset: Path | str) -> None:
     no_model = "://" in model or (folder.is_dir() and not (folder / "config.json").is_file())
     if is_model and no_model:
         raise ConfigError(f"the model comes first: whisper-shard score {dataset} {model}")
+
+
+def _check_alone(dataset: Path | str) -> None:
+    """Check that no other process of a launcher does the same.
+
+    Raises:
+        ConfigError: One does.
+    """
+    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise ConfigError(
+            f"WORLD_SIZE is {world} in the environment, but one process writes a report: share the work out by "
+            f"--write-columns NAME, then score --hypotheses {dataset}/columns/NAME.parquet {dataset}"
+        )
 
 
 def _default_folder(model: str, dataset: Location) -> Path:
@@ -232,15 +260,3 @@ def _report_window(evaluation: Evaluation, columns: Sequence[SliceNames]) -> Win
         seconds=evaluation.seconds,
         utterances=evaluation.utterances,
     )
-
-
-def write_report(report: ScoreReport, details: PageDetails) -> None:
-    """Write score.json, score.parquet and score.html.
-
-    Raises:
-        EnvironmentFault: The disk is full or not writable.
-    """
-    write_json(report.json_path, report_as_json(report))
-    write_table(report, report.table_path)
-    with atomic_file(report.html_path) as file:
-        file.write(build_page(report, details).encode())
