@@ -60,7 +60,7 @@ def test_lines_that_cannot_be_rows_keep_their_number_and_say_why(tmp_path):
     assert [(r.row, r.reason, r.detail) for r in rejections] == [
         (0, "malformed_row", "3 fields, there are 2 columns; quote the text?"),
         (1, "missing_path", "nothing in column audios"),
-        (2, "malformed_row", "1 fields, there are 2 columns; quote the text?"),
+        (2, "malformed_row", "1 field, there are 2 columns"),
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_stray_quote_between_paths_without_suffix_loses_no_row_in_silence(tmp_
 
 def test_a_stray_quote_in_front_of_the_path_loses_no_row(tmp_path):
     path = write(tmp_path / "c.csv", 'transcription,audios\n"Hello,a.wav\nsay yes",b.wav\n')
-    with pytest.raises(ManifestError, match=r"row 0: a quote opens at line 2 and closes 1 lines later"):
+    with pytest.raises(ManifestError, match=r"row 0: a quote opens at line 2 and closes 1 line later"):
         list(read_rows(path))
 
 
@@ -334,3 +334,34 @@ def test_ten_thousand_rows_need_the_memory_of_a_batch(tmp_path):
         tracemalloc.stop()
         assert num_rows == 300_000
     assert peaks[0] < 8e6 and peaks[1] < 60e6
+
+
+def test_a_folder_is_not_looked_up_with_a_suffix(tmp_path):
+    touch(tmp_path, "clips/a.wav")
+    write(tmp_path / "list.csv", "path,text\nclips,hello there\nclips/a,hello\n")
+    first, second = read_rows(tmp_path / "list.csv")
+    assert (first.path, second.path) == (f"{tmp_path}/clips", f"{tmp_path}/clips/a.wav")
+
+
+def test_a_decimal_comma_is_named(tmp_path):
+    touch(tmp_path, "a.wav")
+    write(tmp_path / "list.csv", "path;start;text\na.wav;0,5;hello there\n")
+    (rejection,) = read_all(tmp_path / "list.csv")[2]
+    assert (
+        rejection.detail == "start is '0,5'; it must be seconds, with a point (--ignore-columns start carries it along)"
+    )
+
+
+def test_a_byte_order_mark_is_not_told_of(tmp_path):
+    touch(tmp_path, "a.wav")
+    write(tmp_path / "list.csv", "\ufeffpath,text\na.wav,hello there\n")
+    assert notes_of(tmp_path / "list.csv")[0].startswith("list.csv is CSV in UTF-8, separated by commas")
+
+
+def test_accents_that_may_be_of_any_alphabet_are_not_guessed(tmp_path):
+    touch(tmp_path, "a.wav")
+    (tmp_path / "list.csv").write_bytes(
+        "path,text\na.wav,\u00e4\u00f6\u00fc\u00e4\u00f6\u00fc \u00e4\u00f6\u00fc\n".encode("cp1252")
+    )
+    with pytest.raises(ManifestError, match=r"nor clearly in a Western European encoding; .* cp1250, cp1252"):
+        layout_of(tmp_path / "list.csv")

@@ -84,3 +84,15 @@ def test_a_table_without_texts_needs_the_flag(tmp_path):
     write(tmp_path / "list.csv", "path,number\na.wav,1\nb.wav,2\n")
     with pytest.raises(ManifestError, match=r"no column for the transcript .*; without texts, --segment vad cuts"):
         open_manifest(tmp_path / "list.csv", PrepareConfig())
+
+
+@pytest.mark.parametrize("heading", ["", "path\n"])
+def test_a_list_of_paths(tmp_path, heading):
+    touch(tmp_path, "clips/a.wav", "clips/b.wav")
+    write(tmp_path / "list.txt", f"{heading}a.wav\n\n b.wav \n")
+    manifest, rows = read(tmp_path / "list.txt")
+    assert [(row.source, row.path) for row in rows] == [(f"{x}.wav", f"{tmp_path}/clips/{x}.wav") for x in "ab"]
+    assert manifest.notes[0] == "list.txt is a list of recordings without a text"
+    assert manifest.digest() == read(tmp_path / "list.txt")[0].digest()
+    with pytest.raises(ManifestError, match=r"list\.txt: is a list of recordings, and does not tell what is said"):
+        open_manifest(tmp_path / "list.txt", PrepareConfig())

@@ -27,6 +27,7 @@ from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.manifests.paths import PathFinder, find_folder
 from whisper_shard.manifests.rows import BATCH_ROWS
 from whisper_shard.manifests.table import make_table
+from whisper_shard.report.quantities import describe_number
 from whisper_shard.storage.atomic import sha256_of_file
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -137,7 +138,7 @@ def find_layout(path: Path, head: bytes, config: PrepareConfig) -> tuple[CsvLayo
 def _describe(path: Path, layout: CsvLayout, *, has_header: bool) -> str:
     separated = DELIMITERS.get(layout.delimiter, repr(layout.delimiter))
     header = "with a header" if has_header else "without a header (its columns are counted from 1)"
-    encoding = "Windows-1252" if layout.encoding == "cp1252" else layout.encoding.upper()
+    encoding = {"cp1252": "Windows-1252", "utf-8-sig": "UTF-8"}.get(layout.encoding, layout.encoding.upper())
     columns = layout.columns.describe(layout.names)
     return f"{path.name} is CSV in {encoding}, separated by {separated}, {header}: {columns}"
 
@@ -237,7 +238,7 @@ def _numbered_fields(path: Path, file: TextIO, layout: CsvLayout) -> Iterator[li
             if num_lines > 1 and _holds_a_row(fields, layout.delimiter, (known, *fields[audio : audio + 1])):
                 raise ManifestError(
                     f"{path}: row {row}: a quote opens at line {last_line - num_lines + 1} and closes "
-                    f"{num_lines - 1} lines later, with other rows in between; close it or double it"
+                    f"{describe_number(num_lines - 1, 'line')} later, with other rows in between; close it or double it"
                 )
             if row >= 0:
                 known = fields[audio] if num_lines == 1 and len(fields) > audio else known
@@ -283,10 +284,15 @@ def _shape_of(path: str) -> str:
     return _DIGIT.sub("0", folder + slash or name)
 
 
+def _describe_fields(num_fields: int, num_names: int) -> str:
+    hint = "; quote the text?" if num_fields > num_names else ""
+    return f"{describe_number(num_fields, 'field')}, there are {describe_number(num_names, 'column')}{hint}"
+
+
 def _as_table(batch: Sequence[list[str]], layout: CsvLayout, *, first_row: int, finder: PathFinder) -> pa.Table:
     num_names = len(layout.names)
     faults = {
-        position: ("malformed_row", f"{len(fields)} fields, there are {num_names} columns; quote the text?")
+        position: ("malformed_row", _describe_fields(len(fields), num_names))
         for position, fields in enumerate(batch)
         if len(fields) != num_names
     }

@@ -93,8 +93,8 @@ def find_encoding(path: Path, head: bytes, config: PrepareConfig) -> tuple[str, 
         return "utf-8", []
     if not _is_western(path, fault):
         raise ManifestError(
-            f"{path}: is not UTF-8 (byte {fault}), nor in a Western European encoding; "
-            "name its encoding: --encoding cp1251, gbk, shift_jis, cp1250 ..."
+            f"{path}: is not UTF-8 (byte {fault}), nor clearly in a Western European encoding; "
+            "name its encoding: --encoding cp1251, gbk, shift_jis, cp1250, cp1252 ..."
         )
     return _WINDOWS_1252, [f"{_describe(path, 'Windows-1252 (Latin-1)')}; if accents look wrong, give --encoding"]
 

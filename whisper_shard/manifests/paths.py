@@ -71,6 +71,8 @@ class PathFinder:
                     self._counts[fault] += 1
                     self._examples.setdefault(fault, source)
                 return mended
+        if (self._folder / self._prefix / source).is_dir():
+            return plain  # which says so when it is opened
         # A file that is added later should be noticed, so the row names the file that would be it.
         return plain if has_suffix(source) else self._prefix + source + self._suffixes[0]
 

@@ -24,6 +24,7 @@ CHANNEL_NAMES = {"left": 0, "l": 0, "right": 1, "r": 1, "mix": None, "": None}
 TASKS = {"asr": "transcribe", "ast": "translate"}
 """Names of tasks in the manifests of NeMo's Canary models, and those of Whisper."""
 _to_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps would make an encoder for each row
+_DECIMAL_COMMA = re.compile(r"\d+,\d+")
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -205,7 +206,9 @@ def read_seconds(name: str, value: Any) -> float | None:
     else:
         seconds = seconds / 1000 if name[-3:].lower() == "_ms" else seconds
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} is {_show(value)}; it must be seconds (--ignore-columns {name} carries it along)")
+        hint = ", with a point" if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) else ""
+        words = f"it must be seconds{hint} (--ignore-columns {name} carries it along)"
+        raise ValueError(f"{name} is {_show(value)}; {words}")
     return seconds
 
 

@@ -46,6 +46,8 @@ class Estimate:
     """Results of the first rows of the manifest, in order."""
     sampled: tuple[RowProbe, ...]
     """Results of the rows drawn for the estimate."""
+    folder: str
+    """To which relative paths are relative."""
     notes: tuple[str, ...]
     """What was assumed about the manifests."""
 
@@ -92,6 +94,7 @@ def estimate_corpus(
         num_bytes={codec: estimate_bytes(sampled, codec, num_rows) for codec in ENCODERS},
         first=tuple(first),
         sampled=tuple(sampled),
+        folder=str(folder.absolute() if isinstance(folder, Path) else folder),
         notes=(
             *(note for s in spools.values() for note in (*s.manifest.notes, *s.notes)),
             *describe_split(spools, asked=config.eval_fraction),

@@ -21,6 +21,7 @@ from whisper_shard.prepare.waveform import level_peak, resample_and_trim
 from whisper_shard.text.styles import build_style
 from whisper_shard.utterance import MAX_SECONDS, SAMPLE_RATE, ManifestRow, Phrase, Rejection, Utterance, parse_phrases
 
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 60
 """Characters of the file name that go into the key."""
@@ -112,11 +113,19 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     try:
         recording = pipeline.reader.read(row)
     except AudioError as error:
-        hint = DIVIDING if error.reason == "recording_too_long" and not row.is_segment else ""
-        return row.reject(error.reason, f"{error}{hint}")
+        return row.reject(error.reason, f"{error}{_hint(error.reason, row)}")
     except MemoryError:
         return out_of_memory(row)
     return prepare_audio(row, recording, text, phrases, pipeline)
+
+
+def _hint(reason: str, row: ManifestRow) -> str:
+    """Return what can be done about a recording that cannot be read."""
+    if reason == "recording_too_long" and not row.is_segment:
+        return DIVIDING
+    if reason == "missing_file" and _WINDOWS_DRIVE.match(row.source):
+        return f"; it is a path of Windows: replace {row.source[:3]} by the folder here"
+    return ""
 
 
 def prepare_audio(

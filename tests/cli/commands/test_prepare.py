@@ -51,3 +51,14 @@ def test_ctrl_c_leaves_a_state_that_goes_on(folder, tmp_path):
     assert "done in" in ran.stdout
     first, second = (open_dataset(base / "data/train").index_sha256 for base in (folder, tmp_path))
     assert first == second
+
+
+def test_paths_of_another_machine_are_named(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,text\nC:\\corpus\\a.wav,hello there\nb.wav,hello again\n")
+    assert run(["prepare", str(tmp_path / "list.csv"), str(tmp_path / "out"), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "of the first 2 recordings, 0 kept, 2 rejected" in shown and "(estimated from 2 recordings at random)" in shown
+    )
+    assert "; it is a path of Windows: replace C:\\ by the folder here" in shown
+    assert f"relative paths are relative to {tmp_path}" in shown

@@ -125,13 +125,15 @@ def describe_estimate(found: "Estimate") -> Iterator[str]:
     rows = describe_number(found.num_rows, "row")
     yield f"{rows}: {_describe_sizes(found.splits)}; {describe_number(found.shard_rows, 'row')} per shard"
     sizes = ", ".join(f"{describe_bytes(size)} as {codec}" for codec, size in found.num_bytes.items())
-    kept = describe_duration(found.hours * 3600)
-    yield f"about {kept} will be kept: {sizes} (estimated from {len(found.sampled)} random recordings)"
+    kept, number = describe_duration(found.hours * 3600), describe_number(len(found.sampled), "recording")
+    yield f"about {kept} will be kept: {sizes} (estimated from {number} at random)"
     rejections = [probe.rejection for probe in found.first if probe.rejection]
     num_kept = len(found.first) - len(rejections)
-    yield f"the first {len(found.first)} recordings: {num_kept} are kept, {len(rejections)} rejected"
+    yield f"of the first {describe_number(len(found.first), 'recording')}, {num_kept} kept, {len(rejections)} rejected"
     for rejection in rejections:
         yield f"  row {rejection.row}, {rejection.source}: {rejection.reason}: {rejection.detail}"
+    if any(rejection.reason == "missing_file" for rejection in rejections):
+        yield f"  relative paths are relative to {found.folder}"
 
 
 COMMAND = Command(
