@@ -22,7 +22,7 @@ def score(reference, hypothesis, form="basic", language="en"):
         ("one two three", "one two two three three", "en", False),
     ],
 )
-def test_texts_that_go_round_in_circles(reference, hypothesis, language, expected):
+def test_texts_that_repeat_themselves(reference, hypothesis, language, expected):
     assert is_looping(score(reference, hypothesis, language=language)) is expected
 
 

@@ -1,4 +1,4 @@
-"""Phrases that follow themselves, as in texts of recognizers that go round in circles."""
+"""Phrases that follow themselves, as in texts of recognizers that repeat themselves."""
 
 from collections.abc import Sequence
 
