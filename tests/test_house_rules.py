@@ -31,6 +31,9 @@ HOMES = {
     "regex": {"text/rules.py"},
     "tokenizers": {"text/tokens.py", "model/labels.py", "demo/tiny_whisper.py"},
     "jinja2": {"report/page.py"},
+    "wandb": {"train/trackers.py"},
+    "mlflow": {"train/trackers.py"},
+    "trackio": {"train/trackers.py"},
     "onnxruntime": {"audio/speech.py", "export/onnx.py"},
     "obstore": {"storage/stores.py", "storage/object_store.py"},
 }

@@ -162,6 +162,8 @@ class SavingConfig:
     """Write training metrics every N steps."""
     tensorboard: bool = True
     """Also write the metrics to RUN/tensorboard."""
+    tracker: Literal["none", "wandb", "mlflow", "trackio"] = "none"
+    """Also send the metrics to Weights & Biases, MLflow or Trackio, if installed; its environment says where."""
 
     def __post_init__(self) -> None:
         """Validate."""

@@ -8,6 +8,7 @@ The result of a run is a function of data, settings and seed: order, windows, dr
 position in the run. On a CPU a killed and resumed run ends with the same bits as one that was left alone.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ from whisper_shard.train.signals import catch_stop_signals, stop_error
 from whisper_shard.train.silence_source import find_silence_source
 from whisper_shard.train.start import load_checked, report_start
 from whisper_shard.train.step import StepResult, TrainStep
+from whisper_shard.train.trackers import track
 from whisper_shard.train.validator import Validator
 
 
@@ -86,10 +88,12 @@ def train_model(
                     progress(AlreadyOver(run=folder.shown))
                 return report
             loaded, labeler = load_checked(context, corpora)
-            trainer = Trainer(context, corpora, loaded, labeler, changes)
-            with trainer.log, pause_garbage_collector():
-                end = trainer.train()
-                return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
+            with track(context) as track_event:
+                context = replace(context, progress=track_event)
+                trainer = Trainer(context, corpora, loaded, labeler, changes)
+                with trainer.log, pause_garbage_collector():
+                    end = trainer.train()
+                    return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
 
 
 class Trainer:
@@ -301,6 +305,7 @@ class Trainer:
         """
         self._read_pending()
         evaluation = self.validator.evaluate("full")
+        gc.collect()  # the collector is off: readers of the evaluation that refer to each other would add up
         if self.state.step == 0:
             self.validator.check_first(evaluation)
             self.state.wer_before = evaluation.wer

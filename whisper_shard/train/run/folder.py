@@ -33,7 +33,7 @@ FREE_SETTINGS = frozenset(
         "bad_record", "cache", "cache_gb", "compile", "dry_run", "eval", "eval_batch", "extend",
         "gradient_checkpointing", "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch",
         "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard",
-        "threads", "workers",
+        "threads", "tracker", "workers",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
