@@ -17,6 +17,7 @@ from whisper_shard.errors import ConfigError
         ({"max_no_speech": 2.0}, "--max-no-speech is 2"),
         ({"max_new_tokens": 448}, "--max-new-tokens is 448"),
         ({"seed": -1}, "--seed is -1"),
+        ({"word_timestamps": True}, "--word-timestamps are written to json alone: add --format json --output FOLDER"),
         ({"vad": True, "condition_on_previous": True}, "--condition-on-previous needs one window after the other"),
         ({"batch": 0}, "--batch is 0"),
         ({"threads": -1}, "--threads is -1"),

@@ -45,6 +45,8 @@ def test_nothing_to_transcribe(tmp_path):
         find_sources([str(tmp_path / "gone.wav")], STORE)
     with pytest.raises(ConfigError, match="no recordings in this folder"):
         find_sources([str(tmp_path)], STORE)
+    with pytest.raises(ConfigError, match="nothing to transcribe: name files, folders or URLs after the model"):
+        find_sources([], STORE)
 
 
 def test_a_recording_that_went_away(tmp_path):

@@ -27,7 +27,7 @@ class TranscribeConfig:
     task: Literal["transcribe", "translate"] = "transcribe"
     """translate: into English."""
     word_timestamps: bool = False
-    """Also find when each word is said; written to json, printed nowhere."""
+    """Also find when each word is said; needs format json."""
     vad: bool = False
     """Transcribe only speech, found by Silero's detector: windows of up to 30 s around it, decoded together."""
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -58,6 +58,8 @@ class TranscribeConfig:
                 raise ConfigError(f"--format {name}: unknown; use {', '.join(FORMATS)}")
         if self.format and not self.output:
             raise ConfigError(f"--format {' '.join(self.format)} needs a folder for the files: --output FOLDER")
+        if self.word_timestamps and "json" not in self.format:
+            raise ConfigError("--word-timestamps are written to json alone: add --format json --output FOLDER")
         if self.vad and self.condition_on_previous:
             raise ConfigError("--condition-on-previous needs one window after the other; leave it out, or --vad")
         if not self.temperatures:

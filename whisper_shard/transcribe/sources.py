@@ -67,10 +67,11 @@ def find_sources(inputs: Sequence[str], store: ObjectStore) -> list[Source]:
     """Return the recordings of all files, folders and URLs that a user named, in their order.
 
     Raises:
-        ConfigError: Nothing there, a folder without recordings, or two recordings whose transcripts would have one
-            name.
+        ConfigError: Nothing is named or there, a folder has no recordings, or two transcripts would have one name.
         EnvironmentFault: The network fails.
     """
+    if not inputs:
+        raise ConfigError("nothing to transcribe: name files, folders or URLs after the model")
     found = [pair for text in inputs for pair in _find(parse_location(text), store)]
     found = list({str(location): (location, name, info) for location, name, info in found}.values())
     stems = Counter(_without_suffix(name) for _, name, _ in found)
