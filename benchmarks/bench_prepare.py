@@ -24,7 +24,10 @@ import csv
 import json
 import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +106,37 @@ def measure_formats(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             "audio_seconds_per_second": medians(floors)["audio_seconds"] / medians(runs)["wall_seconds"],
         }
     return results
+
+
+def measure_command(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Compare the CPU time of the whole command, starts included, with the lower bound; and that for 8 short files."""
+    paths, corpus = make_corpus(folder, "mp3", args)
+    short = make_recordings(folder / "wav", "wav", 1.0, sample_rate=16_000)[:8]
+    small = write_manifest(folder / "short.csv", short)
+    turns = []
+    for _ in range(args.turns):
+        before = measure_floor(paths)["cpu_seconds"]
+        turn = {
+            "without_quality": cpu_of_command(corpus, folder, "--no-quality"),
+            "with_quality": cpu_of_command(corpus, folder),
+            "eight_files": cpu_of_command(small, folder),
+        }
+        turns.append({**turn, "floor": (before + measure_floor(paths)["cpu_seconds"]) / 2})
+    shares = {
+        name: median(turn["floor"] / turn[name] for turn in turns) for name in ("without_quality", "with_quality")
+    }
+    return {"turns": turns, "num_rows": len(paths), "medians": medians(turns), "share_of_floor": shares}
+
+
+def cpu_of_command(corpus: Path, folder: Path, *flags: str) -> float:
+    """Return the CPU seconds of all processes of ``whisper-shard prepare``."""
+    out = folder / "command"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "whisper_shard", "prepare", str(corpus), str(out), *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shutil.rmtree(out)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure_jobs(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -335,6 +369,12 @@ def print_part(part: str, results: dict[str, Any]) -> None:
             )
     elif part == "jobs":
         print(f"two jobs are {results['two_jobs_are_faster_by']:.2f} x as fast as one")
+    elif part == "command":
+        found = results["share_of_floor"]
+        print(
+            f"decoding and resampling are {found['without_quality']:.1%} of the command's CPU time without quality, "
+            f"{found['with_quality']:.1%} with it; eight files take {results['medians']['eight_files']:.2f} s"
+        )
     elif part == "guide":
         print(
             f"one core is {results['prepare_is_faster_by_wall']:.1f} x as fast as the guide's recipe "
@@ -347,6 +387,7 @@ def print_part(part: str, results: dict[str, Any]) -> None:
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "formats": measure_formats,
+    "command": measure_command,
     "jobs": measure_jobs,
     "guide": measure_guide,
     "rows": measure_rows,

@@ -104,7 +104,13 @@ def estimate_corpus(
 
 
 def prepare_sample(
-    rows: pa.Table, corpus: Location | Path, workers: Workers, config: PrepareConfig, *, store: ObjectStore
+    rows: pa.Table,
+    corpus: Location | Path,
+    workers: Workers,
+    config: PrepareConfig,
+    *,
+    store: ObjectStore,
+    codecs: Sequence[str] = tuple(ENCODERS),
 ) -> tuple[list[RowProbe], list[Note]]:
     """Prepare some rows in the workers and return their sizes and rejections, in order of row, and notes.
 
@@ -114,6 +120,7 @@ def prepare_sample(
         workers: The pool.
         config: Settings.
         store: Access to recordings in object storage.
+        codecs: Those with which sizes are wanted.
     """
     # Negative, unlike the numbers of shards: a worker that has not begun a shard yet must not count in its progress.
     tasks = [
@@ -124,6 +131,7 @@ def prepare_sample(
             corpus=corpus,
             heartbeats=workers.heartbeats,
             store=store,
+            codecs=codecs,
         )
         for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
     ]

@@ -262,7 +262,9 @@ def _make_plan(
     train = spools["train"]
     yield from (Note(message=line) for line in describe_texts(sample_rows(train), config))
     sized = replace(config, jobs=count_jobs(config, sum(spool.num_rows for spool in spools.values())))
-    sampled, notes = prepare_sample(sample_rows(train), train.manifest.folder, workers, sized, store=output.store)
+    sampled, notes = prepare_sample(
+        sample_rows(train), train.manifest.folder, workers, sized, store=output.store, codecs=(config.codec,)
+    )
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
     plan = write_plan(output, spools, config=config, shard_rows=shard_rows)

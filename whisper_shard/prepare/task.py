@@ -6,7 +6,7 @@ same length, lie together. A worker therefore holds a whole shard in memory, alr
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
@@ -81,6 +81,8 @@ class RowsTask(Task):
     """Folder of the workers' heartbeats."""
     store: ObjectStore = field(default_factory=ObjectStore)
     """Access to recordings in object storage."""
+    codecs: Sequence[str] = tuple(ENCODERS)
+    """Codecs with which the size of the utterances is wanted."""
 
     def read_rows(self) -> pa.Table:
         """Return the rows."""
@@ -161,7 +163,7 @@ class RowProbe:
     seconds: float = 0.0
     """Length after trimming; 0 where rejected."""
     num_bytes: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(ENCODERS, 0))
-    """Length of the audio member with each codec; 0 where rejected."""
+    """Length of the audio member with each codec that was asked for; 0 where rejected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +214,9 @@ def probe_rows(task: RowsTask | ShardTask) -> ProbeResult:
         EnvironmentFault: The machine failed: I/O error.
     """
     prepared = _prepare_rows(task, max_seconds=PROBE_SECONDS)
-    probes = tuple(_probe(row, results) for row, results in groupby(prepared, key=lambda found: found.row.row))
+    codecs = task.codecs if isinstance(task, RowsTask) else ()
+    rows = groupby(prepared, key=lambda found: found.row.row)
+    probes = tuple(_probe(row, results, codecs) for row, results in rows)
     return ProbeResult(number=task.number, probes=probes)
 
 
@@ -336,14 +340,14 @@ def _as_outcome(
     )
 
 
-def _probe(row: int, results: Iterable[_PreparedRow]) -> RowProbe:
+def _probe(row: int, results: Iterable[_PreparedRow], codecs: Sequence[str]) -> RowProbe:
     """Return the sum over the results of a row; of a recording that was cut, the whole is estimated from its begin."""
-    num_bytes, seconds, rejection = dict.fromkeys(ENCODERS, 0.0), 0.0, None
+    num_bytes, seconds, rejection = dict.fromkeys(codecs, 0.0), 0.0, None
     for prepared in results:
         result = prepared.result
         if isinstance(result, Utterance):
             samples = to_int16(result.waveform)
-            num_bytes = {name: num_bytes[name] + len(encode(samples)) for name, encode in ENCODERS.items()}
+            num_bytes = {name: size + len(ENCODERS[name](samples)) for name, size in num_bytes.items()}
             seconds += result.seconds
         elif isinstance(result, CutRow):
             num_bytes = {name: size / result.share for name, size in num_bytes.items()}
