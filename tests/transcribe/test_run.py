@@ -155,6 +155,8 @@ def test_the_command_fails_if_a_recording_did(tiny_folder, talks, tmp_path, caps
     assert f"a.wav: {out / 'a.txt'} written" in shown.out
     assert run(argv) == 1
     assert "a.wav: transcribed by an earlier run with the same settings, kept" in capsys.readouterr().out
+    assert run([*argv, "--seed", "7"]) == 1
+    assert "a.wav: transcribed anew: other settings: seed was 42, is 7" in capsys.readouterr().out
 
 
 def test_a_model_folder_without_tokenizer(tiny_folder, talks, tmp_path):

@@ -54,7 +54,7 @@ class _Display:
                 extra = f"; {', '.join(event.files)} written from it" if event.files else ""
                 self._progress.say(f"{event.name}: transcribed by an earlier run with the same settings, kept{extra}")
             case events.Redone():
-                self._progress.say(f"{event.name}: transcribed anew, since an earlier run had {event.cause}")
+                self._progress.say(f"{event.name}: transcribed anew: {event.cause}")
             case events.Failed():
                 say_warning(f"{event.name}: {event.cause}")
 
