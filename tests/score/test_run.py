@@ -11,7 +11,7 @@ from whisper_shard.dataset.writer import write_dataset
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import ConfigError, EnvironmentFault, TrainingError
 from whisper_shard.score.events import ScoreProgress
-from whisper_shard.score.run import _default_folder, score_model
+from whisper_shard.score.run import default_folder, score_model
 from whisper_shard.score.table import TABLE_SCHEMA
 from whisper_shard.storage.location import parse_location
 
@@ -113,10 +113,10 @@ def test_limit_takes_fewer_and_says_so(report, tmp_path):
 
 def test_reports_of_hub_models_go_to_the_current_folder(tmp_path):
     evaluation = parse_location(tmp_path / "eval")
-    assert _default_folder(str(tmp_path), evaluation) == tmp_path / "score-eval"
-    assert _default_folder("openai/whisper-base", evaluation) == Path("score-openai-whisper-base-eval")
+    assert default_folder(str(tmp_path), evaluation) == tmp_path / "score-eval"
+    assert default_folder("openai/whisper-base", evaluation) == Path("score-openai-whisper-base-eval")
     bucket = parse_location("s3://corpora/german/eval")
-    assert _default_folder("openai/whisper-base", bucket) == Path("score-openai-whisper-base-eval")
+    assert default_folder("openai/whisper-base", bucket) == Path("score-openai-whisper-base-eval")
 
 
 def found_dataset(found):

@@ -1,7 +1,7 @@
 """Settings of the command `score`."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal
 
@@ -10,6 +10,9 @@ from whisper_shard.errors import ConfigError
 
 MAX_BEAMS = 64
 """Beams at most: each takes memory and time."""
+MAX_PROBE_MINUTES = 300.0
+"""Audio of a probe at most: all of it lies in memory, 1.2 GB."""
+_NOT_OF_PROBE = ("window", "task", "max_new_tokens", "beams", "timestamps", "hypotheses", "by", "write_columns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,12 @@ class ScoreConfig:
     """Embed the audio of the utterances on the page; off: score.html holds texts only."""
     write_columns: str = ""
     """Store hypothesis, error rates and confidence of each utterance beside the dataset, for `filter`, as NAME."""
+    probe: bool = False
+    """Join utterances to long recordings and transcribe them with the model and its base, or --against BASE."""
+    probe_minutes: float = 2.0
+    """Length of each of these recordings."""
+    probe_recordings: int = 10
+    """Recordings at most."""
     slice: str = ""
     """With write_columns: do part I of N only, such as 3/16; empty: RANK and WORLD_SIZE of torchrun, else all."""
     limit: int = 0
@@ -100,7 +109,22 @@ class ScoreConfig:
             raise ConfigError("--timestamps decodes greedily for a report: leave out --beams and --write-columns")
         if self.hypotheses and self.limit:
             raise ConfigError("--limit chooses what is decoded: leave it out with --hypotheses")
+        self._check_probe()
         if self.slice:
             parse_slice("--slice", self.slice)
         if self.slice and not self.write_columns:
             raise ConfigError("--slice shares out the work of --write-columns NAME: give that, too")
+
+    def _check_probe(self) -> None:
+        check_range("--probe-minutes", self.probe_minutes, 0.5, 60.0)
+        check_range("--probe-recordings", self.probe_recordings, 1, 1_000)
+        if (total := self.probe_minutes * self.probe_recordings) > MAX_PROBE_MINUTES:
+            raise ConfigError(
+                f"--probe-minutes {self.probe_minutes:g} times --probe-recordings {self.probe_recordings} is "
+                f"{total:g} minutes; at most {MAX_PROBE_MINUTES:g} are probed"
+            )
+        defaults = {field.name: field.default for field in fields(self)}
+        changed = [name for name in _NOT_OF_PROBE if getattr(self, name) != defaults[name]]
+        if self.probe and changed:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise ConfigError(f"--probe transcribes long recordings as `transcribe` does: leave out {flags}")

@@ -68,6 +68,11 @@ def measure_quality(recording: Recording, trimmed: Waveform, *, num_chars: int) 
     )
 
 
+def measure_noise(waveform: Waveform) -> float:
+    """Return the root mean square of the quietest tenth of a waveform, 1.0 is full scale."""
+    return math.sqrt(_noise_power(_frame_powers(waveform)))
+
+
 def _frame_powers(waveform: Waveform) -> NDArray[np.float64]:
     """Return the mean square of each whole frame; of all samples where there is no whole frame."""
     num_frames = max(len(waveform) // FRAME, 1)

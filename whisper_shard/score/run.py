@@ -50,13 +50,13 @@ def score_model(
         ConfigError: Model and dataset are swapped, or precision, language or cap are not possible.
         EnvironmentFault: The report cannot be written.
     """
-    _check_order(model, dataset)
+    check_order(model, dataset)
     _check_alone(dataset)
     plan = _plan(dataset, config)
     from whisper_shard.score.decode import Scorer  # torch, which scores of given hypotheses do without
 
     scorer = Scorer(model, config)
-    folder = _make_folder(_local_out(config) or _default_folder(model, plan.data.location))
+    folder = make_folder(local_out(config) or default_folder(model, plan.data.location))
     windows: tuple[Window, ...] = ("full", "short") if config.window == "both" else (config.window,)
     evaluations = scorer.decode(plan.data, windows, progress)
     scored = _Scored(name=model, evaluations=evaluations, settings=scorer.settings)
@@ -97,7 +97,7 @@ def score_hypotheses(
     else:
         words = "is a folder without score.json" if path.is_dir() else "does not exist"
         raise ConfigError(f"--hypotheses {path}: {words}; give a file with hypotheses, or the folder of a score")
-    return _finish(plan, scored, _make_folder(_local_out(config) or folder), progress)
+    return _finish(plan, scored, make_folder(local_out(config) or folder), progress)
 
 
 def _rescore(path: Path, plan: "_Plan") -> "_Scored":
@@ -129,7 +129,8 @@ def _plan(dataset: Location | Path | str, config: ScoreConfig) -> _Plan:
     return _Plan(config, data, columns, open_other(config.against, data, config) if config.against else None)
 
 
-def _local_out(config: ScoreConfig) -> Path | None:
+def local_out(config: ScoreConfig) -> Path | None:
+    """Return the folder that the settings name for the report; None: none."""
     return local_path(config.out, what="--out") if config.out else None
 
 
@@ -202,7 +203,7 @@ def _describe_data(data: Dataset, config: ScoreConfig) -> dict[str, str]:
     }
 
 
-def _check_order(model: str, dataset: Path | str) -> None:
+def check_order(model: str, dataset: Path | str) -> None:
     """Check that model and dataset are not swapped.
 
     Raises:
@@ -228,7 +229,7 @@ def _check_alone(dataset: Path | str) -> None:
         )
 
 
-def _default_folder(model: str, dataset: Location) -> Path:
+def default_folder(model: str, dataset: Location) -> Path:
     """Return a folder in the model's own, or in the current one if the model came from a hub."""
     name = _name_of(dataset)
     if Path(model).is_dir():
@@ -240,7 +241,7 @@ def _name_of(dataset: Location) -> str:
     return dataset.path.resolve().name if dataset.is_local else dataset.name or dataset.bucket
 
 
-def _make_folder(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Make the folder of the report before the work begins, so that a full disk is known early."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,8 @@ def run_score(config: ScoreConfig, *, model: str, dataset: str) -> int:
     """Score a model, or given hypotheses, on a dataset and show where the report lies."""
     if config.write_columns:
         return _write_columns(config, model=model, dataset=dataset)
+    if config.probe:
+        return _probe(config, model=model, dataset=dataset)
     from whisper_shard.score.compare import describe_comparison
     from whisper_shard.score.run import score_hypotheses, score_model
 
@@ -58,6 +60,24 @@ def _write_columns(config: ScoreConfig, *, model: str, dataset: str) -> int:
         report = score_columns(model, dataset, config, show)
     for line in describe_columns(report, dataset):
         say(line)
+    return 0
+
+
+def _probe(config: ScoreConfig, *, model: str, dataset: str) -> int:
+    from whisper_shard.score.probe import probe_model
+    from whisper_shard.score.probe_report import describe_probe, find_worse
+
+    with Progress("probing") as progress:
+
+        def count(event: "ScoreProgress") -> None:
+            progress.update(event.num_done, event.num_utterances, f"utterances in {WINDOW_NAMES[event.window]}")
+
+        report = probe_model(model, dataset, config, count)
+    for line in describe_probe(report):
+        say(line)
+    for note in (*report.notes, *find_worse(report)):
+        say_warning(note)
+    say(f"see {report.json_path}")
     return 0
 
 
