@@ -77,6 +77,17 @@ def test_the_base_is_the_model_that_the_run_names(tiny_folder, data, tmp_path):
     assert "the run names some/hub-name, which is no folder here" in found.notes[0]
 
 
+@pytest.mark.usefixtures("briefly")
+def test_the_command_prints_both_models_and_warns_of_few_recordings(tiny_folder, data, tmp_path, capsys):
+    flags = ["--probe", "--limit", "3", "--against", str(tiny_folder), "--out", str(tmp_path)]
+    assert run(["score", str(tiny_folder), str(data.location), *flags]) == 0
+    shown = capsys.readouterr()
+    assert "\n1 recording, 9.0 s, joined from 3 of 8" in shown.out and shown.out.count("words 100.0% left out") == 2
+    assert "difference: WER +0.00 points (95 % interval +0.00 to +0.00; this may be chance)" in shown.out
+    assert f"see {tmp_path / 'probe.json'}" in shown.out
+    assert "intervals come from 1 recording only and are guesses" in shown.err
+
+
 def test_the_base_must_be_a_model(tiny_folder, data, tmp_path):
     with pytest.raises(ConfigError, match="is no model, and with --probe both transcribe"):
         probe_model(str(tiny_folder), data.location, config(tmp_path, against=str(tmp_path)))
@@ -93,10 +104,11 @@ def test_settings_that_do_not_fit_are_refused():
 @pytest.mark.skipif(not DIGITS.is_dir(), reason="real speech is not beside the checkout")
 def test_whisper_base_goes_through_joined_digits(whisper_base, tmp_path):
     rows = (DIGITS / "test.csv").read_text().splitlines()
-    few = [row.replace("audios/", f"{DIGITS.resolve()}/audios/") for row in rows[1:200:4]]
+    few = [row.replace("audios/", f"{DIGITS.resolve()}/audios/") for row in rows[1:200:8]]
     table = tmp_path / "few.csv"
     table.write_text("\n".join([rows[0], *few]) + "\n")
-    assert run(["prepare", str(table), str(tmp_path / "data"), "--eval-fraction", "0"]) == 0
+    short = ["--min-text-chars", "1", "--min-seconds", "0.05", "--eval-fraction", "0"]
+    assert run(["prepare", str(table), str(tmp_path / "data"), *short]) == 0
     found = probe_model(whisper_base.path, tmp_path / "data" / "train", config(tmp_path / "out", language="en"))
     whole = found.parts[0]
     # Digits are written 7 or seven, so that errors say little; that little is left out says that it heard them all.

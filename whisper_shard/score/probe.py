@@ -19,6 +19,7 @@ from whisper_shard.inference.spectrogram import SpectrogramBuilder
 from whisper_shard.model.device import choose_device, choose_precision, set_threads, set_up_gpu
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.report.quantities import describe_number
 from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import ScoreProgress
 from whisper_shard.score.joined import PAUSE, JoinedRecording, JoinRules, join_utterances
@@ -215,7 +216,8 @@ def _describe_models(here: _Transcribed, there: _Transcribed | None) -> dict[str
 def _note_few(recordings: Sequence[JoinedRecording]) -> list[str]:
     if len(recordings) >= FEW_RECORDINGS:
         return []
+    number = describe_number(len(recordings), "recording")
     return [
-        f"intervals come from {len(recordings)} recordings only and are guesses: more utterances, shorter "
-        "--probe-minutes or more --probe-recordings give more"
+        f"intervals come from {number} only and are guesses: more utterances, shorter --probe-minutes or more "
+        "--probe-recordings give more"
     ]
