@@ -46,6 +46,17 @@ def english_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def large_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random model of width 64 with the 128 mel bins and 51,866 tokens that exports have built in."""
+    import torch
+
+    from tests.export.making import make_large_v3_shaped
+
+    with torch.no_grad():
+        return make_large_v3_shaped(tmp_path_factory.mktemp("large-v3"))
+
+
 @pytest.fixture
 def tiny(tiny_folder: Path) -> "LoadedWhisper":
     """A fresh copy of the tiny model."""
