@@ -9,6 +9,7 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (P
 import hashlib
 
 import numpy as np
+from numpy.random import Philox  # imported at the start: Ctrl-C is lost while numpy loads it
 from numpy.typing import NDArray
 
 Part = int | str
@@ -17,7 +18,7 @@ Part = int | str
 
 def draw_words(num_words: int, *key: Part) -> NDArray[np.uint64]:
     """Return 64-bit words that depend on ``key`` alone."""
-    return np.random.Philox(key=hash_key(*key)).random_raw(num_words)
+    return Philox(key=hash_key(*key)).random_raw(num_words)
 
 
 def draw_uniform(num_values: int, *key: Part) -> NDArray[np.float64]:

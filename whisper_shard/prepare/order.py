@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.random import Philox  # imported at the start: Ctrl-C is lost while numpy loads it
 from numpy.typing import NDArray
 
 from whisper_shard.errors import ManifestError
@@ -131,7 +132,7 @@ def rank_rows(num_rows: int, seed: int) -> NDArray[np.int32]:
     """Return the place of each row in a random order, shape (num_rows,)."""
     # Raw words of Philox: NumPy guarantees them between versions, unlike Generator.permutation. The order of every
     # dataset depends on it. A stable sort makes the order well defined even if two rows draw the same word.
-    words = np.random.Philox(key=seed).random_raw(num_rows)
+    words = Philox(key=seed).random_raw(num_rows)
     ranks = np.empty(num_rows, np.int32)
     ranks[np.argsort(words, kind="stable")] = np.arange(num_rows, dtype=np.int32)
     return ranks
