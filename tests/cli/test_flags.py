@@ -137,14 +137,16 @@ def test_every_shipped_recipe_loads():
 def show_help(capsys, command):
     known = COMMANDS[command]
     with pytest.raises(SystemExit):
-        load_config(known.config, command=command, argv=["--help"], positionals=known.positionals)
+        load_config(
+            known.config, command=command, argv=["--help"], positionals=known.positionals, repeated=known.repeated
+        )
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_shows_no_empty_default_and_every_setting(capsys, command):
     shown = show_help(capsys, command)
-    assert "default: ''" not in shown
+    assert "default: ''" not in shown and "default: )" not in shown
     assert "default: )" not in shown
     plugins = list_plugin_settings(COMMANDS[command].config)
     for name in list_settings(COMMANDS[command].config):

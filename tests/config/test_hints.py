@@ -18,14 +18,17 @@ def complain(command, flag):
     return str(caught.value).removeprefix(f"whisper-shard {command}: unknown flag {flag}")
 
 
+TRACKERS = "; name it: --tracker wandb, mlflow or trackio; metrics are always in RUN/metrics.jsonl"
+
+
 @pytest.mark.parametrize(
     ("command", "flag", "hint"),
     [
         ("train", "--learning-rate", "; here it is --lr"),
         ("train", "--learning_rate=1e-4", None),
         ("train", "--num-train-epochs", "; here it is --epochs"),
-        ("train", "--wandb", "; metrics are written to RUN/metrics.jsonl and, with --tensorboard, RUN/tensorboard"),
-        ("train", "--report-to", "; metrics are written to RUN/metrics.jsonl and, with --tensorboard, RUN/tensorboard"),
+        ("train", "--wandb", TRACKERS),
+        ("train", "--report-to", TRACKERS),
         ("train", "--overwrite", "; the same command resumes; to train anew, name a new RUN"),
         ("train", "--num-workers", "; here it is --workers"),
         ("train", "--max-duration", "; here it is --batch-seconds (padded seconds per step; utterances are filtered "
@@ -42,7 +45,14 @@ def complain(command, flag):
         ("prepare", "--output-dir", "; OUT is the second argument, without a flag"),
         ("prepare", "--min-chars", "; here it is --min-text-chars"),
         ("score", "--num-workers", ""),
-        ("score", "--num-beams", "; decoding is greedy"),
+        ("score", "--num-beams", "; here it is --beams"),
+        ("transcribe", "--device", "; a GPU is used if there is one"),
+        ("transcribe", "--model", "; MODEL is the first argument, without a flag"),
+        ("transcribe", "--output-dir", "; here it is --output"),
+        ("transcribe", "--output-format", "; here it is --format"),
+        ("transcribe", "--vad-filter", "; here it is --vad"),
+        ("transcribe", "--beam-size", "; it takes the most probable token, see --temperatures"),
+        ("prepare", "--vad", "; here it is --segment (vad)"),
         ("verify", "--overwrite", ""),
         ("bench", "--num-workers", "; here it is --workers"),
         ("train", "--local-files-only", ""),

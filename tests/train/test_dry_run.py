@@ -11,18 +11,19 @@ from whisper_shard.train import dry_run
 from whisper_shard.train.dry_run import try_training
 from whisper_shard.train.events import SilenceChosen, Started
 from whisper_shard.train.loop import train_model
+from whisper_shard.train.step import TrainStep
 
 
 def test_steps_are_timed_and_scaled_by_their_windows(task, monkeypatch):
     clock, events = [0.0], []
-    make_step = dry_run.TrainStep.__call__
+    make_step = TrainStep.__call__
 
     def step_of_known_time(self, batch, **rest):
         result = make_step(self, batch, **rest)
         clock[0] += 0.3 * result.global_batch.padded_samples / 16_000
         return result
 
-    monkeypatch.setattr(dry_run.TrainStep, "__call__", step_of_known_time)
+    monkeypatch.setattr(TrainStep, "__call__", step_of_known_time)
     monkeypatch.setattr(dry_run.time, "perf_counter", lambda: clock[0])
     found = try_training(task, tiny_config(task, save_every=0), events.append)
     (started,) = of_kind(events, Started)

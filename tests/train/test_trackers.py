@@ -90,6 +90,16 @@ def test_a_tracker_that_cannot_be_opened(task, tmp_path, monkeypatch):
         train_model(task, tmp_path / "run", tiny_config(task, tracker="wandb"))
 
 
+def test_a_damaged_identity_is_named(task, tmp_path, opened):
+    run = tmp_path / "run"
+    config = tiny_config(task, tracker="wandb", max_steps=2)
+    train_model(task, run, config)
+    for content in ("", "[1]", '{"tracker": "wandb"}'):
+        (run / "tracker.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"run/tracker\.json: is damaged; remove it"):
+            train_model(task, run, tiny_config(task, tracker="wandb", max_steps=3, extend=True))
+
+
 def test_wandb_offline(task, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed (it is an extra)")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -111,7 +111,11 @@ def _make_arguments(kind: type, positionals: Mapping[str, str], *, repeated: str
             Annotated[
                 tuple[str, ...] if name == repeated else str,
                 tyro.conf.Positional,
-                tyro.conf.arg(help=text, metavar=f"{name.upper()} ..." if name == repeated else name.upper()),
+                tyro.conf.arg(
+                    help=text,
+                    metavar=f"{name.upper()} ..." if name == repeated else name.upper(),
+                    help_behavior_hint=_describe_default if name == repeated else None,
+                ),
             ],
             dataclasses.field(),
         )

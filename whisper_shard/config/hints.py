@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "audio_column": ("audio_col", "audio_column_name", "audio_field", "path_column"),
     "batch_seconds": ("batch_duration", "max_duration", "max_batch_duration", "max_tokens_per_batch"),
+    "batch": ("batch_size",),
     "batch_size": ("global_batch_size", "per_device_train_batch_size", "train_batch_size"),
+    "beams": ("beam_size", "num_beams"),
+    "by": ("group_by", "slice_by"),
     "cache": ("cache_dir",),
     "compile": ("torch_compile",),
     "decode_timeout_seconds": ("timeout", "timeout_seconds"),
@@ -24,6 +27,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
         "dev_fraction", "dev_size", "test_fraction", "test_size", "val_fraction", "val_size", "val_split",
     ),
     "eval_limit": ("max_eval_samples",),
+    "format": ("output_format",),
     "freeze_layers": ("freeze_encoder_layers", "num_frozen_layers"),
     "jobs": (
         "n_jobs", "nj", "num_jobs", "num_proc", "num_processes", "num_workers", "preprocessing_num_workers", "workers",
@@ -45,11 +49,13 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     "min_text_chars": ("min_chars", "min_text_length", "min_text_len"),
     "model": ("base_model", "model_id", "model_name", "model_name_or_path", "pretrained_model"),
     "out": ("output", "output_dir"),
+    "output": ("out", "output_dir"),
     "patience": ("early_stop", "early_stopping", "early_stopping_patience"),
     "precision": ("amp", "bf16", "dtype", "fp16", "half", "mixed_precision", "torch_dtype"),
     "prefetch": ("prefetch_factor",),
     "rebuild": ("force", "overwrite", "overwrite_output", "overwrite_output_dir"),
     "save_every": ("checkpoint_every", "save_interval", "save_steps"),
+    "segment": ("vad", "vad_filter"),
     "seed": ("data_seed", "random_seed", "random_state", "seed_everything"),
     "shard_mb": ("max_shard_size", "shard_size"),
     "spec_augment": ("apply_spec_augment", "specaugment", "use_specaugment"),
@@ -64,6 +70,7 @@ NAMES_ELSEWHERE: Mapping[str, tuple[str, ...]] = {
     ),
     "tokenizer": ("tokenizer_name", "tokenizer_path"),
     "trim_db": ("top_db",),
+    "vad": ("vad_filter",),
     "warmup": ("num_warmup_steps", "warmup_ratio", "warmup_steps"),
     "weight_decay": ("wd",),
     "workers": ("dataloader_num_workers", "n_workers", "num_loader_workers", "num_workers"),
@@ -77,11 +84,13 @@ REMARKS: Mapping[str, str] = {
     "batch_size": "of a whole step, over all ranks",
     "max_seconds": "of an utterance",
     "micro_batch": "utterances per forward pass; batch_size stays that of a step",
+    "segment": "vad",
     "warmup": "a share of all steps, 0 to 1",
 }
 """What is different about a setting that has another name elsewhere."""
 _LOGGERS = ("comet", "logger", "mlflow", "report_to", "use_wandb", "wandb", "wandb_entity", "wandb_project")
 _OVERWRITE = ("clear", "force", "overwrite", "overwrite_output", "overwrite_output_dir", "rebuild")
+_ONE_DEVICE = ("device", "devices", "gpus", "num_gpus")
 _DEVICES = ("device", "devices", "gpus", "local_rank", "nproc_per_node", "num_gpus")
 INSTEAD: Mapping[str, Mapping[str, str]] = {
     "prepare": {
@@ -92,7 +101,9 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("resume", "resume_from_checkpoint"), "the same command resumes"),
     },
     "train": {
-        **dict.fromkeys(_LOGGERS, "metrics are written to RUN/metrics.jsonl and, with --tensorboard, RUN/tensorboard"),
+        **dict.fromkeys(
+            _LOGGERS, "name it: --tracker wandb, mlflow or trackio; metrics are always in RUN/metrics.jsonl"
+        ),
         **dict.fromkeys(_OVERWRITE, "the same command resumes; to train anew, name a new RUN"),
         **dict.fromkeys(_DEVICES, "a GPU is used if there is one, several with bin/train-ddp"),
         **dict.fromkeys(("output", "output_dir", "out"), "RUN is the second argument, without a flag"),
@@ -102,8 +113,12 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("max_seconds", "min_seconds"), "utterances are filtered by `prepare`"),
     },
     "score": {
-        **dict.fromkeys(("beam_size", "beams", "num_beams"), "decoding is greedy"),
-        **dict.fromkeys(("device", "devices", "gpus", "num_gpus"), "a GPU is used if there is one"),
+        **dict.fromkeys(_ONE_DEVICE, "a GPU is used if there is one"),
+    },
+    "transcribe": {
+        **dict.fromkeys(_ONE_DEVICE, "a GPU is used if there is one"),
+        **dict.fromkeys(("model", "model_name", "model_size"), "MODEL is the first argument, without a flag"),
+        **dict.fromkeys(("beam_size", "beams", "num_beams"), "it takes the most probable token, see --temperatures"),
     },
 }
 """What to do instead, by command, for names of other tools that no setting corresponds to."""

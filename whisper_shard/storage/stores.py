@@ -22,6 +22,7 @@ from whisper_shard.storage.location import SCHEMES, Location
 
 _CONNECT_SECONDS = 5.0
 _PREFIXES = ("AWS_", "GOOGLE_", "AZURE_", "STORAGE_EMULATOR_HOST", "SSL_CERT_FILE", "HOME")
+"""Beginnings of the variables that a client reads; profiles lie in HOME."""
 _UNUSED_KEYS = ("client_email", "private_key", "private_key_id")
 _STALL_SECONDS = 10.0
 """A connection that brings nothing for so long is given up, and the request made again."""

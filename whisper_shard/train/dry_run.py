@@ -18,14 +18,12 @@ from whisper_shard.train.build import build_trainable, resolve_config
 from whisper_shard.train.data import Corpora, open_corpora
 from whisper_shard.train.events import Progress, SilenceChosen, Started, ignore_event
 from whisper_shard.train.forecast import sample_steps
-from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
+from whisper_shard.train.global_batch import Requests
 from whisper_shard.train.pace import count_evaluations
 from whisper_shard.train.run.context import RunContext, open_machine
 from whisper_shard.train.run.folder import RunFolder
 from whisper_shard.train.signals import catch_stop_signals
-from whisper_shard.train.silence_source import find_silence_source
-from whisper_shard.train.start import describe_start, load_checked, report_preparing
-from whisper_shard.train.step import TrainStep
+from whisper_shard.train.start import build_train_step, describe_start, load_checked, report_preparing
 from whisper_shard.train.validator import Validator
 from whisper_shard.utterance import SAMPLE_RATE
 
@@ -104,16 +102,10 @@ class _Trial:
         steps_per_epoch = self.planner.steps_per_epoch
         self.total_steps = config.optimizer.max_steps or config.optimizer.epochs * steps_per_epoch
         self.eval_every = config.evaluation.eval_every or steps_per_epoch
-        silence = find_silence_source(corpora.training, config) if config.window.borrows_silence else None
-        source = silence.waveform if silence else None
-        builder = GlobalBatchBuilder(
-            labeler=labeler,
-            config=config,
-            ranks=machine.ranks,
-            total_steps=self.total_steps,
-            longest_window=trainable.longest_window,
+        self.train_step, silence = build_train_step(
+            trainable, corpora, labeler, config, machine, total_steps=self.total_steps
         )
-        self.train_step = TrainStep(trainable, builder, config, machine, source)
+        source = silence.waveform if silence else None
         limit = min(TIMED_UTTERANCES, config.evaluation.eval_limit or TIMED_UTTERANCES)
         few = replace(context, config=replace(config, evaluation=replace(config.evaluation, eval_limit=limit)))
         self.validator = Validator(

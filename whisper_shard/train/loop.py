@@ -28,7 +28,7 @@ from whisper_shard.train.build import build_trainable, pause_garbage_collector, 
 from whisper_shard.train.data import Corpora, open_corpora
 from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, ignore_event
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
-from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
+from whisper_shard.train.global_batch import Requests
 from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.checkpointer import Checkpointer
@@ -39,9 +39,8 @@ from whisper_shard.train.run.remote import RemoteRun, hold_remote_run
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.signals import catch_stop_signals, stop_error
-from whisper_shard.train.silence_source import find_silence_source
-from whisper_shard.train.start import load_checked, report_start
-from whisper_shard.train.step import StepResult, TrainStep
+from whisper_shard.train.start import build_train_step, load_checked, report_start
+from whisper_shard.train.step import StepResult
 from whisper_shard.train.trackers import track
 from whisper_shard.train.validator import Validator
 
@@ -127,16 +126,10 @@ class Trainer:
         self._steps_per_epoch = planner.steps_per_epoch
         self.total_steps = config.optimizer.max_steps or config.optimizer.epochs * self._steps_per_epoch
         self._warmup_steps = count_warmup_steps(config.optimizer.warmup, self.total_steps)
-        self._silence = find_silence_source(corpora.training, config) if config.window.borrows_silence else None
-        silence_source = self._silence.waveform if self._silence else None
-        builder = GlobalBatchBuilder(
-            labeler=labeler,
-            config=config,
-            ranks=machine.ranks,
-            total_steps=self.total_steps,
-            longest_window=trainable.longest_window,
+        self.train_step, self._silence = build_train_step(
+            trainable, corpora, labeler, config, machine, total_steps=self.total_steps
         )
-        self.train_step = TrainStep(trainable, builder, config, machine, silence_source)
+        silence_source = self._silence.waveform if self._silence else None
         self.validator = Validator(
             context=context, loaded=loaded, dataset=corpora.eval, labeler=labeler, silence_source=silence_source
         )

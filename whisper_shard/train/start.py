@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 
+from whisper_shard.config.train import TrainConfig
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, load_whisper
 from whisper_shard.stream.loader import Loader
 from whisper_shard.train.data import Corpora, check_labels
 from whisper_shard.train.events import Preparing, Resumed, SilenceChosen, Started, Warned
 from whisper_shard.train.forecast import forecast_run
+from whisper_shard.train.global_batch import GlobalBatchBuilder
 from whisper_shard.train.language import report_language
 from whisper_shard.train.progress import ProgressReporter
-from whisper_shard.train.run.context import RunContext
-from whisper_shard.train.silence_source import SilenceSource
+from whisper_shard.train.run.context import Machine, RunContext
+from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.silence_source import SilenceSource, find_silence_source
 from whisper_shard.train.step import TrainStep
 from whisper_shard.train.validator import Validator
 
@@ -32,6 +35,33 @@ def load_checked(context: RunContext, corpora: Corpora) -> tuple[LoadedWhisper, 
         check_labels(data, labeler, timestamps=config.timestamps > 0)
     check_labels(corpora.eval, labeler)
     return loaded, labeler
+
+
+def build_train_step(
+    trainable: Trainable,
+    corpora: Corpora,
+    labeler: Labeler,
+    config: TrainConfig,
+    machine: Machine,
+    *,
+    total_steps: int,
+) -> tuple[TrainStep, SilenceSource | None]:
+    """Return what makes the steps of a run, and what its short windows borrow; None: nothing.
+
+    Raises:
+        DatasetError: A candidate for the silence source is damaged; see `find_silence_source`.
+        TrainingError: All candidates are nearly silent.
+    """
+    silence = find_silence_source(corpora.training, config) if config.window.borrows_silence else None
+    builder = GlobalBatchBuilder(
+        labeler=labeler,
+        config=config,
+        ranks=machine.ranks,
+        total_steps=total_steps,
+        longest_window=trainable.longest_window,
+    )
+    source = silence.waveform if silence else None
+    return TrainStep(trainable, builder, config, machine, source), silence
 
 
 def report_preparing(context: RunContext, what: str) -> None:

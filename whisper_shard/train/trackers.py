@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from whisper_shard.config.settings import flatten_settings
@@ -151,7 +152,7 @@ def _group_of(event: Event) -> tuple[str, tuple[str, ...]]:
 
 def _open(name: str, context: RunContext) -> Tracker:
     path = context.folder.path / ID_NAME
-    identity = json.loads(path.read_text())["id"] if path.is_file() else uuid.uuid4().hex[:16]
+    identity = _read_identity(path) if path.is_file() else uuid.uuid4().hex[:16]
     run = TrackedRun(
         id=identity,
         name=context.folder.shown,
@@ -168,6 +169,18 @@ def _open(name: str, context: RunContext) -> Tracker:
         raise ConfigError(f"--tracker {name}: it cannot be opened: {_first_line(error)}") from error
     write_json(path, {"tracker": name, "id": identity})
     return tracker
+
+
+def _read_identity(path: Path) -> str:
+    """Return the identity of the run in its tracker.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    try:
+        return str(json.loads(path.read_bytes())["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is damaged; remove it, and the tracker begins a new run") from error
 
 
 @dataclass(slots=True, kw_only=True)
