@@ -1,6 +1,6 @@
 """Where there is speech in a waveform, found offline by Silero's voice activity detector, without torch.
 
-The package silero-vad ships the model as ONNX; onnxruntime runs it on one thread, at several hundred times real time.
+The package silero-vad ships the model as ONNX; onnxruntime runs it on one thread.
 Importing the package would load torch, so only its file is used.
 
 Source: https://github.com/snakers4/silero-vad, version 6 (the model, and the rules of `get_speech_timestamps`)
