@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.manifests import published
-from tests.manifests.test_lhotse import FIXTURES
 from whisper_shard.cli.main import run
 from whisper_shard.dataset.index import open_dataset
 from whisper_shard.dataset.verify import Fault, verify_dataset
 from whisper_shard.manifests.formats import FORMATS
 
 DOCUMENT = Path(__file__).parents[2] / "docs/corpora.md"
-ROW = re.compile(r"^\| (.+?) \| `whisper-shard (prepare .+?)` \| (\d+) of (\d+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (.+?) \| `whisper-shard (prepare .+?)` \| (\d+) of (\d+) \| .+ \|$", re.MULTILINE)
 CORPORA = {
     "corpus.csv.gz": published.make_csv,
     "manifest.json": published.make_nemo,
@@ -32,7 +31,9 @@ CORPORA = {
     "talks": published.make_subtitles,
     "lectures": published.make_recordings,
 }
-"""The corpora that the commands of the table name."""
+"""The corpora that the commands of the table name, and what makes them."""
+FIXTURES = {"test/fixtures/ljspeech/cuts.json": ("lhotse", "test/fixtures"), "examples/files": ("praatio", ".")}
+"""Those that other tools ship: their folder in fixtures (see its README.md), and where it lies in the tool's source."""
 
 
 def test_every_format_has_a_row_and_an_example():
@@ -48,8 +49,9 @@ def test_rows_kept(tmp_path, monkeypatch, capsys, command, kept, rows):
     monkeypatch.chdir(tmp_path)
     arguments = shlex.split(command)
     name = arguments[1]
-    if name == "test/fixtures/ljspeech/cuts.json":
-        shutil.copytree(FIXTURES, tmp_path / "test/fixtures")
+    if name in FIXTURES:
+        folder, place = FIXTURES[name]
+        shutil.copytree(Path(__file__).parent / "fixtures" / folder, tmp_path / place, dirs_exist_ok=True)
     else:
         CORPORA[name](tmp_path if Path(name).suffix in (".gz", ".json") else tmp_path / name)
     assert run([*arguments, "--jobs", "1", "--trim-db", "0"]) == 0, capsys.readouterr().err

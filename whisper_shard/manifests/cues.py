@@ -24,14 +24,17 @@ PHRASE_SECONDS = 10.0
 """Longer phrases are divided at the longest of their pauses."""
 MAX_FILE_CHARS = 1 << 27
 """Longest subtitle file that is read."""
-TIERS = ("utterances", "utterance", "sentences", "sentence", "transcript", "transcription", "text", "words", "word")
+TIERS = (
+    "utterances", "utterance", "sentences", "sentence", "phrases", "phrase", "transcript", "transcription", "text",
+    "words", "word",
+)  # fmt: skip
 """Names of the tier of a TextGrid with the transcript, in order of preference."""
 _LINE_ENDS = re.compile(r"\r\n?|\n")
 _TIMES = re.compile(
     r"\s*(-?(?:\d{1,6}:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,3})?)\s*-->\s*(-?(?:\d{1,6}:)?\d{1,2}:\d{1,2}(?:[.,]\d{1,3})?)(?:\s|$)"
 )
 # Lengths are limited, so that a line of many opening brackets takes linear time.
-_FORMATTING = re.compile(r"</?[a-zA-Z][^<>]{0,500}>|<\d[\d:.]{0,20}>|\{\\[^{}]{0,500}\}")
+_FORMATTING = re.compile(r"</?[a-zA-Z][^<>]{0,500}>|<\d[\d:.]{0,20}>|\{(?:\\|[a-zA-Z]:)[^{}]{0,500}\}")
 _INLINE_TIME = re.compile(r"<\d[\d:.]{4,20}>")
 _UNSPOKEN = re.compile(r"\[[^\[\]]{0,500}\]|[\u266a-\u266c#]?[\u266a-\u266c]")
 _TURN = re.compile(r"^\s*(?:>>+|[-\u2010-\u2015](?=\s*[^\W\d_]))\s*")
@@ -110,7 +113,12 @@ def parse_srt(text: str, _config: PrepareConfig) -> Iterator[Cue]:
             body.pop()
         if end < len(lines) and body and body[-1].strip().isdecimal():
             body.pop()  # the number of the next cue
-        yield _make_cue(lines[place], place + 1, body)
+        untimed = _find_untimed(lines[place - 1] if place else "", body)
+        yield _make_cue(lines[place], place + 1, body[:untimed])
+        if untimed < len(body):
+            number = place + untimed + 2
+            fault = f"line {number} is the number of a cue, but no times follow"
+            yield Cue(start_seconds=0, end_seconds=0, text=_join_lines(body[untimed + 1 :]), fault=fault)
 
 
 def parse_vtt(text: str, _config: PrepareConfig) -> Iterator[Cue]:
@@ -119,7 +127,8 @@ def parse_vtt(text: str, _config: PrepareConfig) -> Iterator[Cue]:
     lines = _LINE_ENDS.split(text)
     places = [number for number, line in enumerate(lines) if "-->" in line]
     for place in places:
-        end = next((number for number in range(place + 1, len(lines)) if not lines[number]), len(lines))
+        later = range(place + 1, len(lines))
+        end = next((number for number in later if not lines[number] or "-->" in lines[number]), len(lines))
         body = lines[place + 1 : end]
         if is_rolling:
             plain = [line for line in map(clean_line, body) if line]
@@ -136,8 +145,11 @@ def parse_textgrid(text: str, config: PrepareConfig) -> Iterator[Cue]:
         ValueError: It is damaged, or does not say which tier holds the transcript.
     """
     tiers = _read_tiers(text)
-    name = _choose_tier(list(tiers), config.text_column)
-    found = (cue for cue in tiers[name] if not _NO_WORD.fullmatch(cue.text))
+    names = [name for name, _ in tiers]
+    name = _choose_tier(names, config.text_column)
+    if names.count(name) > 1:
+        raise ValueError(f"has {names.count(name)} tiers called {name!r}; give each a name of its own, in Praat")
+    found = (cue for cue in tiers[names.index(name)][1] if not _NO_WORD.fullmatch(cue.text))
     yield from join_words(found) if name.lower().endswith(("word", "words")) else found
 
 
@@ -185,11 +197,29 @@ def clean_line(line: str) -> str:
 
 def _make_cue(times: str, number: int, body: Sequence[str]) -> Cue:
     found = _TIMES.match(times)
-    text = " ".join(line for line in map(clean_line, body) if line)
+    text = _join_lines(body)
     if found is None:
         return Cue(start_seconds=0, end_seconds=0, text=text, fault=f"line {number} is not two times: {times[:60]!r}")
     start, end = map(_read_time, found.groups())
     return Cue(start_seconds=start, end_seconds=end, text=text)
+
+
+def _join_lines(body: Sequence[str]) -> str:
+    return " ".join(line for line in map(clean_line, body) if line)
+
+
+def _find_untimed(number: str, body: Sequence[str]) -> int:
+    """Return where, in the text of a cue of SRT, the next cue begins without its times; else the length of the text.
+
+    Args:
+        number: The line before the times of the cue.
+        body: The lines of its text.
+    """
+    if not number.strip().isdecimal():
+        return len(body)
+    wanted = str(int(number) + 1)
+    places = (i for i in range(1, len(body)) if not body[i - 1].strip() and body[i].strip() == wanted)
+    return next(places, len(body))
 
 
 def _read_time(text: str) -> float:
@@ -222,23 +252,24 @@ def _divide(words: Sequence[Cue]) -> Iterator[Cue]:
         waiting += [part[cut + 1 :], part[: cut + 1]]
 
 
-def _read_tiers(text: str) -> dict[str, list[Cue]]:
+def _read_tiers(text: str) -> list[tuple[str, list[Cue]]]:
     """Return the interval tiers of a TextGrid, long or short, which differ in what does not stand free."""
     values = _GridValues(_FREE_STANDING.finditer(text))
     if "ooTextFile" not in text[:200]:
         raise ValueError("is not a TextGrid in text form; save it as text in Praat")
     try:
         values.skip(5)  # its kind, its times, and whether there are tiers
-        tiers = dict[str, list[Cue]]()
+        tiers = list[tuple[str, list[Cue]]]()
         for _ in range(int(values.number())):
             kind, name = values.text(), values.text()
             values.skip(2)
             size = int(values.number())
             if kind == "IntervalTier":
-                tiers[name] = [
+                cues = [
                     Cue(start_seconds=values.number(), end_seconds=values.number(), text=values.text())
                     for _ in range(size)
                 ]
+                tiers.append((name, cues))
             else:
                 values.skip(2 * size)
     except StopIteration:
@@ -273,7 +304,7 @@ class _GridValues:
 def _choose_tier(names: Sequence[str], wanted: str) -> str:
     if wanted in names:
         return wanted
-    spoken = [name for name in names if not name.lower().endswith(("phones", "phone", "phonemes"))]
+    spoken = [name for name in dict.fromkeys(names) if not name.lower().endswith(("phones", "phone", "phonemes"))]
     known = [name for word in TIERS for name in spoken if name.lower() == word]
     if wanted or not (known or len(spoken) == 1):
         raise ValueError(

@@ -31,7 +31,7 @@ COLUMNS = Columns(
     audio="audio", text="text", language="language", speaker="speaker", start="start", end="end", channel="channel"
 )
 CTM_CHANNELS = {"1": 0, "A": 0, "a": 0, "2": 1, "B": 1, "b": 1}
-"""Names of channels in CTM files, and their numbers; those of others are numbers already."""
+"""Names of channels in CTM files, and their numbers; in a file with a channel ``0`` the names are the numbers."""
 
 
 class Subtitles:
@@ -187,14 +187,14 @@ class _Reader:
 
     def _read_shared_ctm(self, file: Path) -> Iterator[Line]:
         """Yield the utterances of a CTM that names its recordings, one recording after the other."""
-        base, numbers = file.parent.relative_to(self.folder).as_posix(), enumerate(read_lines(file), 1)
-        finder = PathFinder(self.folder)
-        words = (_read_ctm(file, line, number) for number, line in numbers if line.strip() and line[:2] != ";;")
+        base, finder = file.parent.relative_to(self.folder).as_posix(), PathFinder(self.folder)
+        channels = {} if any(channel == "0" for (_, channel), _ in _read_ctm(file)) else CTM_CHANNELS
+        words = _read_ctm(file)
         for (name, channel), of_recording in groupby(words, key=itemgetter(0)):
             path = name if base == "." else f"{base}/{name}"
             values: dict[str, object] = {
                 "audio": finder.find(path) or path,
-                "channel": CTM_CHANNELS.get(channel, channel),
+                "channel": channels.get(channel, channel),
                 "subtitles": file.name,
             }
             yield from self._cut(list(join_words(word for _, word in of_recording)), values)
@@ -225,11 +225,14 @@ class _Reader:
             )
 
 
-def _read_ctm(file: Path, line: str, number: int) -> tuple[tuple[str, str], Cue]:
-    try:
-        return read_ctm_line(line, number)
-    except ValueError as error:
-        raise ManifestError(f"{file}: {error}") from error
+def _read_ctm(file: Path) -> Iterator[tuple[tuple[str, str], Cue]]:
+    """Yield the recording, the channel and the word of each line."""
+    for number, line in enumerate(read_lines(file), 1):
+        if line.strip() and not line.startswith(";;"):
+            try:
+                yield read_ctm_line(line, number)
+            except ValueError as error:
+                raise ManifestError(f"{file}: {error}") from error
 
 
 def _describe(path: Path, files: Sequence[Path]) -> str:
