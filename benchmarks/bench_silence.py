@@ -1,0 +1,249 @@
+"""Borrowed silence pressed until it breaks: loss and WER in 30 s windows against training in 30 s windows.
+
+    python -m benchmarks.bench_silence --model whisper-base/ --digits spoken-digits/ --work runs/silence \
+        --runs drift:full:1 drift:auto:1 noise:full:1 noise:auto:1
+
+A run is RECIPE:POLICY:SEED, of `RECIPES` and `POLICIES`. The recipe says corpus, steps and batch; the policy says in
+which windows they are trained. Runs with the same recipe and seed see the same utterances in the same order. Finished
+runs are kept in ``--work`` and not repeated; one that was stopped goes on from its last checkpoint. Without ``--runs``
+all finished runs are compared with `full` of the same recipe and seed, and the JSON is written.
+
+Intervals: 95 % of differences, bootstrapped over test utterances, with all seeds added.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import write_result
+from benchmarks.silence_corpora import write_corpus
+from benchmarks.silence_runs import Row, Run, make_run
+from whisper_shard.demo.tiny_whisper import make_tiny_whisper
+from whisper_shard.model.device import set_threads
+from whisper_shard.score.bootstrap import paired_bootstrap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What all policies have in common."""
+
+    corpus: str
+    """Name in `silence_corpora.CORPORA`."""
+    steps: int
+    """Optimizer steps."""
+    batch: int
+    """Utterances a step."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further settings that differ from the defaults."""
+    marks: int = 1
+    """Utterances scored at each evaluation before the last."""
+    tested: int = 48
+    """Utterances scored at the last evaluation; 0: all."""
+    is_random: bool = False
+    """Whether the model begins with random weights instead of those of ``--model``."""
+
+
+RECIPES = {
+    "drift": Recipe(corpus="plain", steps=600, batch=2, settings={"eval_every": 200, "lr": 1e-5}, marks=48, tested=0),
+    "plain": Recipe(corpus="plain", steps=30, batch=4),
+    "lora": Recipe(corpus="plain", steps=30, batch=4, settings={"lora_rank": 8, "lr": 1e-3}),
+    "noise": Recipe(corpus="noise", steps=30, batch=4),
+    "gated-noise": Recipe(corpus="gated-noise", steps=30, batch=4),
+    "music": Recipe(corpus="music", steps=30, batch=4),
+    "long": Recipe(corpus="long", steps=30, batch=4, tested=32),
+    "lengths": Recipe(corpus="lengths", steps=30, batch=4),
+    "digits": Recipe(corpus="digits", steps=30, batch=4, tested=64),
+    "random": Recipe(corpus="digits", steps=200, batch=8, settings={"lr": 1e-3}, tested=0, is_random=True),
+}
+"""By name. lora: rank 8; random: a model of width 256 from scratch."""
+POLICIES: dict[str, dict[str, Any]] = {
+    "full": {"window": "full"},
+    "auto": {},
+    "short": {"beyond": "nothing"},
+    "refresh-8": {"refresh": 8},
+    "frozen": {"refresh": 0},
+}
+"""Settings that differ from the defaults. short borrows nothing. refresh-8 computes the silence anew in every eighth
+step only, and frozen only in the first; neither is a setting of `train`."""
+RIVAL = "full"
+"""Policy that all others are compared with."""
+
+
+def main() -> None:
+    """Make the given runs, or compare the finished ones."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of whisper-base")
+    parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
+    parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
+    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare finished runs")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    set_threads(args.threads)
+    for name in args.runs:
+        run, recipe = plan_run(name, args.work, args.threads)
+        write_corpus(recipe.corpus, run.data, args.digits)
+        make_run(run, make_random_model(args.work / "random-model") if recipe.is_random else args.model)
+    if not args.runs:
+        result = compare_all(args.work)
+        print_table(result)
+        write_result("silence", f"python -m {__spec__.name} --model MODEL --digits DIGITS --work FOLDER", result)
+
+
+def plan_run(name: str, work: Path, threads: int) -> tuple[Run, Recipe]:
+    """Return the run of a name RECIPE:POLICY:SEED, and its recipe."""
+    recipe_name, policy, seed = name.split(":")
+    recipe, policy_settings = RECIPES[recipe_name], dict(POLICIES[policy])
+    refresh = policy_settings.pop("refresh", 1)
+    defaults = {
+        "language": "en", "precision": "bf16", "lr": 2e-5, "warmup": 0.1, "workers": 0, "log_every": 1, "patience": 0,
+        "tensorboard": False, "save_minutes": 5.0, "threads": threads, "seed": int(seed),
+        "max_steps": recipe.steps, "batch_size": recipe.batch, "eval_every": recipe.steps,
+    }  # fmt: skip
+    run = Run(
+        data=work / "data" / recipe.corpus,
+        folder=work / recipe_name / f"{policy}-{seed}",
+        settings={**defaults, **recipe.settings, **policy_settings},
+        marks=recipe.marks,
+        tested=recipe.tested,
+        refresh=refresh,
+    )
+    return run, recipe
+
+
+def make_random_model(folder: Path) -> str:
+    """Write a Whisper of width 256 with random weights, unless it exists."""
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    if not (folder / "config.json").is_file():
+        make_tiny_whisper(folder, texts=digits, width=256, encoder_layers=4, decoder_layers=2, heads=4)
+    return str(folder)
+
+
+def compare_all(work: Path) -> dict[str, Any]:
+    """Return all finished runs, and each policy of a recipe compared with `RIVAL` over the seeds of both."""
+    runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(work.glob("*/*/run.json")):
+        policy, _, seed = path.parent.name.rpartition("-")
+        runs[path.parent.parent.name][policy][int(seed)] = path.parent
+    return {
+        recipe: {
+            "runs": {
+                f"{policy}-{seed}": describe_run(folder)
+                for policy, by_seed in policies.items()
+                for seed, folder in by_seed.items()
+            },
+            f"against_{RIVAL}": {
+                policy: compare([by_seed[s] for s in seeds], [policies[RIVAL][s] for s in seeds])
+                for policy, by_seed in policies.items()
+                if policy != RIVAL and (seeds := sorted(set(by_seed) & set(policies.get(RIVAL, {}))))
+            },
+        }
+        for recipe, policies in runs.items()
+    }
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return cost, settings, and WER and loss at every mark, in each kind of window and for each kind of speech."""
+    marks = read_marks(folder)
+    return {
+        **json.loads((folder / "run.json").read_text()),
+        "marks": {step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in marks.items()},
+    }
+
+
+def read_marks(folder: Path) -> dict[int, dict[str, list[Row]]]:
+    """Return the scored utterances of a run by step and window, sorted by key; of a step scored twice, the last."""
+    marks = [json.loads(line) for line in (folder / "marks.jsonl").read_text().splitlines()]
+    return {
+        mark.pop("step"): {window: sorted(rows, key=lambda row: row["key"]) for window, rows in mark.items()}
+        for mark in marks
+    }
+
+
+def split_kinds(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the rows of all speech, and those of read speech and of digits where there are both."""
+    yield "all", list(rows)
+    read = [row for row in rows if row["key"].startswith("read")]
+    if 0 < len(read) < len(rows):
+        yield "read", read
+        yield "digits", [row for row in rows if not row["key"].startswith("read")]
+
+
+def summarize(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return WER, errors, and loss of a token for each kind of speech."""
+    return {
+        kind: {
+            "utterances": len(part),
+            "wer": sum(row["errors"] for row in part) / sum(row["words"] for row in part),
+            "errors": sum(row["errors"] for row in part),
+            "loss": sum(row["loss"] for row in part) / sum(row["tokens"] for row in part),
+        }
+        for kind, part in split_kinds(rows)
+    }
+
+
+def compare(ours: Sequence[Path], rivals: Sequence[Path]) -> dict[str, Any]:
+    """Compare finished runs with those of a rival with the same seeds: cost, and WER and loss in 30 s at the end.
+
+    Values of all seeds are added utterance by utterance, so that a resampled corpus is the same for all runs.
+    """
+    mine, theirs = ([last_rows(folder) for folder in folders] for folders in (ours, rivals))
+    costs = [
+        sum(json.loads((f / "run.json").read_text())["cpu_seconds"] for f in folders) for folders in (ours, rivals)
+    ]
+    result: dict[str, Any] = {"seeds": len(ours), "cpu_share": costs[0] / costs[1]}
+    for kind, first in split_kinds(mine[0]):
+        keys = {row["key"] for row in first}
+        for name, sums, counts in (("wer", "errors", "words"), ("loss", "loss", "tokens")):
+            ours_sum, theirs_sum, count = (
+                add_up(runs, keys, value) for runs, value in ((mine, sums), (theirs, sums), (mine, counts))
+            )
+            paired = paired_bootstrap(theirs_sum, ours_sum, count)
+            result.setdefault(kind, {})[name] = {
+                "ours": sum(ours_sum) / sum(count),
+                RIVAL: sum(theirs_sum) / sum(count),
+                "difference_interval": paired.interval,
+            }
+    return result
+
+
+def last_rows(folder: Path) -> list[Row]:
+    """Return the utterances of a finished run in 30 s windows at its end, sorted by key."""
+    marks = read_marks(folder)
+    return marks[max(marks)]["full"]
+
+
+def add_up(runs: Sequence[Sequence[Row]], keys: set[str], value: str) -> list[float]:
+    """Return the sum over runs of a value of each utterance.
+
+    Raises:
+        ValueError: The runs were not scored on the same utterances.
+    """
+    columns = [[row for row in rows if row["key"] in keys] for rows in runs]
+    if len({tuple(row["key"] for row in rows) for rows in columns}) > 1:
+        raise ValueError("runs that are compared must be scored on the same utterances")
+    return [sum(row[value] for row in rows) for rows in zip(*columns, strict=True)]
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Print the comparisons as a table in Markdown."""
+    percent: Callable[[float], str] = lambda share: f"{100 * share:.2f} %"  # noqa: E731
+    print("| recipe | policy | speech | cost | WER | of full | interval, points | loss | of full | interval |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for recipe, found in result.items():
+        for policy, row in found[f"against_{RIVAL}"].items():
+            for kind in (name for name in ("all", "read", "digits") if name in row):
+                wer, loss = row[kind]["wer"], row[kind]["loss"]
+                print(
+                    f"| {recipe} | {policy} | {kind} | {row['cpu_share']:.0%} | {percent(wer['ours'])} | "
+                    f"{percent(wer[RIVAL])} | {' to '.join(f'{100 * x:+.2f}' for x in wer['difference_interval'])} | "
+                    f"{loss['ours']:.4f} | {loss[RIVAL]:.4f} | "
+                    f"{' to '.join(f'{x:+.4f}' for x in loss['difference_interval'])} |"
+                )
+
+
+if __name__ == "__main__":
+    main()
