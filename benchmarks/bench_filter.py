@@ -44,18 +44,24 @@ def shard_table(shard: int, rng: np.random.Generator) -> pa.Table:
     )
 
 
+def write_set(folder: Path, num_shards: int) -> None:
+    """Write the index and the description of a dataset, without its shards."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    index = write_index(folder, (shard_table(n, rng) for n in range(num_shards)), schema=with_quality(INDEX_SCHEMA))
+    shards = [
+        ShardInfo(name=f"shards/{n:06d}.tar", num_bytes=1 << 28, sha256="0" * 64, num_utterances=SHARD_ROWS)
+        for n in range(num_shards)
+    ]
+    write_description(folder, shards=shards, index=index, meta={})
+
+
 def main() -> None:
     """Write an index without shards, filter it, and write down the time."""
     num_shards = int((sys.argv[1:] or ["1000000"])[0]) // SHARD_ROWS
     with TemporaryDirectory() as temporary:
-        folder, rng = Path(temporary) / "set", np.random.default_rng(0)
-        folder.mkdir()
-        index = write_index(folder, (shard_table(n, rng) for n in range(num_shards)), schema=with_quality(INDEX_SCHEMA))
-        shards = [
-            ShardInfo(name=f"shards/{n:06d}.tar", num_bytes=1 << 28, sha256="0" * 64, num_utterances=SHARD_ROWS)
-            for n in range(num_shards)
-        ]
-        write_description(folder, shards=shards, index=index, meta={})
+        folder = Path(temporary) / "set"
+        write_set(folder, num_shards)
         begin, cpu = time.perf_counter(), time.process_time()
         (made,) = filter_dataset(folder, Path(temporary) / "view", WHERE)
         found = {

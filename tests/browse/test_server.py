@@ -3,31 +3,44 @@
 import io
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import requests
 import soundfile
 
+from tests.foreign import encode, make_index, write_tar
 from tests.making import make_dataset
 from tests.report.reading import HOSTILE
+from tests.s3 import BUCKET, upload_folder
 from whisper_shard.browse.server import open_server
+from whisper_shard.dataset.views import filter_dataset
 from whisper_shard.errors import ConfigError
+
+
+@contextmanager
+def serve(location):
+    with open_server(str(location)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "train"
     make_dataset(folder, [0.2 + 0.01 * number for number in range(60)], text=HOSTILE)
-    with open_server(str(folder)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with serve(folder) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def get(url, **settings):
@@ -57,9 +70,10 @@ def test_audio_is_played_whole_and_in_parts(server):
         part = get(server.url + "7.wav", headers={"Range": f"bytes={wanted}"})
         assert (part.status_code, part.content) == (206, whole.content[start:end]), wanted
         assert part.headers["Content-Range"] == f"bytes {start}-{end - 1}/{size}"
-    beyond = get(server.url + "7.wav", headers={"Range": f"bytes={size}-"})
-    assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{size}")
-    for odd in ("bytes=-", "bytes=0-1,5-6", "lines=1-2", "bytes=x-"):
+    for nothing in (f"{size}-", "-0"):
+        beyond = get(server.url + "7.wav", headers={"Range": f"bytes={nothing}"})
+        assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, f"bytes */{size}")
+    for odd in ("bytes=-", "bytes=0-1,5-6", "lines=1-2", "bytes=x-", "bytes=9-2", f"bytes={'9' * 400}-"):
         assert get(server.url + "7.wav", headers={"Range": odd}).status_code == 200, odd
 
 
@@ -95,6 +109,61 @@ def test_a_page_under_another_name_is_refused(server, host):
     assert get(server.url.replace("127.0.0.1", "localhost")).status_code == 200
 
 
+def exchange(server, request):
+    """Send bytes as they are; return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+        connection.sendall(request)
+        return connection.makefile("rb").readline().decode()
+
+
+def test_requests_that_are_no_http(server):
+    path, host = f"/{server.token}/".encode(), b"Host: " + server.hosts[0].encode()
+    assert " 200 " in exchange(server, b"GET " + path + b" HTTP/1.1\r\n" + host + b"\r\n\r\n")
+    for request, status in (
+        (path + b" HTTP/1.1\r\n\r\n", 403),
+        (path + b" HTTP/1.1\r\n" + host + b"\r\nHost: evil.example\r\n\r\n", 403),
+        (b"http://evil.example" + path + b" HTTP/1.1\r\n" + host + b"\r\n\r\n", 404),
+        (path + b"..%2f..%2fetc/passwd HTTP/1.1\r\n" + host + b"\r\n\r\n", 404),
+        (path + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (path + b" HTTP/1.1\r\n" + host + b"\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+    ):
+        assert f" {status} " in exchange(server, b"GET " + request), request[:80]
+
+
+def played_seconds(server):
+    """Return how long each utterance of the page is that is played."""
+    clips = re.findall(r'src="(\d+\.wav)"', get(server.url).text)
+    played = (soundfile.read(io.BytesIO(get(server.url + clip).content)) for clip in clips)
+    return [len(samples) / rate for samples, rate in played]
+
+
+def test_a_dataset_in_a_bucket(s3, tmp_path):
+    make_dataset(tmp_path / "train", [0.3, 0.4, 0.5], per_shard=2)
+    upload_folder(tmp_path / "train", f"s3://{BUCKET}/browsed/train")
+    with serve(f"s3://{BUCKET}/browsed/train") as server:
+        assert played_seconds(server) == [0.3, 0.4, 0.5]
+
+
+def test_a_view_shows_what_it_keeps(tmp_path):
+    make_dataset(tmp_path / "train", [0.3, 0.4, 0.5], per_shard=2)
+    filter_dataset(tmp_path / "train", tmp_path / "view", "num_samples > 6000")
+    with serve(tmp_path / "view") as server:
+        assert played_seconds(server) == [0.4, 0.5]
+        assert get(server.url + "2.wav").status_code == 404
+
+
+def test_tars_of_others(tmp_path):
+    members = {
+        f"utt{number:05d}.{suffix}": body
+        for number, seconds in enumerate((0.3, 0.5))
+        for suffix, body in (("wav", encode(seconds, rate=8_000)), ("txt", b"what is said"))
+    }
+    write_tar(tmp_path / "tars/a.tar", members)
+    make_index(tmp_path / "tars", tmp_path / "out")
+    with serve(tmp_path / "out") as server:
+        assert sorted(played_seconds(server)) == [0.3, 0.5]
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_only_reading_is_possible(server, method):
     assert requests.request(method, server.url, timeout=10).status_code == 501
@@ -115,10 +184,8 @@ def test_a_damaged_utterance_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[3_000] ^= 0xFF
     path.write_bytes(content)
-    with open_server(str(tmp_path / "train")) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+    with serve(tmp_path / "train") as server:
         answer = get(server.url + "0.wav")
-        server.shutdown()
     assert answer.status_code == 500 and "utterance utt00000: audio at byte" in answer.text
 
 

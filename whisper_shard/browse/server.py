@@ -128,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def _answer(self) -> _Answer:
-        if self.headers.get("Host") not in self.server.hosts:
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or hosts[0] not in self.server.hosts:
             return _refuse(HTTPStatus.FORBIDDEN)
         path, _, query = self.path.partition("?")
         folder, _, name = path.rpartition("/")
@@ -169,11 +170,13 @@ def _refuse(status: HTTPStatus) -> _Answer:
 def _cut(audio: bytes, wanted: str) -> _Answer:
     """Return a sound, or the one range of its bytes that is asked for: browsers need that to jump to a place.
 
+    A range that ends before it begins, or cannot be read, is ignored.
+
     Source: RFC 9110, section 14.
     """
     match, size = _RANGE.fullmatch(wanted.strip()), len(audio)
     headers = {"Accept-Ranges": "bytes"}
-    if match is None or not any(match.groups()):
+    if match is None or not any(match.groups()) or (all(match.groups()) and int(match[2]) < int(match[1])):
         return _Answer(body=audio, kind="audio/wav", headers=headers)
     if match[1]:
         start, end = int(match[1]), min(int(match[2] or size), size - 1)
