@@ -18,7 +18,7 @@ from whisper_shard.report.page import render_page
 
 
 def draw(counts, bin_width):
-    return make_histogram(np.array(counts), bin_width, unit="seconds", counted="utterances")
+    return make_histogram(np.array(counts), bin_width, unit="seconds", counted="utterance")
 
 
 def counts_of(values, num_bins):
@@ -29,7 +29,7 @@ def test_columns_have_the_height_of_their_count():
     first, second = draw([1, 4], 0.5).columns
     assert (first.x, first.width, first.height) == (0, 50, PLOT_HEIGHT / 4)
     assert (second.x, second.width, second.height) == (50, 50, PLOT_HEIGHT)
-    assert first.title == "0 to 0.5 seconds: 1 utterances" and second.title == "0.5 to 1 seconds: 4 utterances"
+    assert first.title == "0 to 0.5 seconds: 1 utterance" and second.title == "0.5 to 1 seconds: 4 utterances"
     assert draw(np.zeros(300, np.int64), 0.1) is None
 
 
@@ -93,8 +93,8 @@ def test_bars_are_scaled_to_the_largest_number_shown():
 def test_columns_below_zero_are_where_their_value_is():
     counts = np.zeros(101, np.int64)
     counts[[40, 75]] = 1
-    chart = make_histogram(counts, 1, unit="dB", counted="utterances", first_bin=-100)
-    assert chart.columns[0].title == "-60 to -59 dB: 1 utterances"
+    chart = make_histogram(counts, 1, unit="dB", counted="utterance", first_bin=-100)
+    assert chart.columns[0].title == "-60 to -59 dB: 1 utterance"
     assert [tick.label for tick in chart.x_ticks] == ["-60", "-50", "-40", "-30"]
     assert list_columns(counts, 1, max_columns=2, first_bin=-100) == [(-60, -40, 1), (-40, -20, 1)]
     assert list_columns(np.zeros(3, np.int64), 1, max_columns=4) == []

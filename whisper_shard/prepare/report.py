@@ -250,7 +250,7 @@ def _charts(kept: Statistics) -> Iterator[_Chart]:
     for measure, counts in kept.histograms.items():
         if kept.has_quality or counts.any() or measure.column == "num_samples":
             histogram = make_histogram(
-                counts, measure.bin_width, unit=measure.unit, counted="utterances", first_bin=measure.first_bin
+                counts, measure.bin_width, unit=measure.unit, counted="utterance", first_bin=measure.first_bin
             )
             yield _Chart(title=measure.title, histogram=histogram)
 

@@ -11,6 +11,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from whisper_shard.report.quantities import describe_number
+
 PLOT_HEIGHT = 160
 """Height of a histogram without its labels, in pixels."""
 MAX_COLUMNS = 40
@@ -138,7 +140,7 @@ def make_histogram(
         counts: How many values lie in each bin.
         bin_width: Width of a bin.
         unit: Unit of the values.
-        counted: What is counted, in the plural.
+        counted: What is counted, in the singular.
         first_bin: Number of the first bin; bin 0 starts at 0.
 
     Returns:
@@ -157,7 +159,7 @@ def make_histogram(
             x=round(width * position, 2),
             width=round(width, 2),
             height=round(PLOT_HEIGHT * int(number) / top, 1),
-            title=f"{edges[position]:,g} {ends[position]} {unit}: {number:,} {counted}",
+            title=f"{edges[position]:,g} {ends[position]} {unit}: {describe_number(int(number), counted)}",
         )
         for position, number in enumerate(fitted.counts)
     )
@@ -170,7 +172,7 @@ def make_histogram(
             for number in _round_values(0, top, MAX_Y_TICKS)
         ),
         x_label=unit + beyond,
-        y_label=counted,
+        y_label=f"{counted}s",
     )
 
 
