@@ -6,7 +6,7 @@
 A run is RECIPE:POLICY:SEED, of `RECIPES` and `POLICIES`. The recipe says corpus, steps and batch; the policy says in
 which windows they are trained. Runs with the same recipe and seed see the same utterances in the same order. Finished
 runs are kept in ``--work`` and not repeated; one that was stopped goes on from its last checkpoint. Without ``--runs``
-all finished runs are compared with `full` of the same recipe and seed, and the JSON is written.
+all runs are compared with `full` of the same recipe and seed as far as both went, and the JSON is written.
 
 Intervals: 95 % of differences, bootstrapped over test utterances, with all seeds added.
 """
@@ -14,7 +14,7 @@ Intervals: 95 % of differences, bootstrapped over test utterances, with all seed
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,12 @@ RIVAL = "full"
 
 
 def main() -> None:
-    """Make the given runs, or compare the finished ones."""
+    """Make the given runs, or compare those that were made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of whisper-base")
     parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
     parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
-    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare finished runs")
+    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     set_threads(args.threads)
@@ -123,9 +123,9 @@ def make_random_model(folder: Path) -> str:
 
 
 def compare_all(work: Path) -> dict[str, Any]:
-    """Return all finished runs, and each policy of a recipe compared with `RIVAL` over the seeds of both."""
+    """Return all runs as far as they went, and each policy compared with `RIVAL` over the seeds of both."""
     runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(work.glob("*/*/run.json")):
+    for path in sorted(work.glob("*/*/marks.jsonl")):
         policy, _, seed = path.parent.name.rpartition("-")
         runs[path.parent.parent.name][policy][int(seed)] = path.parent
     return {
@@ -146,12 +146,17 @@ def compare_all(work: Path) -> dict[str, Any]:
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Return cost, settings, and WER and loss at every mark, in each kind of window and for each kind of speech."""
-    marks = read_marks(folder)
-    return {
-        **json.loads((folder / "run.json").read_text()),
-        "marks": {step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in marks.items()},
+    """Return cost and settings of a finished run, and WER and loss at every mark by window and kind of speech."""
+    marks = {
+        step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in read_marks(folder).items()
     }
+    return {**read_cost(folder), "marks": marks}
+
+
+def read_cost(folder: Path) -> dict[str, Any]:
+    """Return cost and settings of a run, nothing if it is not finished."""
+    path = folder / "run.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def read_marks(folder: Path) -> dict[int, dict[str, list[Row]]]:
@@ -186,34 +191,37 @@ def summarize(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def compare(ours: Sequence[Path], rivals: Sequence[Path]) -> dict[str, Any]:
-    """Compare finished runs with those of a rival with the same seeds: cost, and WER and loss in 30 s at the end.
+    """Compare runs with those of a rival with the same seeds: cost, and WER and loss in 30 s at the marks of all."""
+    costs = [[read_cost(folder).get("cpu_seconds") for folder in folders] for folders in (ours, rivals)]
+    mine, theirs = ([read_marks(folder) for folder in folders] for folders in (ours, rivals))
+    steps = sorted(set.intersection(*(set(marks) for marks in (*mine, *theirs))))
+    return {
+        "seeds": len(ours),
+        "cpu_share": sum(costs[0]) / sum(costs[1]) if None not in (*costs[0], *costs[1]) else None,
+        "steps": {
+            step: compare_rows(*([marks[step]["full"] for marks in runs] for runs in (mine, theirs))) for step in steps
+        },
+    }
+
+
+def compare_rows(ours: Sequence[Sequence[Row]], rivals: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Compare scored utterances of some runs with those of a rival's.
 
     Values of all seeds are added utterance by utterance, so that a resampled corpus is the same for all runs.
     """
-    mine, theirs = ([last_rows(folder) for folder in folders] for folders in (ours, rivals))
-    costs = [
-        sum(json.loads((f / "run.json").read_text())["cpu_seconds"] for f in folders) for folders in (ours, rivals)
-    ]
-    result: dict[str, Any] = {"seeds": len(ours), "cpu_share": costs[0] / costs[1]}
-    for kind, first in split_kinds(mine[0]):
+    result: dict[str, Any] = {}
+    for kind, first in split_kinds(ours[0]):
         keys = {row["key"] for row in first}
         for name, sums, counts in (("wer", "errors", "words"), ("loss", "loss", "tokens")):
-            ours_sum, theirs_sum, count = (
-                add_up(runs, keys, value) for runs, value in ((mine, sums), (theirs, sums), (mine, counts))
+            mine, theirs, count = (
+                add_up(runs, keys, value) for runs, value in ((ours, sums), (rivals, sums), (ours, counts))
             )
-            paired = paired_bootstrap(theirs_sum, ours_sum, count)
             result.setdefault(kind, {})[name] = {
-                "ours": sum(ours_sum) / sum(count),
-                RIVAL: sum(theirs_sum) / sum(count),
-                "difference_interval": paired.interval,
+                "ours": sum(mine) / sum(count),
+                RIVAL: sum(theirs) / sum(count),
+                "difference_interval": paired_bootstrap(theirs, mine, count).interval,
             }
     return result
-
-
-def last_rows(folder: Path) -> list[Row]:
-    """Return the utterances of a finished run in 30 s windows at its end, sorted by key."""
-    marks = read_marks(folder)
-    return marks[max(marks)]["full"]
 
 
 def add_up(runs: Sequence[Sequence[Row]], keys: set[str], value: str) -> list[float]:
@@ -229,17 +237,18 @@ def add_up(runs: Sequence[Sequence[Row]], keys: set[str], value: str) -> list[fl
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Print the comparisons as a table in Markdown."""
-    percent: Callable[[float], str] = lambda share: f"{100 * share:.2f} %"  # noqa: E731
-    print("| recipe | policy | speech | cost | WER | of full | interval, points | loss | of full | interval |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    """Print the comparisons at the last mark of both as a table in Markdown."""
+    print("| recipe | policy | step | speech | cost | WER | of full | interval, points | loss | of full | interval |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for recipe, found in result.items():
         for policy, row in found[f"against_{RIVAL}"].items():
-            for kind in (name for name in ("all", "read", "digits") if name in row):
-                wer, loss = row[kind]["wer"], row[kind]["loss"]
+            step = max(row["steps"])
+            cost = "" if row["cpu_share"] is None else f"{row['cpu_share']:.0%}"
+            for kind, values in row["steps"][step].items():
+                wer, loss = values["wer"], values["loss"]
                 print(
-                    f"| {recipe} | {policy} | {kind} | {row['cpu_share']:.0%} | {percent(wer['ours'])} | "
-                    f"{percent(wer[RIVAL])} | {' to '.join(f'{100 * x:+.2f}' for x in wer['difference_interval'])} | "
+                    f"| {recipe} | {policy} | {step} | {kind} | {cost} | {wer['ours']:.2%} | {wer[RIVAL]:.2%} | "
+                    f"{' to '.join(f'{100 * x:+.2f}' for x in wer['difference_interval'])} | "
                     f"{loss['ours']:.4f} | {loss[RIVAL]:.4f} | "
                     f"{' to '.join(f'{x:+.4f}' for x in loss['difference_interval'])} |"
                 )

@@ -44,7 +44,7 @@ from whisper_shard.model.window import fit_window, short_window
 from whisper_shard.score.evaluate import EvaluationSettings, evaluate_part
 from whisper_shard.score.run import score_model
 from whisper_shard.stream.loader import open_evaluation
-from whisper_shard.train.events import Event, Stepped
+from whisper_shard.train.events import Advanced, Event, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.folder import library_versions
 from whisper_shard.train.silence_source import find_silence_source
@@ -77,7 +77,7 @@ RIVALS = ("full", "literal")
 
 
 class StepClock:
-    """Sum the CPU seconds of optimizer steps: the time before each event `Stepped`, and before no other event."""
+    """Sum the CPU seconds of optimizer steps: the time before `Advanced` and `Stepped`, and before no other event."""
 
     def __init__(self) -> None:
         self.cpu_seconds = 0.0
@@ -86,7 +86,7 @@ class StepClock:
     def __call__(self, event: Event) -> None:
         """Count the time since the last event if a step ended."""
         now = time.process_time()
-        if isinstance(event, Stepped):
+        if isinstance(event, (Advanced, Stepped)):
             self.cpu_seconds += now - self._last
         self._last = now
 

@@ -3,15 +3,18 @@
 import itertools
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from benchmarks import silence_corpora
 from benchmarks.bench_silence import POLICIES, RECIPES, add_up, compare, compare_all, plan_run, print_table
+from benchmarks.bench_windows import StepClock
 from benchmarks.silence_runs import Meter, Run, make_run, refresh_rarely
 from benchmarks.speech import Spoken
 from whisper_shard.errors import StopRequested
+from whisper_shard.train.events import Advanced, Evaluating
 
 RATE = 16_000
 
@@ -118,11 +121,11 @@ def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_p
     assert list(marks) == [0, 3, 6] and set(marks[6]) == {"full", "borrowed"}
     assert marks[0]["full"] == result["tiny"]["runs"]["full-1"]["marks"][0]["full"], "the same model before training"
     assert marks[6]["full"]["all"]["loss"] < marks[0]["full"]["all"]["loss"]
-    assert found["all"]["loss"]["ours"] == marks[6]["full"]["all"]["loss"]
-    low, high = found["all"]["loss"]["difference_interval"]
-    assert low <= found["all"]["loss"]["ours"] - found["all"]["loss"]["full"] <= high
+    loss = found["steps"][6]["all"]["loss"]
+    assert loss["ours"] == marks[6]["full"]["all"]["loss"]
+    assert loss["difference_interval"][0] <= loss["ours"] - loss["full"] <= loss["difference_interval"][1]
     print_table(result)
-    assert "| tiny | auto | all |" in capsys.readouterr().out
+    assert "| tiny | auto | 6 | all |" in capsys.readouterr().out
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(plan, task, monkeypatch):
@@ -162,9 +165,32 @@ def test_seeds_are_added_and_kinds_of_speech_kept_apart(tmp_path):
     theirs = [write_run(tmp_path / f"full-{n}", [row("read-1", 0), row("test-1", 1)], 4.0) for n in (1, 2)]
     found = compare(ours, theirs)
     assert found["seeds"] == 2 and found["cpu_share"] == 0.25
-    assert found["all"]["wer"] == {"ours": 5 / 16, "full": 2 / 16, "difference_interval": (0.0, 3 / 8)}
-    assert found["read"]["wer"]["difference_interval"] == (3 / 8, 3 / 8)
-    assert found["digits"]["wer"]["difference_interval"] == (0.0, 0.0)
+    rows = found["steps"][9]
+    assert rows["all"]["wer"] == {"ours": 5 / 16, "full": 2 / 16, "difference_interval": (0.0, 3 / 8)}
+    assert rows["read"]["wer"]["difference_interval"] == (3 / 8, 3 / 8)
+    assert rows["digits"]["wer"]["difference_interval"] == (0.0, 0.0)
+
+
+def test_an_unfinished_run_is_compared_as_far_as_it_went(tmp_path):
+    ours = write_run(tmp_path / "tiny" / "auto-1", [row("read-1", 1)])
+    theirs = write_run(tmp_path / "tiny" / "full-1", [row("read-1", 0)])
+    with (ours / "marks.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 12, "full": [row("read-1", 0)]}) + "\n")
+    (theirs / "run.json").unlink()
+    found = compare_all(tmp_path)["tiny"]
+    assert found["against_full"]["auto"]["cpu_share"] is None
+    assert list(found["against_full"]["auto"]["steps"]) == [9]
+    assert "cpu_seconds" not in found["runs"]["full-1"] and list(found["runs"]["auto-1"]["marks"]) == [9, 12]
+
+
+def test_the_cost_of_a_step_is_counted_and_that_of_an_evaluation_is_not(monkeypatch):
+    clock, seconds = StepClock(), itertools.count(int(time.process_time()) + 1)
+    monkeypatch.setattr(time, "process_time", lambda: next(seconds))
+    advanced = Advanced(step=1, total_steps=2, remaining_seconds=None)
+    clock(Evaluating(num_done=1, num_utterances=1, window="full"))
+    for event in (advanced, Evaluating(num_done=1, num_utterances=1, window="full"), advanced):
+        clock(event)
+    assert clock.cpu_seconds == 2
 
 
 def test_runs_scored_on_other_utterances_are_not_compared():
