@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import sys
 
 import pytest
 
+from tests.s3 import BUCKET
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.errors import ConfigError, StopRequested
+from whisper_shard.storage.location import parse_location
+from whisper_shard.storage.object_store import ObjectStore
+from whisper_shard.storage.work_folder import work_folder
 from whisper_shard.train import trackers
 from whisper_shard.train.events import Evaluated, Saved, Stepped, Warned
 from whisper_shard.train.loop import train_model
@@ -58,6 +63,23 @@ def test_a_resumed_run_goes_on_in_the_same_place(task, tmp_path, opened):
     first, second = opened["runs"]
     assert first.id == second.id == json.loads((tmp_path / "run" / "tracker.json").read_text())["id"]
     assert opened["closed"] == [False, True]
+
+
+def test_a_run_in_a_bucket_goes_on_in_the_same_place_from_another_machine(task, s3, opened):
+    url = f"s3://{BUCKET}/tracked/run"
+
+    def stop(event):
+        if isinstance(event, Saved) and event.step == 2:
+            raise StopRequested("enough", exit_code=75)
+
+    config = tiny_config(task, tracker="wandb", max_steps=4)
+    with pytest.raises(StopRequested, match="enough"):
+        train_model(task, url, config, stop)
+    shutil.rmtree(work_folder("runs", parse_location(url)))  # the machine is lost
+    train_model(task, url, config)
+    first, second = opened["runs"]
+    kept = json.loads(ObjectStore().get(parse_location(url).join("tracker.json"), max_bytes=1000))
+    assert first.id == second.id == kept["id"]
 
 
 def test_a_tracker_that_fails_never_stops_the_run(task, tmp_path, monkeypatch):

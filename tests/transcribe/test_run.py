@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -224,3 +225,20 @@ def test_speech_alone_is_transcribed_where_it_is_found(tiny_folder, tmp_path, ca
     ]
     assert run(["transcribe", str(tiny_folder), str(tmp_path / "silence.wav"), "--vad"]) == 0
     assert "silence.wav: 3.0 s, 0.0 s of them in windows around speech" in capsys.readouterr().out
+
+
+def test_where_nothing_is_decoded_no_language_is_known(tiny_folder, english_folder, tmp_path):
+    pytest.importorskip("silero_vad")
+    soundfile.write(tmp_path / "silence.wav", np.zeros(48_000, np.float32), 16_000)
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    generation = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({**generation, "language": None}))
+    for folder, settings, language in (
+        (model, {}, None), (model, {"language": "de"}, "de"), (english_folder, {}, "en"),
+    ):  # fmt: skip
+        out = tmp_path / f"out-{language}"
+        collect(folder, [tmp_path / "silence.wav"], output=str(out), format=("json",), vad=True, **settings)
+        content = json.loads((out / "silence.json").read_text())
+        assert (content["segments"], content["language"]) == ([], language)
+        again, _ = collect(folder, [tmp_path / "silence.wav"], output=str(out), format=("json",), vad=True, **settings)
+        assert again.num_kept == 1

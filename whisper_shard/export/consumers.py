@@ -5,7 +5,8 @@ add a tool, write a class and name it in CONSUMERS.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -201,8 +202,22 @@ class Transformers:
         """See `Consumer`."""
         features = self._processor(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
         prompt = {"language": language, "task": "transcribe"} if self._is_multilingual else {}
-        ids = self._model.generate(features, return_timestamps=timestamps, num_beams=1, do_sample=False, **prompt)
+        with _errors_only():
+            ids = self._model.generate(features, return_timestamps=timestamps, num_beams=1, do_sample=False, **prompt)
         return str(self._processor.batch_decode(ids, skip_special_tokens=True)[0]).strip()
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Let transformers log errors alone: it warns of arguments that it gives to itself."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 CONSUMERS: dict[str, Callable[[LoadedWhisper, Path, int], Consumer]] = {

@@ -46,8 +46,8 @@ class TranscriptSegment:
 class Transcript:
     """All that was found in a recording."""
 
-    language: str
-    """Whisper's code of the language."""
+    language: str | None
+    """Whisper's code of the language; None: none was given, and nothing was decoded in which one could be heard."""
     seconds: float
     """Length of the recording."""
     segments: tuple[TranscriptSegment, ...]

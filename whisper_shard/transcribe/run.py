@@ -148,6 +148,7 @@ class _Run:
         on_event: Callable[[Event], None],
     ) -> None:
         _check_language(loaded, config)
+        self._only_language = None if loaded.is_multilingual else "en"
         self._sources, self._store, self._on_event, self._batch = sources, store, on_event, config.batch
         device = loaded.model.device
         dtype = choose_precision(config.precision, device)
@@ -255,7 +256,9 @@ class _Run:
         files: list[str] = []
         if self._output is not None:
             transcript = Transcript(
-                language=result.language or "en", seconds=recording.seconds, segments=tuple(recording.segments)
+                language=result.language or self._only_language,
+                seconds=recording.seconds,
+                segments=tuple(recording.segments),
             )
             record = Record(source=recording.state, settings=self._settings, transcript=transcript, files={})
             files = self._output.write(recording.source.stem, record)

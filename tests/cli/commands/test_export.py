@@ -6,11 +6,12 @@ from whisper_shard.cli.main import run
 from whisper_shard.export.parity import Parity
 
 
-def test_an_export_says_what_it_wrote_and_how_its_texts_compare(large_v3, tmp_path, capsys):
+def test_an_export_says_what_it_wrote_and_how_its_texts_compare(large_v3, tmp_path, capsys, caplog):
     out, recordings = tmp_path / "out", write_recordings(tmp_path, 2)
     command = ["export", str(large_v3), str(out), "--tolerance", "1", "--threads", "1", "--check", *recordings]
     assert run(command) == 0
     said = capsys.readouterr()
+    assert [record.getMessage() for record in caplog.records] == []
     assert f"{out}: float32 for transformers" in said.out
     assert "transformers against this package in the same window: " in said.out
     assert json.loads((out / "parity.json").read_text())["num_samples"] == 2
