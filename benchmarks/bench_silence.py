@@ -71,6 +71,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 step only, and frozen only in the first; neither is a setting of `train`."""
 RIVAL = "full"
 """Policy that all others are compared with."""
+_COLUMNS = "| speech | WER | theirs | difference, points | loss | theirs | difference |\n" + 11 * "|---" + "|"
 
 
 def main() -> None:
@@ -146,11 +147,15 @@ def compare_all(work: Path) -> dict[str, Any]:
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """Return cost and settings of a finished run, and WER and loss at every mark by window and kind of speech."""
-    marks = {
-        step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in read_marks(folder).items()
-    }
-    return {**read_cost(folder), "marks": marks}
+    """Return cost and settings of a finished run, WER and loss at every mark, and 30 s windows against borrowed ones.
+
+    ``full_against_borrowed`` compares the same weights in 30 s windows (ours) and in short windows with borrowed
+    silence (theirs), which `auto` was trained in: what training has learned there and 30 s windows do not show.
+    """
+    marks = read_marks(folder)
+    found = {step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in marks.items()}
+    against = {step: compare_rows([m["full"]], [m["borrowed"]]) for step, m in marks.items() if "borrowed" in m}
+    return {**read_cost(folder), "marks": found, "full_against_borrowed": against}
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
@@ -218,7 +223,7 @@ def compare_rows(ours: Sequence[Sequence[Row]], rivals: Sequence[Sequence[Row]])
             )
             result.setdefault(kind, {})[name] = {
                 "ours": sum(mine) / sum(count),
-                RIVAL: sum(theirs) / sum(count),
+                "theirs": sum(theirs) / sum(count),
                 "difference_interval": paired_bootstrap(theirs, mine, count).interval,
             }
     return result
@@ -237,21 +242,29 @@ def add_up(runs: Sequence[Sequence[Row]], keys: set[str], value: str) -> list[fl
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Print the comparisons at the last mark of both as a table in Markdown."""
-    print("| recipe | policy | step | speech | cost | WER | of full | interval, points | loss | of full | interval |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    """Print all comparisons, each at the last mark of both, as tables in Markdown."""
+    print(f"| recipe | policy against {RIVAL} | step | cost {_COLUMNS}")
     for recipe, found in result.items():
         for policy, row in found[f"against_{RIVAL}"].items():
             step = max(row["steps"])
             cost = "" if row["cpu_share"] is None else f"{row['cpu_share']:.0%}"
-            for kind, values in row["steps"][step].items():
-                wer, loss = values["wer"], values["loss"]
-                print(
-                    f"| {recipe} | {policy} | {step} | {kind} | {cost} | {wer['ours']:.2%} | {wer[RIVAL]:.2%} | "
-                    f"{' to '.join(f'{100 * x:+.2f}' for x in wer['difference_interval'])} | "
-                    f"{loss['ours']:.4f} | {loss[RIVAL]:.4f} | "
-                    f"{' to '.join(f'{x:+.4f}' for x in loss['difference_interval'])} |"
-                )
+            print_rows(f"| {recipe} | {policy} | {step} | {cost}", row["steps"][step])
+    print(f"\n| recipe | run, in 30 s against borrowed windows | step | seconds of a window {_COLUMNS}")
+    for recipe, found in result.items():
+        for run, row in found["runs"].items():
+            for step, values in row["full_against_borrowed"].items():
+                print_rows(f"| {recipe} | {run} | {step} | {row.get('mean_window_seconds', 0):.1f}", values)
+
+
+def print_rows(start: str, values: dict[str, Any]) -> None:
+    """Print a line of a table for each kind of speech."""
+    for kind, value in values.items():
+        wer, loss = value["wer"], value["loss"]
+        points = " to ".join(f"{100 * x:+.2f}" for x in wer["difference_interval"])
+        print(
+            f"{start} | {kind} | {wer['ours']:.2%} | {wer['theirs']:.2%} | {points} | {loss['ours']:.4f} | "
+            f"{loss['theirs']:.4f} | {' to '.join(f'{x:+.4f}' for x in loss['difference_interval'])} |"
+        )
 
 
 if __name__ == "__main__":

@@ -123,9 +123,12 @@ def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_p
     assert marks[6]["full"]["all"]["loss"] < marks[0]["full"]["all"]["loss"]
     loss = found["steps"][6]["all"]["loss"]
     assert loss["ours"] == marks[6]["full"]["all"]["loss"]
-    assert loss["difference_interval"][0] <= loss["ours"] - loss["full"] <= loss["difference_interval"][1]
+    assert loss["difference_interval"][0] <= loss["ours"] - loss["theirs"] <= loss["difference_interval"][1]
+    transfer = result["tiny"]["runs"]["auto-1"]["full_against_borrowed"][6]["all"]["loss"]
+    assert [transfer[side] for side in ("ours", "theirs")] == [marks[6][w]["all"]["loss"] for w in ("full", "borrowed")]
     print_table(result)
-    assert "| tiny | auto | 6 | all |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "\n| tiny | auto | 6 | " in printed and "\n| tiny | auto-1 | 6 | " in printed
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(plan, task, monkeypatch):
@@ -166,7 +169,7 @@ def test_seeds_are_added_and_kinds_of_speech_kept_apart(tmp_path):
     found = compare(ours, theirs)
     assert found["seeds"] == 2 and found["cpu_share"] == 0.25
     rows = found["steps"][9]
-    assert rows["all"]["wer"] == {"ours": 5 / 16, "full": 2 / 16, "difference_interval": (0.0, 3 / 8)}
+    assert rows["all"]["wer"] == {"ours": 5 / 16, "theirs": 2 / 16, "difference_interval": (0.0, 3 / 8)}
     assert rows["read"]["wer"]["difference_interval"] == (3 / 8, 3 / 8)
     assert rows["digits"]["wer"]["difference_interval"] == (0.0, 0.0)
 
