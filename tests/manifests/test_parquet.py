@@ -197,7 +197,8 @@ def test_hub_becomes_datasets_and_is_noticed_when_it_changes(tmp_path):
 
 def test_row_groups_are_read_once_for_a_shard(tmp_path, monkeypatch):
     from whisper_shard.manifests.rows import as_rows
-    from whisper_shard.prepare.spool import read_shard_rows, sort_into_shards, spool_manifest
+    from whisper_shard.prepare.plan import read_shard_rows
+    from whisper_shard.prepare.spool import sort_into_shards, spool_manifest
 
     path = write_hub(tmp_path / "train.parquet", range(64), rows_per_group=8)
     config = PrepareConfig(eval_fraction=0.25)

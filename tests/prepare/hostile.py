@@ -14,6 +14,7 @@ from whisper_shard.audio.recording import Recording
 from whisper_shard.storage.atomic import AtomicWriter
 
 CRASH, HANG, EAT, DIE_ONCE, SLOW, FITFUL = b"CRASH", b"HANG!", b"EAT!!", b"ONCE!", b"SLOW!", b"FITS!"
+COUNT = b"COUNT"
 
 
 class HostileDecoder:
@@ -45,6 +46,18 @@ class HostileDecoder:
             time.sleep(0.3)
         time_axis = np.arange(24_000) / 16_000
         return Recording(waveform=np.sin(2 * np.pi * 200 * time_axis).astype(np.float32), sample_rate=16_000)
+
+
+class CountingDecoder:
+    """Claims files that begin with COUNT, and writes a dot to the file that they name each time one is decoded."""
+
+    def claims(self, head, _suffix, /):
+        return head[:5] == COUNT
+
+    def decode(self, file, *, max_seconds):
+        with Path(file.read()[5:].decode()).open("a") as log:
+            log.write(".")
+        return Recording(waveform=np.sin(np.arange(24_000) / 12).astype(np.float32), sample_rate=16_000)
 
 
 class GreedyFilter:

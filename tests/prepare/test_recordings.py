@@ -16,8 +16,9 @@ from whisper_shard.errors import AudioError, ConfigError
 from whisper_shard.manifests.formats import open_manifest
 from whisper_shard.manifests.rows import as_rows
 from whisper_shard.prepare.pipeline import build_pipeline
+from whisper_shard.prepare.plan import read_shard_rows
 from whisper_shard.prepare.recordings import RowReader
-from whisper_shard.prepare.spool import read_shard_rows, sort_into_shards, spool_manifest
+from whisper_shard.prepare.spool import sort_into_shards, spool_manifest
 from whisper_shard.utterance import ManifestRow
 
 RATE = 16_000

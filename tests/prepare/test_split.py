@@ -6,7 +6,7 @@ from tests.prepare.corpora import prepare, write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.prepare.events import Note
-from whisper_shard.prepare.plan import open_manifests
+from whisper_shard.prepare.make_plan import open_manifests
 from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import spool_manifest
 from whisper_shard.storage.object_store import ObjectStore

@@ -9,6 +9,7 @@ from whisper_shard.errors import ManifestError
 from whisper_shard.manifests.formats import open_manifest
 from whisper_shard.prepare import spool as spools
 from whisper_shard.prepare.order import rank_rows
+from whisper_shard.prepare.plan import read_shard_rows
 
 
 def make_spool(tmp_path, count):
@@ -17,7 +18,7 @@ def make_spool(tmp_path, count):
 
 
 def rows_of(path, num_shards):
-    return [spools.read_shard_rows(path, shard).column("row").to_pylist() for shard in range(num_shards)]
+    return [read_shard_rows(path, shard).column("row").to_pylist() for shard in range(num_shards)]
 
 
 @pytest.mark.parametrize("bucket_bytes", [64_000_000, 2_000])

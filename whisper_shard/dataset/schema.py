@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, NamedTuple, get_args
 
 import pyarrow as pa
@@ -135,4 +135,5 @@ def with_times(schema: pa.Schema) -> pa.Schema:
 
 def index_table(rows: Sequence[IndexRow]) -> pa.Table:
     """Return index rows as a table in INDEX_SCHEMA."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA)
+    columns = {name: [getattr(row, name) for row in rows] for name in INDEX_SCHEMA.names}
+    return pa.table(columns, schema=INDEX_SCHEMA)

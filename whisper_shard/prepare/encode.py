@@ -1,11 +1,11 @@
 """An utterance becomes the two members that a shard holds of it: audio and json."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_hexdigest
 
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.audio.samples import to_int16
@@ -15,9 +15,6 @@ from whisper_shard.dataset.schema import IndexRow
 from whisper_shard.dataset.shard import ShardWriter
 from whisper_shard.prepare.plan import ShardPlan
 from whisper_shard.utterance import Quality, Utterance
-
-HASH_BYTES = 16
-"""Bytes of SHA-256 that are kept: that any two of 10^9 different utterances have the same has a chance of 10^-21."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,5 +123,11 @@ def write_tar(
 
 
 def hash_samples(samples: NDArray[np.int16]) -> str:
-    """Return the hash of an utterance's samples, in hexadecimal digits."""
-    return hashlib.sha256(samples.tobytes()).hexdigest()[: 2 * HASH_BYTES]
+    """Return the 128 bits of XXH3 of an utterance's samples, in hexadecimal digits.
+
+    That any two of 10^9 different utterances have the same has a chance of 10^-21. It guards against mistakes, not
+    against those who look for two that have the same; SHA-256 took a twentieth of the time of preparation.
+
+    Source: https://github.com/Cyan4973/xxHash.
+    """
+    return xxh3_128_hexdigest(np.ascontiguousarray(samples).data)

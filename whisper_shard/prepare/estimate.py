@@ -6,26 +6,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyarrow as pa
-
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.prepare.events import Note, SplitSize
+from whisper_shard.prepare.events import SplitSize
+from whisper_shard.prepare.make_plan import (
+    ROW_OVERHEAD_BYTES,
+    choose_shard_rows,
+    mean_bytes,
+    open_manifests,
+    prepare_sample,
+    split_ranks,
+)
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.pipeline import build_pipeline
-from whisper_shard.prepare.plan import ROW_OVERHEAD_BYTES, choose_shard_rows, open_manifests, split_ranks
+from whisper_shard.prepare.probe import RowProbe
 from whisper_shard.prepare.samples import describe_texts
 from whisper_shard.prepare.split import describe_split
 from whisper_shard.prepare.spool import first_rows, sample_rows, spool_manifest
-from whisper_shard.prepare.task import ProbeResult, RowProbe, RowsTask, probe_rows
-from whisper_shard.prepare.workers.pool import Workers, count_jobs, open_workers
-from whisper_shard.prepare.workers.supervisor import supervise
+from whisper_shard.prepare.workers.pool import count_jobs, open_workers
 from whisper_shard.storage.location import Location
 from whisper_shard.storage.object_store import ObjectStore
 from whisper_shard.storage.stores import StorageConfig
-
-PROBE_ROWS = 8
-"""Rows per task when rows are prepared only to learn their size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,52 +102,6 @@ def estimate_corpus(
             *texts,
         ),
     )
-
-
-def prepare_sample(
-    rows: pa.Table,
-    corpus: Location | Path,
-    workers: Workers,
-    config: PrepareConfig,
-    *,
-    store: ObjectStore,
-    codecs: Sequence[str] = tuple(ENCODERS),
-) -> tuple[list[RowProbe], list[Note]]:
-    """Prepare some rows in the workers and return their sizes and rejections, in order of row, and notes.
-
-    Args:
-        rows: In MANIFEST_SCHEMA.
-        corpus: Folder of the manifest, to which relative audio paths are relative.
-        workers: The pool.
-        config: Settings.
-        store: Access to recordings in object storage.
-        codecs: Those with which sizes are wanted.
-    """
-    # Negative, unlike the numbers of shards: a worker that has not begun a shard yet must not count in its progress.
-    tasks = [
-        RowsTask(
-            number=-number,
-            config=config,
-            rows=rows.slice(start, PROBE_ROWS),
-            corpus=corpus,
-            heartbeats=workers.heartbeats,
-            store=store,
-            codecs=codecs,
-        )
-        for number, start in enumerate(range(0, len(rows), PROBE_ROWS), 1)
-    ]
-    probes, notes = list[RowProbe](), list[Note]()
-    for outcome in supervise(workers, probe_rows, tasks, config):
-        if isinstance(outcome, Note):
-            notes.append(outcome)
-        elif isinstance(outcome, ProbeResult):
-            probes += outcome.probes
-    return sorted(probes, key=lambda probe: probe.row), notes
-
-
-def mean_bytes(sampled: Sequence[RowProbe], codec: str) -> float:
-    """Return the mean size of an audio member, rejected rows counting as 0."""
-    return sum(probe.num_bytes[codec] for probe in sampled) / len(sampled)
 
 
 def estimate_bytes(sampled: Sequence[RowProbe], codec: str, num_rows: int) -> int:

@@ -15,15 +15,14 @@ from tempfile import TemporaryDirectory
 
 from whisper_shard.config.checks import parse_slice
 from whisper_shard.config.prepare import PrepareConfig
-from whisper_shard.config.toml import dump_config
 from whisper_shard.dataset.description import DATASET_NAME
 from whisper_shard.errors import InUseError, StateError
 from whisper_shard.manifests.manifest import Manifest
 from whisper_shard.prepare.assemble import assemble_dataset
 from whisper_shard.prepare.drop import describe_dropped, drop_duplicates, find_orphans
 from whisper_shard.prepare.duplicates import find_duplicates
-from whisper_shard.prepare.estimate import mean_bytes, prepare_sample
 from whisper_shard.prepare.events import Event, Note, PlanMade, ShardFinished, SliceDone, SplitSize
+from whisper_shard.prepare.make_plan import may_have_sample, open_manifests, open_or_make_plan, open_plan
 from whisper_shard.prepare.output import (
     OutputFolder,
     empty_work_folder,
@@ -35,21 +34,13 @@ from whisper_shard.prepare.output import (
     share_output,
 )
 from whisper_shard.prepare.pipeline import build_pipeline
-from whisper_shard.prepare.plan import (
-    Plan,
-    ShardPlan,
-    SplitPlan,
-    choose_shard_rows,
-    open_manifests,
-    open_plan,
-    write_plan,
-)
+from whisper_shard.prepare.plan import Plan, ShardPlan, SplitPlan
 from whisper_shard.prepare.progress import RunCounts, as_done, as_progress, check_kept, check_rejects
 from whisper_shard.prepare.receipts import count_receipt, find_staleness, read_receipt
-from whisper_shard.prepare.samples import describe_texts
-from whisper_shard.prepare.split import describe_planned_split, describe_split
-from whisper_shard.prepare.spool import check_manifest, sample_rows, spool_manifest
-from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
+from whisper_shard.prepare.shard import ShardResult, write_shard
+from whisper_shard.prepare.split import describe_planned_split
+from whisper_shard.prepare.spool import check_manifest
+from whisper_shard.prepare.task import FinishedRow, ShardTask
 from whisper_shard.prepare.workers.cluster import write_in_cluster
 from whisper_shard.prepare.workers.heartbeat import WorkerStatus
 from whisper_shard.prepare.workers.pool import Workers, count_jobs, open_workers
@@ -109,14 +100,14 @@ def prepare_corpus(
             with open_workers(output, config) as workers:
                 if config.finish and not output.plan.exists():
                     raise StateError(f"{output.shown}: nothing has been prepared; run the slices first")
-                plan = yield from _open_or_make_plan(workers, output, manifests, config)
+                plan, finished = yield from open_or_make_plan(workers, output, manifests, config)
                 counts = RunCounts(num_rows=plan.num_rows, started=started)
                 missing = yield from _find_missing(plan.shards(), config, counts)
                 if config.finish and missing:
                     raise _unfinished(output, plan, missing)
                 config = replace(config, jobs=count_jobs(config, plan.num_rows))
                 yield _plan_made(plan, len(missing), config)
-                yield from _write_shards(workers, missing, config, counts)
+                yield from _write_shards(workers, missing, config, counts, finished)
                 yield from _prepare_orphans(workers, plan, config, counts)
             remove_temp_files(output)  # of workers that died in this run
             check_kept(corpus, counts, config)
@@ -174,14 +165,14 @@ def prepare_slice(
         store = ObjectStore(storage or StorageConfig())
         output = open_output(parse_location(out), writer=writer, store=store, node=node)
         manifests = yield from _open_manifests(corpus, config, copies=node, store=store)
-        plan = yield from _wait_for_plan(output, manifests, config)
+        plan, finished = yield from _wait_for_plan(output, manifests, config)
         with share_output(output, part=f"{part + 1}-of-{total}"), open_workers(output, config) as workers:
             own = [shard for position, shard in enumerate(plan.shards()) if position % total == part]
             counts = RunCounts(num_rows=sum(shard.num_rows for shard in own), started=started)
             missing = yield from _find_missing(own, config, counts)
             config = replace(config, jobs=count_jobs(config, plan.num_rows))
             yield _plan_made(plan, plan.num_shards - len(own) + len(missing), config)
-            yield from _write_shards(workers, missing, config, counts)
+            yield from _write_shards(workers, missing, config, counts, finished)
         yield SliceDone(
             slice=config.slice,
             num_shards=len(own),
@@ -208,17 +199,17 @@ def _open_manifests(
 
 def _wait_for_plan(
     output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
-) -> Generator[Note, None, Plan]:
+) -> Generator[Note, None, tuple[Plan, Sequence[FinishedRow]]]:
     """Return the plan that all slices share: that of the output, or one made here while the other slices wait."""
     is_waiting = False
     while True:
         fetch_plan(output)
         if (plan := open_plan(output, manifests, config)) is not None:
-            return plan
+            return plan, ()
         try:
             with lock_output(output), open_workers(output, config) as workers:
                 remove_temp_files(output)
-                yield from _open_or_make_plan(workers, output, manifests, config)
+                return (yield from open_or_make_plan(workers, output, manifests, config))
         except InUseError as error:
             if not is_waiting:
                 yield Note(message=f"waiting for the plan: {error}")
@@ -233,44 +224,6 @@ def _unfinished(output: OutputFolder, plan: Plan, missing: Sequence[ShardPlan]) 
         f"{first.number:06d} of {first.split.name}; run the slices that failed again, or the same command without "
         "--finish"
     )
-
-
-def _open_or_make_plan(
-    workers: Workers, output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
-) -> Generator[Note, None, Plan]:
-    plan = open_plan(output, manifests, config)
-    if plan is None:
-        if output.plan.exists():
-            message = f"{output.shown}: another version of whisper-shard began it; everything is prepared again"
-            yield Note(message=message)
-            remove_output(output)
-        plan = yield from _make_plan(workers, output, manifests, config)
-    with output.writer.file(output.settings) as file:
-        file.write(dump_config(replace(config, rebuild=False, slice="", finish=False), "prepare").encode())
-    output.upload(output.settings)
-    return plan
-
-
-def _make_plan(
-    workers: Workers, output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
-) -> Generator[Note, None, Plan]:
-    spools = {
-        name: spool_manifest(manifest, output.state / f"{name}.spool", config) for name, manifest in manifests.items()
-    }
-    yield from (Note(message=note) for spool in spools.values() for note in spool.notes)
-    yield from (Note(message=line) for line in describe_split(spools, asked=config.eval_fraction))
-    train = spools["train"]
-    yield from (Note(message=line) for line in describe_texts(sample_rows(train), config))
-    sized = replace(config, jobs=count_jobs(config, sum(spool.num_rows for spool in spools.values())))
-    sampled, notes = prepare_sample(
-        sample_rows(train), train.manifest.folder, workers, sized, store=output.store, codecs=(config.codec,)
-    )
-    yield from notes
-    shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)
-    plan = write_plan(output, spools, config=config, shard_rows=shard_rows)
-    for spool in spools.values():
-        spool.path.unlink()
-    return plan
 
 
 def _plan_made(plan: Plan, num_missing: int, config: PrepareConfig) -> PlanMade:
@@ -344,9 +297,21 @@ def _prepare_orphans(workers: Workers, plan: Plan, config: PrepareConfig, counts
 
 
 def _write_shards(
-    workers: Workers, shards: list[ShardPlan], config: PrepareConfig, counts: RunCounts
+    workers: Workers,
+    shards: list[ShardPlan],
+    config: PrepareConfig,
+    counts: RunCounts,
+    finished: Sequence[FinishedRow] = (),
 ) -> Iterator[Event]:
-    tasks = {number: ShardTask(number=number, config=config, shard=shard) for number, shard in enumerate(shards, 1)}
+    tasks = {
+        number: ShardTask(
+            number=number,
+            config=config,
+            shard=shard,
+            finished=tuple(finished) if may_have_sample(shard, config) else (),
+        )
+        for number, shard in enumerate(shards, 1)
+    }
     pending, statuses = dict(tasks), list[WorkerStatus]()
     outcomes = (
         supervise(workers, write_shard, list(tasks.values()), config)

@@ -132,12 +132,6 @@ def sort_into_shards(spool: Spool, path: Path, *, ranks: range, shard_rows: int)
         os.fsync(file.fileno())
 
 
-def read_shard_rows(path: Path, shard: int) -> pa.Table:
-    """Return the manifest rows of one shard from the file that `sort_into_shards` wrote."""
-    with pa.ipc.open_file(str(path)) as reader:
-        return pa.Table.from_batches([reader.get_batch(shard)])
-
-
 def _read_spool(spool: Spool) -> Iterator[tuple[pa.Table, NDArray[np.int32]]]:
     """Yield the batches of a spool with the ranks of their rows."""
     position = 0

@@ -16,7 +16,8 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import ConfigError, EnvironmentFault, WhisperShardError
 from whisper_shard.prepare.events import Note
-from whisper_shard.prepare.task import ShardResult, ShardTask
+from whisper_shard.prepare.shard import ShardResult
+from whisper_shard.prepare.task import ShardTask
 from whisper_shard.prepare.workers.part import run_part
 
 PARTS_PER_CORE = 4

@@ -22,7 +22,8 @@ from whisper_shard.errors import EnvironmentFault, WhisperShardError
 from whisper_shard.prepare.events import Note
 from whisper_shard.prepare.output import OutputFolder, fetch_plan, open_output
 from whisper_shard.prepare.plan import ShardPlan
-from whisper_shard.prepare.task import ShardResult, ShardTask, write_shard
+from whisper_shard.prepare.shard import ShardResult, write_shard
+from whisper_shard.prepare.task import ShardTask
 from whisper_shard.prepare.workers.pool import open_workers
 from whisper_shard.prepare.workers.supervisor import Tick, supervise
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
 from whisper_shard.prepare.events import Note
-from whisper_shard.prepare.task import Task, probe_rows
+from whisper_shard.prepare.probe import probe_rows
+from whisper_shard.prepare.task import Task
 from whisper_shard.prepare.workers.heartbeat import (
     WorkerStatus,
     find_decoding,

@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from tests.prepare.corpora import write_csv
+from tests.prepare.corpora import fingerprint, prepare, start_driver, totals_of, write_csv
+from tests.prepare.hostile import COUNT
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import StateError
 from whisper_shard.manifests.formats import open_manifest
-from whisper_shard.prepare import plan as plans
+from whisper_shard.prepare import make_plan as plans
 from whisper_shard.prepare.output import OutputFolder
 from whisper_shard.prepare.spool import spool_manifest
 
@@ -92,3 +93,45 @@ def test_plan_of_another_version_does_not_count(tmp_path):
     assert plans.open_plan(output, {"train": corpus}, PrepareConfig()) is None
     with pytest.raises(StateError, match=r"another configuration: codec was \"npy\", is \"flac\"; choose another"):
         plans.open_plan(output, {"train": corpus}, PrepareConfig(codec="flac"))
+
+
+COUNTING = ({"kind": "tests.prepare.hostile:CountingDecoder"},)
+
+
+def write_counting(folder, count):
+    """Write a manifest of recordings that count how often they are decoded; return it."""
+    (folder / "decoded").mkdir(parents=True)
+    for i in range(count):
+        (folder / f"{i}.wav").write_bytes(COUNT + str(folder / "decoded" / str(i)).encode())
+    return write_csv(folder / "corpus.csv", [(f"{i}.wav", f"utterance number {i}") for i in range(count)])
+
+
+def decoded(folder):
+    return [path.read_text() for path in (folder / "decoded").iterdir()]
+
+
+@pytest.mark.parametrize("eval_fraction", [0.0, 0.2, 0.9])
+def test_no_recording_is_decoded_twice(tmp_path, eval_fraction):
+    corpus = write_counting(tmp_path, 100)
+    (tmp_path / "7.wav").write_bytes(b"no audio")
+    totals = totals_of(prepare(corpus, tmp_path / "out", decoders=COUNTING, eval_fraction=eval_fraction))
+    assert sum(split.num_utterances for split in totals.values()) == 99
+    assert sum(split.num_rejects for split in totals.values()) == 1
+    assert decoded(tmp_path) == ["."] * 99
+
+
+def test_the_rows_of_an_evaluation_corpus_are_not_mistaken_for_those_of_the_sample(tmp_path):
+    corpus, other = write_counting(tmp_path / "a", 40), write_counting(tmp_path / "b", 40)
+    prepare(corpus, tmp_path / "out", decoders=COUNTING, eval_corpus=str(other))
+    assert decoded(tmp_path / "a") == decoded(tmp_path / "b") == ["."] * 40
+
+
+def test_a_run_that_makes_the_plan_writes_the_bytes_of_one_that_finds_it(tmp_path):
+    corpus = write_counting(tmp_path, 100)
+    prepare(corpus, tmp_path / "out", decoders=COUNTING)
+    driver = start_driver(corpus, tmp_path / "killed", step="plan.renamed", decoders=COUNTING)
+    driver.communicate()
+    assert (tmp_path / "killed/.prepare/plan.json").exists()
+    assert not list((tmp_path / "killed").glob("*/shards/*"))
+    prepare(corpus, tmp_path / "killed", decoders=COUNTING)
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "out")
