@@ -380,8 +380,8 @@ def print_part(part: str, results: dict[str, Any]) -> None:
     elif part == "command":
         whole, found = results["share_of_floor"], results["share_of_floor_less_eight_files"]
         print(
-            f"{results['num_files']} files: decoding and resampling are {found['without_quality']:.1%} of the command's "
-            f"CPU time less that of eight files without quality ({whole['without_quality']:.1%} of all of it), "
+            f"{results['num_files']} files: decoding and resampling are {found['without_quality']:.1%} of the "
+            f"command's CPU time less that of eight files without quality ({whole['without_quality']:.1%} of it all), "
             f"{found['with_quality']:.1%} with it ({whole['with_quality']:.1%}); eight files take "
             f"{results['medians']['eight_files']:.2f} s"
         )
