@@ -143,7 +143,7 @@ def _ignore(event: Event) -> None:
 
 
 @functools.cache
-def _fork_server():
+def fork_server():
     """A server that has imported everything once; one that other tests have started without that is replaced."""
     forkserver._forkserver._stop()
     context = multiprocessing.get_context("forkserver")
@@ -153,7 +153,7 @@ def _fork_server():
 
 def launch(task: Path, run: Path, config: TrainConfig, *, kill: Kill | None = None, world: int = 1) -> list[Ended]:
     """Train in ``world`` processes and return how each of them ended."""
-    context = _fork_server()
+    context = fork_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

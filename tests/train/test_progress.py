@@ -9,8 +9,8 @@ from tests.making import make_dataset
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.errors import TrainingError
 from whisper_shard.train import build
-from whisper_shard.train import step as step_module
 from whisper_shard.train.events import Evaluated, Skipped, Stepped, Warned
+from whisper_shard.train.gradient_sums import GradientSums
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.run.metrics import read_metrics
 
@@ -61,10 +61,10 @@ def test_losses_that_are_not_finite_are_named_and_end_the_run(task, tmp_path):
 
 
 def test_gradients_that_no_scale_makes_finite_end_the_run(monkeypatch, task, tmp_path):
-    def spoil(parameters, _ranks):
-        parameters[0].grad.fill_(math.nan)
+    def spoil(sums):
+        sums.parameters[0].grad.fill_(math.nan)
 
-    monkeypatch.setattr(step_module, "sum_gradients", spoil)
+    monkeypatch.setattr(GradientSums, "finish", spoil)
     monkeypatch.setattr(build, "make_scaler", lambda _machine: torch.amp.GradScaler("cpu", init_scale=4.0))
     events = []
     config = tiny_config(task, max_steps=6, max_nonfinite=2, eval_every=99)

@@ -1,14 +1,13 @@
 """Several processes train one model: each takes its part of every batch, and their gradients are summed.
 
 torchrun starts the processes and gives each its rank; `join_ranks` connects them. A single process runs the same code,
-with sums over one rank. Gradients are summed once an optimizer step, after the last micro-batch: so ranks may cut their
-parts into different numbers of passes, and one that runs out of memory can start its step over alone.
+with sums over one rank. `gradient_sums` sums the gradients.
 
 Source: torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK), https://docs.pytorch.org/docs/stable/elastic/run.html.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 
 from whisper_shard.errors import ConfigError, TrainingError
 
-BUCKET_ELEMENTS = 16 * 2**20
-"""Gradients are summed in flat pieces of about this many numbers (64 MB)."""
 TIMEOUT = timedelta(minutes=30)
 """A rank that does not answer for this long has failed: the longest wait is for another rank to finish its part."""
 
@@ -89,22 +86,6 @@ def explain_lost_rank(ranks: Ranks) -> Iterator[None]:
         ) from error
 
 
-def sum_gradients(parameters: Iterable[torch.nn.Parameter], ranks: Ranks) -> None:
-    """Replace every gradient by its sum over all ranks; a missing one counts as zero.
-
-    Raises:
-        TrainingError: Another rank is gone.
-    """
-    if ranks.world == 1:
-        return
-    for bucket in _buckets(_gradients(parameters)):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
-        with explain_lost_rank(ranks):
-            dist.all_reduce(flat)
-        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(own) for own, part in zip(bucket, parts, strict=True)])
-
-
 def sum_over_ranks(numbers: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """Return the sum of a small tensor over all ranks; it stays on its device.
 
@@ -159,22 +140,3 @@ def barrier(ranks: Ranks) -> None:
         TrainingError: Another rank is gone.
     """
     sum_over_ranks(torch.zeros(1), ranks)
-
-
-def _gradients(parameters: Iterable[torch.nn.Parameter]) -> Iterator[torch.Tensor]:
-    for parameter in parameters:
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            yield parameter.grad
-
-
-def _buckets(gradients: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    for gradient in gradients:
-        bucket.append(gradient)
-        if sum(g.numel() for g in bucket) >= BUCKET_ELEMENTS:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket

@@ -22,7 +22,8 @@ from whisper_shard.model.device import autocast, is_out_of_memory, send
 from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder, Requests
-from whisper_shard.train.ranks import sum_gradients, sum_over_ranks
+from whisper_shard.train.gradient_sums import GradientSums
+from whisper_shard.train.ranks import sum_over_ranks
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
 from whisper_shard.train.windows import MicroBatch, PassLimit, cut_micro_batches
@@ -103,6 +104,7 @@ class TrainStep:
         self.config = config
         self.machine = machine
         self.parameters = trainable.parameters
+        self.gradient_sums = GradientSums(self.parameters, machine.ranks)
         self.limit = first_limit(config.compute, machine.device)
         self._last_skipped: Tensor | None = None  # 1 if the last step has changed nothing; on the device
         self._silence_source = None if silence_source is None else send(silence_source, machine.device)
@@ -131,7 +133,7 @@ class TrainStep:
         skipped = torch.ones((), device=self.machine.device)
         if global_batch.num_tokens:
             passes = self._accumulate(global_batch, step)
-            sum_gradients(self.parameters, ranks)
+            self.gradient_sums.finish()
             loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.machine.device))
             loss = sum_over_ranks(loss_sum, ranks) / global_batch.num_tokens
             norm, skipped = self._update(loss, self._choose_lr(lr, lr_after_skip))
@@ -163,9 +165,12 @@ class TrainStep:
             silence=self._encode_silence(global_batch),
         )
         while True:
-            self.trainable.optimizer.zero_grad(set_to_none=True)
+            self.gradient_sums.clear()
             passes: list[tuple[MicroBatch, Tensor]] = []
-            for number, micro_batch in enumerate(cut_micro_batches(global_batch.windows, limit=self.limit)):
+            micro_batches = cut_micro_batches(global_batch.windows, limit=self.limit)
+            for number, micro_batch in enumerate(micro_batches):
+                if number == len(micro_batches) - 1:
+                    self.gradient_sums.start_last_pass()
                 loss = self._try_pass(inputs, micro_batch, number)
                 if loss is None:
                     self._shrink(micro_batch)
