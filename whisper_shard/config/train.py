@@ -26,6 +26,10 @@ class WindowConfig:
     """With window auto: share of each step's utterances that is padded to 30 s; with beyond nothing, try 0.125."""
     full_final: float = 0.0
     """With window auto: share of all steps, at the end, that uses 30 s windows only."""
+    watch_every: int = 50
+    """With borrowed silence: every N steps, compare the loss of 4 utterances in 30 s windows with short; 0: never."""
+    raise_full_share: bool = False
+    """Add 0.125 to full_share, up to 0.5, when two comparisons in a row show a loss too high in 30 s windows."""
     min_window_seconds: float = 1.0
     """With window auto: shortest window in seconds."""
     margin_seconds: tuple[float, float] = (0.2, 0.5)
@@ -37,6 +41,12 @@ class WindowConfig:
         """Validate."""
         check_range("--full-share", self.full_share, 0.0, 1.0)
         check_range("--full-final", self.full_final, 0.0, 1.0)
+        check_range("--watch-every", self.watch_every, 0, MANY)
+        if self.raise_full_share and not (self.borrows_silence and self.watch_every):
+            raise ConfigError(
+                f"--raise-full-share needs --window auto, --beyond silence and --watch-every above 0; they are "
+                f"{self.window}, {self.beyond} and {self.watch_every}"
+            )
         check_range("--min-window-seconds", self.min_window_seconds, 0.1, 30.0)
         check_order("--margin-seconds", self.margin_seconds)
         check_range("--max-padding", self.max_padding, 0.0, 1.0)

@@ -254,6 +254,24 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GapMeasured:
+    """A few utterances of a step were computed in 30 s windows and in short ones, with the same weights."""
+
+    step: int
+    """Steps made so far."""
+    utterances: int
+    """Utterances compared."""
+    loss_full: float
+    """Their mean loss of a token in 30 s windows."""
+    loss_borrowed: float
+    """The same in their short windows, with borrowed silence behind."""
+    gap: float
+    """``loss_full - loss_borrowed``."""
+    full_share: float
+    """Share of each step's utterances that is padded to 30 s from here on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
     """A checkpoint was written."""
 
@@ -315,6 +333,7 @@ Event = (
     | Stepped
     | Evaluating
     | Evaluated
+    | GapMeasured
     | Saved
     | Delivered
     | Skipped

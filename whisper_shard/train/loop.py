@@ -28,7 +28,7 @@ from whisper_shard.train.build import build_trainable, pause_garbage_collector, 
 from whisper_shard.train.data import Corpora, open_corpora
 from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, ignore_event
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
-from whisper_shard.train.global_batch import Requests
+from whisper_shard.train.global_batch import GlobalBatch, Requests
 from whisper_shard.train.progress import ProgressReporter
 from whisper_shard.train.ranks import barrier
 from whisper_shard.train.run.checkpointer import Checkpointer
@@ -43,6 +43,7 @@ from whisper_shard.train.start import build_train_step, load_checked, report_sta
 from whisper_shard.train.step import StepResult
 from whisper_shard.train.trackers import track
 from whisper_shard.train.validator import Validator
+from whisper_shard.train.window_gap import GapMeter, current_full_share, judge_gap
 
 
 def train_model(
@@ -152,6 +153,8 @@ class Trainer:
         if config.saving.extend and self.state.step < self.total_steps and self._is_finished():
             self.state.worse_evaluations = 0  # it had stopped early, and would do so again at once
         self.train_step.restore_limit(self.state.pass_limit)
+        self.train_step.set_full_share(current_full_share(self.state, config.window))
+        self._gap_meter = self._build_gap_meter()
         self.log = MetricsLog(
             context.folder.path,
             step=self.state.step if self._restored else -1,
@@ -245,7 +248,30 @@ class Trainer:
         # Ranks act only on what they have agreed on in this step's exchange: if each followed its own signal or clock,
         # one would save or leave while the others wait for its gradients.
         self._agreed = result.global_batch.requests
+        if self._gap_meter and self.state.step % self.config.window.watch_every == 0:
+            self._compare_windows(self._gap_meter, result.global_batch)
         self.reporter.add_step(batch, time.perf_counter() - began)
+
+    def _build_gap_meter(self) -> GapMeter | None:
+        """Return what compares 30 s windows with short ones; None: nothing is borrowed, or nobody wants to know."""
+        if self._silence is None or not self.config.window.watch_every:
+            return None
+        return GapMeter(
+            trainable=self.train_step.trainable,
+            builder=self.train_step.builder,
+            machine=self.context.machine,
+            silence_source=self._silence.waveform,
+        )
+
+    def _compare_windows(self, meter: GapMeter, global_batch: GlobalBatch) -> None:
+        """Log the losses in 30 s windows and in short ones, and pad more utterances to 30 s if that is configured."""
+        gap = meter.measure(global_batch, self.train_step.limit)
+        if gap is None:
+            return
+        warning = judge_gap(gap, self.state, self.config.window)
+        share = current_full_share(self.state, self.config.window)
+        self.train_step.set_full_share(share)
+        self.reporter.log_gap(gap, full_share=share, warning=warning)
 
     def _lr_after(self, updates: int) -> float:
         return self.config.peak_lr * cosine_factor(

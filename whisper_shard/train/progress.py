@@ -18,6 +18,7 @@ from whisper_shard.train.events import (
     Estimated,
     Evaluated,
     Event,
+    GapMeasured,
     Skipped,
     Stepped,
     Warned,
@@ -30,6 +31,7 @@ from whisper_shard.train.run.metrics import MetricsLog
 from whisper_shard.train.run.page import NUM_SAMPLES, write_run_page
 from whisper_shard.train.run.state import EpochLedger, LogInterval, RunState
 from whisper_shard.train.step import StepResult
+from whisper_shard.train.window_gap import WindowGap
 from whisper_shard.utterance import SAMPLE_RATE
 
 ESTIMATED_AFTER = 4
@@ -233,6 +235,17 @@ class ProgressReporter:
                 is_final=kind == "final",
             )
         )
+
+    def log_gap(self, gap: WindowGap, *, full_share: float, warning: str) -> None:
+        """Log a comparison of 30 s windows with short ones, and its warning, if it has one."""
+        numbers = {"loss_full": gap.full, "loss_borrowed": gap.borrowed, "gap": gap.gap, "full_share": full_share}
+        # The warning is a part of the line, and no line of its own: a resumed run removes those, and measures no step
+        # twice that it has saved.
+        message = {"message": warning} if warning else {}
+        self.log_line("watch", utterances=gap.utterances, **numbers, **message)
+        self.report(GapMeasured(step=self.state.step, utterances=gap.utterances, **numbers))
+        if warning:
+            self.report(Warned(message=warning))
 
     def log_line(self, kind: str, **fields: Any) -> None:
         """Write a line of any kind at the current step."""

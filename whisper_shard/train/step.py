@@ -8,7 +8,7 @@ step waits for the device: whether it was finite is decided there, by a fused op
 import gc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -219,6 +219,11 @@ class TrainStep:
         self.trainable.scaler.scale(loss_sum / global_batch.num_tokens).backward()
         detached: Tensor = loss_sum.detach()
         return detached
+
+    def set_full_share(self, share: float) -> None:
+        """Pad this share of each step's utterances to 30 s from now on; all ranks must call it together."""
+        window = replace(self.builder.config.window, full_share=share)
+        self.builder = replace(self.builder, config=replace(self.builder.config, window=window))
 
     def describe_limit(self) -> dict[str, Any]:
         """Return the size of a pass that fits, and the kind of device it fits on, as JSON values."""

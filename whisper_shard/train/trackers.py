@@ -16,7 +16,7 @@ from typing import Any
 from whisper_shard.config.settings import flatten_settings
 from whisper_shard.errors import ConfigError
 from whisper_shard.storage.atomic import write_json
-from whisper_shard.train.events import Delivered, Evaluated, Event, Progress, Stepped, Warned
+from whisper_shard.train.events import Delivered, Evaluated, Event, GapMeasured, Progress, Stepped, Warned
 from whisper_shard.train.run.context import RunContext
 
 PROJECT = "whisper-shard"
@@ -27,6 +27,7 @@ _STEP_FIELDS = (
     "loss", "lr", "grad_norm", "epoch", "utterances_per_second", "audio_seconds_per_second", "data_wait_share",
 )  # fmt: skip
 _EVALUATION_FIELDS = ("wer", "cer", "loss", "cap_hits")
+_GAP_FIELDS = ("loss_full", "loss_borrowed", "gap", "full_share")
 _DELIVERY_FIELDS = ("utterances", "audio_seconds", "skipped")
 
 
@@ -145,6 +146,8 @@ def _group_of(event: Event) -> tuple[str, tuple[str, ...]]:
             return f"final-{event.window}", _EVALUATION_FIELDS
         case Evaluated():
             return "eval" if event.window == "full" else f"estimate-{event.window}", _EVALUATION_FIELDS
+        case GapMeasured():
+            return "watch", _GAP_FIELDS
         case Delivered():
             return "epoch", _DELIVERY_FIELDS
     return "", ()

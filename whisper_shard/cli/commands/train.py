@@ -112,7 +112,8 @@ class TrainingView:
                 say(describe_skip(event))
             case training.Warned():
                 say_warning(event.message)
-            case training.Saved() | training.Evaluated(is_final=True):  # the latter is repeated in the report
+            # The final evaluation is repeated in the report, and a gap that is too wide in a warning.
+            case training.Saved() | training.GapMeasured() | training.Evaluated(is_final=True):
                 pass
 
     def _move(self, event: "training.Advanced | training.Stepped | training.Evaluating") -> None:

@@ -1,8 +1,8 @@
 """The metrics of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
 
-A line has ``kind`` (train, eval, progress, epoch, skip, resume, warning, final) and ``step``. All fields but those in
-TIMING are functions of data, settings and seed: a run that was killed and resumed has the same lines as one that was
-not. Numbers that are not finite become null, since JSON has none.
+A line has ``kind`` (train, watch, eval, progress, epoch, skip, resume, warning, final) and ``step``. All fields but
+those in TIMING are functions of data, settings and seed: a run that was killed and resumed has the same lines as one
+that was not. Numbers that are not finite become null, since JSON has none.
 """
 
 import json

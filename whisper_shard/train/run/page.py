@@ -44,7 +44,7 @@ def write_run_page(folder: RunFolder) -> None:
         run=folder.shown,
         state="finished" if report else "not finished",
         summary=_summarize(lines, evaluations, report),
-        warnings=[line["message"] for line in reversed(lines) if line["kind"] == "warning"][:MAX_WARNINGS],
+        warnings=[line["message"] for line in reversed(lines) if line.get("message")][:MAX_WARNINGS],
         charts=list(_draw(lines, evaluations)),
         samples=_collect_samples(evaluations),
         settings=list(_list_changed(description["settings"])),
@@ -82,6 +82,13 @@ def _draw(lines: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str,
         label="WER in 30 s windows, with its 95 % interval",
         scale=".1%",
         intervals=[(line["wer_low"], line["wer_high"]) for line in evaluations],
+    )
+    watched = [line for line in lines if line["kind"] == "watch" and line.get("gap") is not None]
+    yield make_line(
+        [line["step"] for line in watched],
+        [line["gap"] for line in watched],
+        label="loss of a token in 30 s windows, minus that of the same utterances in short ones",
+        scale=".3g",
     )
     for name, (label, scale) in _CHARTS.items():
         # A number that is not finite is null in metrics.jsonl.

@@ -80,6 +80,10 @@ class RunState:
     """Evaluations since the best one."""
     evaluation_pending: bool = False
     """Whether a signal interrupted the evaluation of this step; a resumed run repeats it first."""
+    wide_gaps: int = 0
+    """Comparisons in a row, the last one included, whose loss in 30 s windows was too high."""
+    full_share: float = -1.0
+    """Share of each step's utterances in 30 s windows, since it was raised; -1: as configured."""
     evaluated_steps: list[int] = field(default_factory=list)
     """Steps whose weights are kept for averaging."""
     log_interval: LogInterval = field(default_factory=LogInterval)
