@@ -29,6 +29,15 @@ def test_cues_become_utterances_with_segments(tmp_path):
     ]  # fmt: skip
 
 
+def test_an_utterance_has_the_text_before_it_as_its_prompt(tmp_path):
+    touch(tmp_path, "a.mp3", "b.mp3")
+    for name in ("a.srt", "b.srt"):
+        write(tmp_path / name, SRT + "\n3\n00:00:12,000 --> 00:00:13,000\nThe end\n")
+    assert [(row.transcript, row.extra.get("prompt")) for row in read_rows(tmp_path)] == 2 * [
+        ("One line and a second", None), ("The end", "One line and a second")
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["talk.srt", "talk.mp3.srt", "Talk.v2.srt"])
 def test_a_single_file(tmp_path, name):
     touch(tmp_path, "talk.mp3", "Talk.v2.wav")

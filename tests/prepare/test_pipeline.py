@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -47,6 +48,15 @@ def test_a_text_too_long_for_the_decoder_is_rejected_before_its_recording_is_ope
     assert rejection.reason == "too_many_tokens"
     assert re.fullmatch(r"[0-9]+ tokens with the prefix, limit 448", rejection.detail)
     assert prepare_row(row(tmp_path / "absent.wav", "nine hundred"), pipeline).reason == "missing_file"
+
+
+@pytest.mark.parametrize(("prompt", "kept"), [("Good Morning!", "good morning"), ("?!", None), (None, None)])
+def test_prompts_are_normalized_like_texts(tmp_path, prompt, kept):
+    soundfile.write(tmp_path / "a.wav", make_waveform(2.0), 16_000)
+    prompted = replace(row(tmp_path / "a.wav"), extra={"prompt": prompt, "topic": "A-B"})
+    utterance = prepare_row(prompted, build_pipeline(PrepareConfig()))
+    assert utterance.row.extra.get("prompt") == kept
+    assert utterance.row.extra["topic"] == "A-B"
 
 
 def test_a_rule_without_end_costs_one_row(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_labels_have_timestamps_as_often_as_configured(tiny, dataset):
 
 def test_prompts_of_the_data_are_read_but_not_in_the_loss(tiny, dataset, tmp_path):
     prompted = make_dataset(tmp_path / "train", SECONDS, per_shard=16, record={"prompt": "six seven"})
-    plain, prompting = (build(tiny, each) for each in (dataset, prompted))
+    plain, prompting = (build(tiny, each, prompts=1.0) for each in (dataset, prompted))
     history = tiny.tokenizer.convert_tokens_to_ids(["<|startofprev|>"]) + tiny.tokenizer.encode(
         " six seven", add_special_tokens=False
     )
@@ -55,6 +55,14 @@ def test_prompts_of_the_data_are_read_but_not_in_the_loss(tiny, dataset, tmp_pat
         assert row.decoder_input_ids == (*history, *expected.decoder_input_ids)
         assert row.labels == (*(-100,) * len(history), *expected.labels)
     assert prompting.num_tokens == plain.num_tokens
+
+
+def test_prompts_are_given_as_often_as_configured(tiny, tmp_path):
+    prompted = make_dataset(tmp_path / "train", SECONDS, per_shard=16, record={"prompt": "six seven"})
+    history = tiny.tokenizer.convert_tokens_to_ids("<|startofprev|>")
+    given = [sum(history in row.decoder_input_ids for row in build(tiny, prompted, prompts=p).labels) for p in (0, 0.5)]
+    assert given[0] == 0
+    assert 2 < given[1] < 14
 
 
 def test_rows_without_weight_get_no_window_and_are_not_counted(tiny, dataset):

@@ -218,6 +218,8 @@ class TrainConfig:
     """Task token where the data has no column `task`."""
     timestamps: float = 0.0
     """Share of utterances whose labels have timestamps, 0 to 1; the others get <|notimestamps|>."""
+    prompts: float = 0.5
+    """Share of utterances with a prompt, the text before them, that are trained with it, 0 to 1."""
 
     stream: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -230,6 +232,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Validate."""
         check_range("--timestamps", self.timestamps, 0.0, 1.0)
+        check_range("--prompts", self.prompts, 0.0, 1.0)
         if self.evaluation.ema and self.regularization.lora_rank:
             raise ConfigError(
                 f"--ema {self.evaluation.ema:g} with --lora-rank {self.regularization.lora_rank}: a moving average of "

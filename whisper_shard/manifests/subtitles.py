@@ -200,17 +200,19 @@ class _Reader:
             yield from self._cut(list(join_words(word for _, word in of_recording)), values)
 
     def _cut(self, cues: Sequence[Cue], values: dict[str, object]) -> Iterator[Line]:
-        limit = self.config.max_seconds
+        limit, before = self.config.max_seconds, ""
         for utterance in cut_utterances(check_cues(cues, max_seconds=limit), max_seconds=limit):
             first, last = utterance[0], utterance[-1]
             if first.fault:
                 reason = "cue_too_long" if "limit" in first.fault else "malformed_cue"
                 yield Line({**values, "text": first.text}, (reason, first.fault))
                 continue
+            text = " ".join(cue.text for cue in utterance)
             yield Line(
                 {
                     **values,
-                    "text": " ".join(cue.text for cue in utterance),
+                    **({"prompt": before} if before else {}),
+                    "text": text,
                     "start": first.start_seconds,
                     "end": last.end_seconds,
                     "segments": [
@@ -223,6 +225,7 @@ class _Reader:
                     ],
                 }
             )
+            before = text
 
 
 def _read_ctm(file: Path) -> Iterator[tuple[tuple[str, str], Cue]]:

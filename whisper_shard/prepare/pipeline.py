@@ -110,6 +110,7 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
         rejection = pipeline.token_length.reject_text(text, row, language=row.language)
     if rejection is not None:
         return rejection
+    row = _clean_prompt(row, pipeline)
     try:
         recording = pipeline.reader.read(row)
     except AudioError as error:
@@ -173,6 +174,18 @@ def _clean_phrases(row: ManifestRow, pipeline: Pipeline) -> tuple[Phrase, ...]:
     known = parse_phrases(row.extra.get("segments"), row.transcript)
     cleaned = (replace(phrase, text=pipeline.clean(phrase.text)) for phrase in known)
     return tuple(phrase for phrase in cleaned if phrase.text)
+
+
+def _clean_prompt(row: ManifestRow, pipeline: Pipeline) -> ManifestRow:
+    """Return a row whose prompt, the text before its own, is normalized as that is; without one of no use."""
+    if not isinstance(prompt := row.extra.get("prompt"), str):
+        return row
+    try:
+        cleaned = pipeline.clean(prompt)
+    except TextError:
+        cleaned = ""
+    rest = {name: value for name, value in row.extra.items() if name != "prompt"}
+    return replace(row, extra={**rest, "prompt": cleaned} if cleaned else rest)
 
 
 def _shift(phrases: Sequence[Phrase], cut_seconds: float, seconds: float) -> tuple[Phrase, ...]:

@@ -8,6 +8,7 @@ others to do after the step, stop or save, travels with them and costs no exchan
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class GlobalBatchBuilder:
     labeler: Labeler
     """Turns texts into labels."""
     config: TrainConfig
-    """Settings of windows and timestamps, and the seed."""
+    """Settings of windows, timestamps and prompts, and the seed."""
     ranks: Ranks
     """The processes that train together."""
     total_steps: int
@@ -158,13 +159,15 @@ class GlobalBatchBuilder:
             key=key,
             language=batch.languages[row],
             task=batch.tasks[row],
-            segments=(segments or batch.segments[row]) if self._has_timestamps(batch.epoch, key) else None,
-            prompt=batch.prompts[row] if batch.prompts else None,
+            segments=(segments or batch.segments[row]) if self._draw("timestamps", batch.epoch, key) else None,
+            prompt=batch.prompts[row] if batch.prompts and self._draw("prompts", batch.epoch, key) else None,
         )
 
-    def _has_timestamps(self, epoch: int, key: str) -> bool:
-        share, seed = self.config.timestamps, self.config.stream.seed
-        return share > 0 and float(draw_uniform(1, seed, "timestamps", epoch, key)[0]) < share
+    def _draw(self, what: Literal["timestamps", "prompts"], epoch: int, key: str) -> bool:
+        """Return whether an utterance is among the share that is trained with timestamps, or with its prompt."""
+        share = {"timestamps": self.config.timestamps, "prompts": self.config.prompts}[what]
+        seed = self.config.stream.seed
+        return share > 0 and float(draw_uniform(1, seed, what, epoch, key)[0]) < share
 
 
 def _describe_rows(batch: Batch, labels: Sequence[LabelRow], is_used: NDArray[np.bool_]) -> NDArray[np.int64]:
