@@ -31,7 +31,7 @@ _CPU = torch.device("cpu")  # shapes and dtypes, all that is counted, are those 
 
 
 def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape) -> StepMemory:
-    """Return the memory of a step without allocating it; takes a second or two for the largest Whisper.
+    """Return the memory of a step without allocating it; takes some seconds for the largest Whisper.
 
     Args:
         model_config: WhisperConfig.
