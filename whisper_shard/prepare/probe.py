@@ -6,10 +6,11 @@ from itertools import groupby
 
 from whisper_shard.audio.members import ENCODERS
 from whisper_shard.audio.samples import to_int16
+from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.cut import CutRow
 from whisper_shard.prepare.rows import PreparedRow, finish_row, prepare_rows
 from whisper_shard.prepare.task import FinishedRow, RowsTask, ShardTask
-from whisper_shard.utterance import Rejection, Utterance
+from whisper_shard.utterance import SAMPLE_RATE, Rejection, Utterance
 
 PROBE_SECONDS = 60.0
 """How much of a recording that is cut is prepared where only its size is asked for."""
@@ -58,6 +59,26 @@ def _probe_each(task: RowsTask | ShardTask) -> Iterator[RowProbe]:
 
 
 def _probe(row: int, prepared: Sequence[PreparedRow], codecs: Sequence[str], task: RowsTask | ShardTask) -> RowProbe:
+    is_cut = any(isinstance(one.result, CutRow) for one in prepared)
+    if isinstance(task, RowsTask) and task.is_kept and not is_cut:
+        return _finish_and_probe(row, prepared, task.config)
+    return _measure(row, prepared, codecs)
+
+
+def _finish_and_probe(row: int, prepared: Sequence[PreparedRow], config: PrepareConfig) -> RowProbe:
+    """Return what a row that is not cut has become, and the size of that: it is encoded once."""
+    finished = finish_row(row, prepared, config)
+    (only,) = prepared
+    return RowProbe(
+        row=row,
+        rejection=only.result if isinstance(only.result, Rejection) else None,
+        seconds=sum(one.num_samples for one in finished.utterances) / SAMPLE_RATE,
+        num_bytes={config.codec: sum(len(one.audio) for one in finished.utterances)},
+        finished=finished,
+    )
+
+
+def _measure(row: int, prepared: Sequence[PreparedRow], codecs: Sequence[str]) -> RowProbe:
     """Return the sum over the results of a row; of a recording that was cut, the whole is estimated from its begin."""
     num_bytes, seconds, rejection = dict.fromkeys(codecs, 0.0), 0.0, None
     for result in (one.result for one in prepared):
@@ -70,12 +91,9 @@ def _probe(row: int, prepared: Sequence[PreparedRow], codecs: Sequence[str], tas
             seconds, rejection = seconds / result.share, result.rejection or rejection
         else:
             rejection = result
-    is_cut = any(isinstance(one.result, CutRow) for one in prepared)
-    is_kept = isinstance(task, RowsTask) and task.is_kept and not is_cut
     return RowProbe(
         row=row,
         rejection=None if seconds else rejection,
         seconds=seconds,
         num_bytes={name: round(size) for name, size in num_bytes.items()},
-        finished=finish_row(row, prepared, task.config) if is_kept else None,
     )
