@@ -213,7 +213,7 @@ def open_plan(output: OutputFolder, manifests: Mapping[str, Manifest], config: P
 def open_or_make_plan(
     workers: Workers, output: OutputFolder, manifests: Mapping[str, Manifest], config: PrepareConfig
 ) -> Generator[Note, None, tuple[Plan, Sequence[FinishedRow]]]:
-    """Return the plan, and the rows that were prepared in order to make it."""
+    """Return the plan, and the rows that this machine has prepared in order to make it and writes itself."""
     plan, finished = open_plan(output, manifests, config), list[FinishedRow]()
     if plan is None:
         if output.plan.exists():
@@ -245,7 +245,8 @@ def _make_plan(
         sized,
         store=output.store,
         codecs=(config.codec,),
-        is_kept=True,
+        # The workers of a cluster would get the audio over the network, within their tasks.
+        is_kept=config.engine == "local",
     )
     yield from notes
     shard_rows = choose_shard_rows(train.num_rows, mean_bytes(sampled, config.codec), config.shard_mb)

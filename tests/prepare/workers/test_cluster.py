@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from tests.prepare.corpora import QUICK, ROOT, descendants, fingerprint, is_aliv
 from tests.prepare.hostile import CRASH, HANG
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.errors import EnvironmentFault
+from whisper_shard.prepare import run
 from whisper_shard.prepare.events import Note, ShardFinished
 from whisper_shard.prepare.run import prepare_corpus
+from whisper_shard.prepare.workers.cluster import write_in_cluster
 from whisper_shard.prepare.workers.part import run_part
 
 HOSTILE = {"decoders": ({"kind": "tests.prepare.hostile:HostileDecoder"},), "decode_timeout_seconds": 3.0}
@@ -91,12 +94,23 @@ def test_a_cluster_gives_the_bytes_of_one_machine(corpus, tmp_path):
         assert fingerprint(tmp_path / "many" / split) == fingerprint(tmp_path / "one" / split)
 
 
-def test_a_small_cluster(corpus, tmp_path):
+def test_a_small_cluster_gets_no_audio_over_the_network(tmp_path, monkeypatch):
+    """Though this machine has prepared all rows in order to make the plan."""
+    sent = []
+
+    def note_and_write(tasks, config):
+        sent.append(len(pickle.dumps(tasks)))
+        return write_in_cluster(tasks, config)
+
+    monkeypatch.setattr(run, "write_in_cluster", note_and_write)
     few = make_corpus(tmp_path / "few", 6, seconds=1.1)
     prepare(few, tmp_path / "one")
     with scheduler(tmp_path) as address, worker(address, tmp_path / "w1"):
         events = prepare(few, tmp_path / "many", engine="dask", engine_address=address)
     assert any(isinstance(e, Note) and e.message == f"dask: 1 core at {address}" for e in events)
+    (sent_bytes,) = sent
+    one_utterance = 2 * 16_000  # of a second, two bytes a sample
+    assert sent_bytes < one_utterance
     assert fingerprint(tmp_path / "many/train") == fingerprint(tmp_path / "one/train")
 
 

@@ -2,8 +2,8 @@
 
 A worker of the cluster gets a few shards at a time, and starts a process for them, which supervises a process of its
 own (`part`): so a recording that crashes, hangs or bloats its decoder costs one row there too, and never the worker of
-the cluster. What crosses the network is the list of shards and, back, their counts; recordings and shards are read and
-written by the machine that prepares them, from folders that all machines share or from object storage.
+the cluster. What crosses the network is the list of shards and, back, their counts, never audio; recordings and shards
+are read and written by the machine that prepares them, from folders that all machines share or from object storage.
 """
 
 import math
