@@ -11,9 +11,7 @@ all runs are compared with `full` of the same recipe and seed as far as both wen
 Intervals: 95 % of differences, bootstrapped over test utterances, with all seeds added.
 """
 
-import argparse
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 from benchmarks.machine import write_result
 from benchmarks.silence_corpora import write_corpus
 from benchmarks.silence_runs import Row, Run, make_run
+from benchmarks.studies import find_runs, make_parser
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.model.device import set_threads
 from whisper_shard.score.bootstrap import paired_bootstrap
@@ -76,13 +75,7 @@ _COLUMNS = "| speech | WER | theirs | difference, points | loss | theirs | diffe
 
 def main() -> None:
     """Make the given runs, or compare those that were made."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of whisper-base")
-    parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
-    parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
-    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = make_parser(__doc__.splitlines()[0]).parse_args()
     set_threads(args.threads)
     for name in args.runs:
         run, recipe = plan_run(name, args.work, args.threads)
@@ -125,10 +118,6 @@ def make_random_model(folder: Path) -> str:
 
 def compare_all(work: Path) -> dict[str, Any]:
     """Return all runs as far as they went, and each policy compared with `RIVAL` over the seeds of both."""
-    runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(work.glob("*/*/marks.jsonl")):
-        policy, _, seed = path.parent.name.rpartition("-")
-        runs[path.parent.parent.name][policy][int(seed)] = path.parent
     return {
         recipe: {
             "runs": {
@@ -142,7 +131,7 @@ def compare_all(work: Path) -> dict[str, Any]:
                 if policy != RIVAL and (seeds := sorted(set(by_seed) & set(policies.get(RIVAL, {}))))
             },
         }
-        for recipe, policies in runs.items()
+        for recipe, policies in find_runs(work, "marks.jsonl").items()
     }
 
 

@@ -18,7 +18,6 @@ import argparse
 import json
 import shutil
 import time
-from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import torch
 from benchmarks.bench_train import guide_features, make_trainer
 from benchmarks.machine import describe_machine
 from benchmarks.speech import read_digits, speak_sentences, write_speech
+from benchmarks.studies import find_runs, make_parser
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
@@ -93,12 +93,7 @@ class StepClock:
 
 def main() -> None:
     """Make the given runs, or compare the finished ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of whisper-base")
-    parser.add_argument("--digits", type=Path, required=True, help="folder of the spoken digits: train.csv, test.csv")
-    parser.add_argument("--work", type=Path, required=True, help="folder for corpora and finished runs")
-    parser.add_argument("--runs", nargs="*", default=[], help="RECIPE:POLICY:SEED ...; default: compare finished runs")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--name", default="windows", help="name of the result in benchmarks/results")
     args = parser.parse_args()
     set_threads(args.threads)
@@ -259,16 +254,12 @@ def measure_nearness(data: Dataset, model: str) -> dict[str, Any]:
 
 def write_result(args: argparse.Namespace) -> None:
     """Compare all finished runs, print a table, and write the JSON."""
-    runs: dict[str, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(args.work.glob("*/*/run.json")):
-        policy, _, seed = path.parent.name.rpartition("-")
-        runs[path.parent.parent.name][policy][int(seed)] = path.parent
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(threads=args.threads, versions=library_versions()),
         "settings": {"model": Path(args.model).name, "batch": BATCH, "lr": LR, "recipes": RECIPES},
     }
-    for corpus, policies in runs.items():
+    for corpus, policies in find_runs(args.work, "run.json").items():
         result[corpus] = {"runs": {}, "against_full": {}, "against_literal": {}}
         for policy, by_seed in policies.items():
             for seed, folder in by_seed.items():
