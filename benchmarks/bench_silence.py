@@ -6,7 +6,8 @@
 A run is RECIPE:POLICY:SEED, of `RECIPES` and `POLICIES`. The recipe says corpus, steps and batch; the policy says in
 which windows they are trained. Runs with the same recipe and seed see the same utterances in the same order. Finished
 runs are kept in ``--work`` and not repeated; one that was stopped goes on from its last checkpoint. Without ``--runs``
-all runs are compared with `full` of the same recipe and seed as far as both went, and the JSON is written.
+all runs are compared with `full` (in the recipe watch with `noise-lent`) of the same recipe and seed as far as both
+went, and the JSON is written.
 
 Intervals: 95 % of differences, bootstrapped over test utterances, with all seeds added.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks.machine import write_result
 from benchmarks.silence_corpora import write_corpus
-from benchmarks.silence_runs import Row, Run, make_run
+from benchmarks.silence_runs import WINDOWS_AT_END, Row, Run, make_run
 from benchmarks.studies import find_runs, make_parser
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.model.device import set_threads
@@ -44,8 +45,11 @@ class Recipe:
     """Utterances scored at the last evaluation; 0: all."""
     is_random: bool = False
     """Whether the model begins with random weights instead of those of ``--model``."""
+    rival: str = "full"
+    """Policy that all others are compared with."""
 
 
+SCRATCH = {"lr": 1e-3, "eval_every": 100}
 RECIPES = {
     "drift": Recipe(corpus="plain", steps=600, batch=2, settings={"eval_every": 200, "lr": 1e-5}, marks=48, tested=0),
     "plain": Recipe(corpus="plain", steps=30, batch=4),
@@ -56,26 +60,34 @@ RECIPES = {
     "long": Recipe(corpus="long", steps=30, batch=4, tested=32),
     "lengths": Recipe(corpus="lengths", steps=30, batch=4),
     "digits": Recipe(corpus="digits", steps=30, batch=4, tested=64),
-    "random": Recipe(corpus="digits", steps=200, batch=8, settings={"lr": 1e-3}, tested=0, is_random=True),
+    "random": Recipe(corpus="digits", steps=400, batch=8, settings=SCRATCH, marks=120, tested=0, is_random=True),
+    "watch": Recipe(corpus="digits", steps=60, batch=4, settings={"watch_every": 5}, tested=0, rival="noise-lent"),
 }
-"""By name. lora: rank 8; random: a model of width 256 from scratch."""
+"""By name. lora: rank 8; random: a model of width 128 from scratch; watch: windows are compared every 5 steps."""
 POLICIES: dict[str, dict[str, Any]] = {
     "full": {"window": "full"},
     "auto": {},
     "short": {"beyond": "nothing"},
     "refresh-8": {"refresh": 8},
     "frozen": {"refresh": 0},
+    "constants": {"lends": "constants"},
+    "noise-lent": {"lends": "noise"},
+    "noise-lent-raised": {"lends": "noise", "raise_full_share": True},
+    "music-lent": {"lends": "music"},
+    "music-lent-raised": {"lends": "music", "raise_full_share": True},
 }
 """Settings that differ from the defaults. short borrows nothing. refresh-8 computes the silence anew in every eighth
-step only, and frozen only in the first; neither is a setting of `train`."""
-RIVAL = "full"
-"""Policy that all others are compared with."""
+step only, and frozen only in the first. constants learns a key and a value for each head instead. The others borrow
+a background that is 12 dB louder than the silence source: a fault that the comparison of windows should find. None of
+these is a setting of `train`."""
 _COLUMNS = "| speech | WER | theirs | difference, points | loss | theirs | difference |\n" + 11 * "|---" + "|"
 
 
 def main() -> None:
     """Make the given runs, or compare those that were made."""
-    args = make_parser(__doc__.splitlines()[0]).parse_args()
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--name", default="silence", help="name of the result in benchmarks/results")
+    args = parser.parse_args()
     set_threads(args.threads)
     for name in args.runs:
         run, recipe = plan_run(name, args.work, args.threads)
@@ -84,14 +96,15 @@ def main() -> None:
     if not args.runs:
         result = compare_all(args.work)
         print_table(result)
-        write_result("silence", f"python -m {__spec__.name} --model MODEL --digits DIGITS --work FOLDER", result)
+        command = f"python -m {__spec__.name} --model MODEL --digits DIGITS --work FOLDER --name {args.name}"
+        write_result(args.name, command, result)
 
 
 def plan_run(name: str, work: Path, threads: int) -> tuple[Run, Recipe]:
     """Return the run of a name RECIPE:POLICY:SEED, and its recipe."""
     recipe_name, policy, seed = name.split(":")
     recipe, policy_settings = RECIPES[recipe_name], dict(POLICIES[policy])
-    refresh = policy_settings.pop("refresh", 1)
+    refresh, lends = policy_settings.pop("refresh", 1), policy_settings.pop("lends", "silence")
     defaults = {
         "language": "en", "precision": "bf16", "lr": 2e-5, "warmup": 0.1, "workers": 0, "log_every": 1, "patience": 0,
         "tensorboard": False, "save_minutes": 5.0, "threads": threads, "seed": int(seed),
@@ -104,34 +117,39 @@ def plan_run(name: str, work: Path, threads: int) -> tuple[Run, Recipe]:
         marks=recipe.marks,
         tested=recipe.tested,
         refresh=refresh,
+        lends=lends,
     )
     return run, recipe
 
 
 def make_random_model(folder: Path) -> str:
-    """Write a Whisper of width 256 with random weights, unless it exists."""
+    """Write a Whisper of width 128 with random weights, unless it exists."""
     digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     if not (folder / "config.json").is_file():
-        make_tiny_whisper(folder, texts=digits, width=256, encoder_layers=4, decoder_layers=2, heads=4)
+        make_tiny_whisper(folder, texts=digits, width=128, encoder_layers=2, decoder_layers=2)
     return str(folder)
 
 
 def compare_all(work: Path) -> dict[str, Any]:
-    """Return all runs as far as they went, and each policy compared with `RIVAL` over the seeds of both."""
+    """Return all runs as far as they went, and each policy compared with the recipe's rival over the seeds of both."""
+    return {recipe: compare_recipe(recipe, policies) for recipe, policies in find_runs(work, "marks.jsonl").items()}
+
+
+def compare_recipe(recipe: str, policies: dict[str, dict[int, Path]]) -> dict[str, Any]:
+    """Return the runs of a recipe, by policy and seed, and each policy compared with the recipe's rival."""
+    rival = RECIPES[recipe].rival if recipe in RECIPES else Recipe.rival
     return {
-        recipe: {
-            "runs": {
-                f"{policy}-{seed}": describe_run(folder)
-                for policy, by_seed in policies.items()
-                for seed, folder in by_seed.items()
-            },
-            f"against_{RIVAL}": {
-                policy: compare([by_seed[s] for s in seeds], [policies[RIVAL][s] for s in seeds])
-                for policy, by_seed in policies.items()
-                if policy != RIVAL and (seeds := sorted(set(by_seed) & set(policies.get(RIVAL, {}))))
-            },
-        }
-        for recipe, policies in find_runs(work, "marks.jsonl").items()
+        "runs": {
+            f"{policy}-{seed}": describe_run(folder)
+            for policy, by_seed in policies.items()
+            for seed, folder in by_seed.items()
+        },
+        "rival": rival,
+        "against_rival": {
+            policy: compare([by_seed[s] for s in seeds], [policies[rival][s] for s in seeds])
+            for policy, by_seed in policies.items()
+            if policy != rival and (seeds := sorted(set(by_seed) & set(policies.get(rival, {}))))
+        },
     }
 
 
@@ -140,11 +158,17 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
     ``full_against_borrowed`` compares the same weights in 30 s windows (ours) and in short windows with borrowed
     silence (theirs), which `auto` was trained in: what training has learned there and 30 s windows do not show.
+    ``full_against_short`` compares them with short windows alone.
     """
     marks = read_marks(folder)
     found = {step: {window: summarize(rows) for window, rows in mark.items()} for step, mark in marks.items()}
-    against = {step: compare_rows([m["full"]], [m["borrowed"]]) for step, m in marks.items() if "borrowed" in m}
-    return {**read_cost(folder), "marks": found, "full_against_borrowed": against}
+    against = {
+        f"full_against_{window}": {
+            step: compare_rows([mark["full"]], [mark[window]]) for step, mark in marks.items() if window in mark
+        }
+        for window in WINDOWS_AT_END
+    }
+    return {**read_cost(folder), "marks": found, **against}
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
@@ -232,17 +256,19 @@ def add_up(runs: Sequence[Sequence[Row]], keys: set[str], value: str) -> list[fl
 
 def print_table(result: dict[str, Any]) -> None:
     """Print all comparisons, each at the last mark of both, as tables in Markdown."""
-    print(f"| recipe | policy against {RIVAL} | step | cost {_COLUMNS}")
+    print(f"| recipe | policy, seeds | against | step | cost {_COLUMNS}")
     for recipe, found in result.items():
-        for policy, row in found[f"against_{RIVAL}"].items():
+        for policy, row in found["against_rival"].items():
             step = max(row["steps"])
             cost = "" if row["cpu_share"] is None else f"{row['cpu_share']:.0%}"
-            print_rows(f"| {recipe} | {policy} | {step} | {cost}", row["steps"][step])
-    print(f"\n| recipe | run, in 30 s against borrowed windows | step | seconds of a window {_COLUMNS}")
-    for recipe, found in result.items():
-        for run, row in found["runs"].items():
-            for step, values in row["full_against_borrowed"].items():
-                print_rows(f"| {recipe} | {run} | {step} | {row.get('mean_window_seconds', 0):.1f}", values)
+            start = f"| {recipe} | {policy}, {row['seeds']} | {found['rival']} | {step} | {cost}"
+            print_rows(start, row["steps"][step])
+    for window in WINDOWS_AT_END:
+        print(f"\n| recipe | run, in 30 s against {window} windows | step | seconds of a window {_COLUMNS}")
+        for recipe, found in result.items():
+            for run, row in found["runs"].items():
+                for step, values in row[f"full_against_{window}"].items():
+                    print_rows(f"| {recipe} | {run} | {step} | {row.get('mean_window_seconds', 0):.1f}", values)
 
 
 def print_rows(start: str, values: dict[str, Any]) -> None:

@@ -7,21 +7,25 @@ compared in pairs. A run that was stopped goes on from its last checkpoint.
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.bench_windows import StepClock
+from benchmarks.silence_corpora import make_music, make_noise
+from benchmarks.silence_stand_ins import LearnedSilence, learn_faster, lend_background
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.model.borrowed_silence import SilenceStates
+from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.score.evaluate import EvaluationPart, EvaluationSettings, evaluate_part, finish_evaluation
 from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.score.events import Window
 from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.build import pause_garbage_collector, resolve_config
-from whisper_shard.train.data import open_corpora
+from whisper_shard.train.data import Corpora, open_corpora
 from whisper_shard.train.global_batch import GlobalBatch
 from whisper_shard.train.loop import Trainer
 from whisper_shard.train.run.context import RunContext, open_machine
@@ -33,6 +37,8 @@ from whisper_shard.train.start import load_checked
 Row = dict[str, Any]
 MAX_NEW_TOKENS = 160
 """Longest hypothesis in tokens."""
+WINDOWS_AT_END: tuple[Window, ...] = ("borrowed", "short")
+"""Windows in which the last weights are scored, besides those of 30 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,8 @@ class Run:
     """Utterances scored at the last evaluation; 0: all."""
     refresh: int = 1
     """Compute borrowed silence anew every so many steps; 0: only once."""
+    lends: Literal["silence", "constants", "noise", "music"] = "silence"
+    """What short windows borrow in training: silence, or one of its stand-ins."""
 
 
 class Meter:
@@ -71,13 +79,14 @@ class Meter:
         """Check nothing: the corpora are known."""
 
     def evaluate(self, window: Window = "full") -> Evaluation:
-        """Score the model as it is now; at the end also with silence lent to short windows."""
+        """Score the model as it is now; at the end also in short windows, with silence lent to them and without."""
         step, total = self._trainer.state.step, self._trainer.total_steps
         limit = self._run.tested if step == total else self._run.marks
         parts = self.score(window, limit)
         mark = {"step": step, window: describe_rows(parts)}
         if step == total:
-            mark["borrowed"] = describe_rows(self.score("borrowed", limit))
+            for other in WINDOWS_AT_END:
+                mark[other] = describe_rows(self.score(other, limit))
         with (self._run.folder / "marks.jsonl").open("a") as file:
             file.write(json.dumps(mark) + "\n")
         evaluation = finish_evaluation(parts, EvaluationSettings(window=window))
@@ -133,6 +142,21 @@ def refresh_rarely(
     return encode_rarely
 
 
+def learn_constants(model: Any, corpora: Corpora, config: TrainConfig) -> LearnedSilence:
+    """Add constants to what is trained of a model: they begin as the mean of the silence that it would borrow."""
+    source = find_silence_source(corpora.training, config).waveform
+    learned = LearnedSilence(model, SpeechLoss(model).encode_silence(source))
+    model.add_module("learned_silence", learned)  # so that checkpoints and the norm of the gradient have them
+    return learned
+
+
+def lend(run: Run) -> AbstractContextManager[None]:
+    """Let the short windows of a run borrow its background, if it has one."""
+    if run.lends in ("noise", "music"):
+        return lend_background({"noise": make_noise, "music": make_music}[run.lends])
+    return nullcontext()
+
+
 def make_run(run: Run, model: str) -> None:
     """Train from where the run stands to its end; keep marks and cost, but not the weights.
 
@@ -149,13 +173,17 @@ def make_run(run: Run, model: str) -> None:
         corpora = open_corpora(run.data, config)
         claim_run(folder, config, corpora.training, corpora.eval, write=True)
         loaded, labeler = load_checked(context, corpora)
+        learned = learn_constants(loaded.model, corpora, config) if run.lends == "constants" else None
         trainer = Trainer(context, corpora, loaded, labeler)
         trainer.validator = Meter(trainer, corpora.eval, run)  # type: ignore[assignment]
+        if learned is not None:
+            learn_faster(trainer.train_step.trainable.optimizer, learned)
+            trainer.train_step._encode_silence = lambda _: learned  # type: ignore[method-assign, assignment, return-value]
         if run.refresh != 1:
             step = trainer.train_step
             step._encode_silence = refresh_rarely(step._encode_silence, run.refresh)  # type: ignore[method-assign]
         try:
-            with trainer.log, pause_garbage_collector():
+            with trainer.log, pause_garbage_collector(), lend(run):
                 trainer.train()
         finally:
             with (run.folder / "cpu_seconds.txt").open("a") as file:  # one line for each process that worked on the run
@@ -169,6 +197,8 @@ def make_run(run: Run, model: str) -> None:
         "cpu_seconds": sum(map(float, (run.folder / "cpu_seconds.txt").read_text().split())),
         "settings": {name: value for name, value in run.settings.items() if name != "threads"},
         "refresh": run.refresh,
+        "lends": run.lends,
+        "watch": [line for line in lines if line["kind"] == "watch"],
     }
     (run.folder / "run.json").write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder.path)

@@ -116,9 +116,9 @@ def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_p
         make_run(run, str(task / "tiny"))
         assert not (run.folder / "train").exists()
     result = compare_all(tmp_path)
-    found = result["tiny"]["against_full"]["auto"]
+    found = result["tiny"]["against_rival"]["auto"]
     marks = result["tiny"]["runs"]["auto-1"]["marks"]
-    assert list(marks) == [0, 3, 6] and set(marks[6]) == {"full", "borrowed"}
+    assert list(marks) == [0, 3, 6] and set(marks[6]) == {"full", "borrowed", "short"}
     assert marks[0]["full"] == result["tiny"]["runs"]["full-1"]["marks"][0]["full"], "the same model before training"
     assert marks[6]["full"]["all"]["loss"] < marks[0]["full"]["all"]["loss"]
     loss = found["steps"][6]["all"]["loss"]
@@ -128,7 +128,7 @@ def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_p
     assert [transfer[side] for side in ("ours", "theirs")] == [marks[6][w]["all"]["loss"] for w in ("full", "borrowed")]
     print_table(result)
     printed = capsys.readouterr().out
-    assert "\n| tiny | auto | 6 | " in printed and "\n| tiny | auto-1 | 6 | " in printed
+    assert "\n| tiny | auto, 1 | full | 6 | " in printed and "\n| tiny | auto-1 | 6 | " in printed
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(plan, task, monkeypatch):
@@ -181,8 +181,8 @@ def test_an_unfinished_run_is_compared_as_far_as_it_went(tmp_path):
         file.write(json.dumps({"step": 12, "full": [row("read-1", 0)]}) + "\n")
     (theirs / "run.json").unlink()
     found = compare_all(tmp_path)["tiny"]
-    assert found["against_full"]["auto"]["cpu_share"] is None
-    assert list(found["against_full"]["auto"]["steps"]) == [9]
+    assert found["against_rival"]["auto"]["cpu_share"] is None
+    assert list(found["against_rival"]["auto"]["steps"]) == [9]
     assert "cpu_seconds" not in found["runs"]["full-1"] and list(found["runs"]["auto-1"]["marks"]) == [9, 12]
 
 
