@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import WhisperShardError
 from whisper_shard.train.events import Event, Saved, Stepped
+from whisper_shard.train.ranks import join_ranks, leave_ranks
 from whisper_shard.train.run.folder import RunFolder, read_report
 from whisper_shard.train.run.metrics import TIMING, read_metrics
 
@@ -70,10 +73,11 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a process ended: its exit code, negative for a signal, and the error it met."""
+    """How a process ended: its exit code, negative for a signal, the error it met, and what it has found."""
 
     exit_code: int
-    message: str
+    message: str = ""
+    result: Any = None
 
 
 class _Killer:
@@ -85,15 +89,9 @@ class _Killer:
             threading.Timer(self.kill.seconds, os.kill, (os.getpid(), self.kill.signal)).start()
 
 
-def _work(
-    task: Path, run: Path, config: TrainConfig, kill: Kill | None, rank: int, world: int, port: int, pipe
-) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+def _train(rank: int, task: Path, run: Path, config: TrainConfig, kill: Kill | None) -> None:
     from whisper_shard.train.loop import train_model
 
-    if world > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in names.items()})
     if kill is not None and kill.evaluating:
         if rank == kill.rank:
             _signal_while_evaluating(kill)
@@ -109,15 +107,8 @@ def _work(
             return make_step(self, batch, step=step, **rest)
 
         step_module.TrainStep.__call__ = step_or_die
-    try:
-        is_killer = kill is not None and kill.rank == rank == 0 and not kill.evaluating
-        progress = _Killer(kill) if is_killer else _ignore
-        train_model(task, run, config, progress)
-    except WhisperShardError as error:
-        pipe.send(str(error))
-        pipe.close()
-        os._exit(error.exit_code)
-    os._exit(0)
+    is_killer = kill is not None and kill.rank == rank == 0 and not kill.evaluating
+    train_model(task, run, config, _Killer(kill) if is_killer else _ignore)
 
 
 def _signal_while_evaluating(kill: Kill) -> None:
@@ -153,6 +144,20 @@ def fork_server():
 
 def launch(task: Path, run: Path, config: TrainConfig, *, kill: Kill | None = None, world: int = 1) -> list[Ended]:
     """Train in ``world`` processes and return how each of them ended."""
+    return start_ranks(world, _train, task, run, config, kill)
+
+
+def on_ranks(world: int, work: Callable[..., Any], *inputs: Any) -> list[Any]:
+    """Call ``work(ranks, *inputs)`` in processes that are connected.
+
+    Returns:
+        What each of them returns, or the message of its error; None: it was killed.
+    """
+    return [end.message or end.result for end in start_ranks(world, _join_and_work, work, inputs)]
+
+
+def start_ranks(world: int, work: Callable[..., Any], *inputs: Any) -> list[Ended]:
+    """Call ``work(rank, *inputs)`` in processes with the environment of torchrun, and return how each of them ended."""
     context = fork_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -160,20 +165,43 @@ def launch(task: Path, run: Path, config: TrainConfig, *, kill: Kill | None = No
     started = []
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(task, run, config, kill, rank, world, port, sender))
+        process = context.Process(target=_run_rank, args=(rank, world, port, sender, work, inputs))
         process.start()
         sender.close()
         started.append((process, receiver))
     return [_join(process, receiver) for process, receiver in started]
 
 
+def _run_rank(rank: int, world: int, port: int, pipe, work: Callable[..., Any], inputs: Sequence[Any]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+    if world > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        pipe.send(("", work(rank, *inputs)))
+        exit_code = 0
+    except WhisperShardError as error:
+        pipe.send((str(error), None))
+        exit_code = error.exit_code
+    pipe.close()
+    os._exit(exit_code)
+
+
+def _join_and_work(rank: int, work: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    torch.set_num_threads(1)
+    ranks = join_ranks(torch.device("cpu"))
+    result = work(ranks, *inputs)
+    leave_ranks(ranks)
+    return result
+
+
 def _join(process, receiver) -> Ended:
     try:
-        message = receiver.recv()
+        message, result = receiver.recv()
     except EOFError:
-        message = ""
+        message, result = "", None
     process.join(timeout=120)
-    return Ended(exit_code=process.exitcode, message=message)
+    return Ended(exit_code=process.exitcode, message=message, result=result)
 
 
 def lasting_metrics(run: Path) -> list[dict]:

@@ -1,7 +1,6 @@
 """Gradients are summed during the backward pass: the same sums on any number of ranks, sent in the same order."""
 
 import os
-import socket
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,57 +10,18 @@ import torch
 from torch import nn
 
 from tests.making import make_dataset
-from tests.train.running import fork_server
+from tests.train.running import on_ranks
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.train import TrainConfig
-from whisper_shard.errors import TrainingError, WhisperShardError
+from whisper_shard.errors import TrainingError
 from whisper_shard.train.gradient_sums import GradientSums, make_buckets
-from whisper_shard.train.ranks import Ranks, join_ranks, leave_ranks
+from whisper_shard.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 SECONDS = np.random.default_rng(1).uniform(0.3, 4.0, 16).tolist()
 SIZES = (3, 5, 2, 7, 4)
 """Widths of the layers of `Branches`: each of its buckets has a size of its own."""
-
-
-def on_ranks(world, work, *inputs):
-    """Call ``work(ranks, *inputs)`` in so many processes, and return what each of them returns."""
-    context = fork_server()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
-    for rank in range(world):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_run, args=(work, rank, world, port, sender, inputs))
-        process.start()
-        sender.close()
-        started.append((process, receiver))
-    results = [_receive(receiver) for _, receiver in started]
-    for process, _ in started:
-        process.join(timeout=60)
-    return results
-
-
-def _receive(receiver):
-    try:
-        return receiver.recv()
-    except EOFError:
-        return None
-
-
-def _run(work, rank, world, port, sender, inputs):
-    torch.set_num_threads(1)
-    names = {"RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    ranks = join_ranks(CPU) if world > 1 else Ranks()
-    try:
-        sender.send(work(ranks, *inputs))
-        leave_ranks(ranks)
-    except WhisperShardError as error:
-        sender.send(str(error))
-        os._exit(1)
 
 
 def as_arrays(named_tensors):

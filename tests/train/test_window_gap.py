@@ -1,9 +1,5 @@
 """The comparison of 30 s windows with short ones: what it measures, that it changes nothing, and what it leads to."""
 
-import json
-import multiprocessing
-import os
-import socket
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +13,7 @@ from tests.train.running import (
     lasting_metrics,
     launch,
     of_kind,
+    start_ranks,
     tiny_config,
 )
 from whisper_shard.config.train import WindowConfig
@@ -194,10 +191,8 @@ def test_a_killed_run_has_the_same_lines(task, tmp_path):
     assert len(watched(tmp_path / "run")) == 6
 
 
-def train_one_of_two(task, run, rank, port):
-    """Train as one of two ranks with gaps that are all wide, and write what this rank has found and done."""
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()})
+def train_with_wide_gaps(_rank, task, run):
+    """Train with gaps that are all wide, and return what this rank has found and done."""
     window_gap.WindowGap.is_wide = True
     measure, set_share, found = GapMeter.measure, TrainStep.set_full_share, []
 
@@ -211,23 +206,12 @@ def train_one_of_two(task, run, rank, port):
 
     GapMeter.measure, TrainStep.set_full_share = measure_and_note, set_and_note
     train_model(task, run, tiny_config(task, **RAISING))
-    (run / f"found{rank}.json").write_text(json.dumps(found))
+    return found
 
 
 def test_ranks_find_the_same_gap_and_raise_together(task, tmp_path):
     run = tmp_path / "run"
-    run.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train_one_of_two, args=(task, run, rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-        assert process.exitcode == 0
-    first, second = (json.loads((run / f"found{rank}.json").read_text()) for rank in range(2))
+    first, second = (end.result for end in start_ranks(2, train_with_wide_gaps, task, run))
     assert first == second
     assert [value for value in first if not isinstance(value, str)] == [0.0, 0.0, 0.125, 0.125, 0.25, 0.25, 0.375]
     assert len({value for value in first if isinstance(value, str)}) == 6
