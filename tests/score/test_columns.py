@@ -251,7 +251,7 @@ def delivered(dataset, *, rank=0, world=1, workers=0, state=None):
 @pytest.fixture
 def relabeled(model, tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "BLOCK_STEPS", 2)
-    record = {"language": "de", "task": "translate"}
+    record = {"language": "de", "task": "translate", "prompt": "before"}
     seconds = np.linspace(0.3, 1.5, 11).tolist()
     data = make_dataset(tmp_path / "set", seconds, per_shard=4, text="of the shard", record=record)
     run(model, data)
@@ -268,6 +268,8 @@ def test_a_relabeled_view_trains_on_the_hypotheses(relabeled):
     assert {key: text for (_, key), text, *_ in found} == texts
     assert {(language, task) for _, _, language, task, _ in found} == {("de", "translate")}
     assert view.columns("num_chars")["num_chars"].tolist() == [len(text) for text in view.columns("text")["text"]]
+    batches = open_loader(view, StreamConfig(batch_size=2, workers=0), epochs=1)
+    assert {prompt for batch in batches for prompt in batch.prompts if prompt} == {"before"}, "those of the dataset"
     # Exact for any ranks and workers, and after a resume.
     parts = [delivered(view, rank=rank, world=2, workers=rank) for rank in (0, 1)]
     assert sorted(row[:4] for part in parts for row in part) == sorted(row[:4] for row in found)
