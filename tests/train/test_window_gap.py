@@ -216,3 +216,61 @@ def test_ranks_find_the_same_gap_and_raise_together(task, tmp_path):
     assert [value for value in first if not isinstance(value, str)] == [0.0, 0.0, 0.125, 0.125, 0.25, 0.25, 0.375]
     assert len({value for value in first if isinstance(value, str)}) == 6
     assert max(line["utterances"] for line in watched(run)) <= 3, "those of rank 0, of six in all"
+
+
+def run_out_of_memory():
+    """Let the second comparison fail, by a request that no machine can meet; return how many were begun."""
+    run_pass, begun = GapMeter._run_pass, []
+
+    def ask_for_too_much(self, loss, global_batch, micro_batch, silence):
+        if silence is None:  # the first passes of a comparison
+            begun.append(micro_batch)
+        if len(begun) > 1:
+            torch.empty(2**50)
+        return run_pass(self, loss, global_batch, micro_batch, silence)
+
+    GapMeter._run_pass = ask_for_too_much
+    return begun
+
+
+def test_training_goes_on_without_comparisons_that_do_not_fit(monkeypatch, task, tmp_path):
+    config = tiny_config(task, watch_every=1, **REGULARIZED)
+    train_model(task, tmp_path / "undisturbed", config)
+    monkeypatch.setattr(GapMeter, "_run_pass", GapMeter._run_pass)  # put back at the end
+    begun, events = run_out_of_memory(), []
+    train_model(task, tmp_path / "run", config, events.append)
+    assert len(begun) == 2, "no third one"
+    assert [line["step"] for line in watched(tmp_path / "run")] == [1]
+    assert [event.message for event in of_kind(events, Warned) if "memory" in event.message] == [
+        "step 2: too little memory to compare 30 s windows with short ones, which this process gives up; "
+        "--watch-every 0 never compares them"
+    ]
+    ours, theirs = final_weights(tmp_path / "run"), final_weights(tmp_path / "undisturbed")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def train_with_too_little_memory(rank, task, run):
+    """Train with comparisons that do not fit on rank 0; return those begun there, and what came of each."""
+    begun = run_out_of_memory() if rank == 0 else []
+    measure, made = GapMeter.measure, []
+
+    def measure_and_note(self, *args):
+        made.append(None)
+        gap = measure(self, *args)
+        made[-1] = str(gap)
+        return gap
+
+    GapMeter.measure = measure_and_note
+    train_model(task, run, tiny_config(task, **RAISING))
+    return len(begun), made
+
+
+def test_all_ranks_give_up_comparisons_that_do_not_fit(task, tmp_path):
+    ends = start_ranks(2, train_with_too_little_memory, task, tmp_path / "run")
+    assert [end.exit_code for end in ends] == [0, 0]
+    (begun, first), (_, second) = (end.result for end in ends)
+    assert begun == 2
+    assert first == second == [first[0], None]
+    warnings = [line["message"] for line in read_metrics(tmp_path / "run") if line["kind"] == "warning"]
+    assert sum("which this process gives up: --full-share stays 0" in message for message in warnings) == 1
+    assert lasting_metrics(tmp_path / "run")[-1]["step"] == 6

@@ -3,6 +3,7 @@
 Precision is mixed: parameters stay float32, matrix products run in the chosen dtype under autocast.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -119,6 +120,16 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Return whether an error means out of memory, by its class or its message."""
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return has_class or any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+def free_memory(device: torch.device) -> None:
+    """Free what a pass that ran out of memory has left, once its error is gone.
+
+    The garbage collector is off during a run: tensors in cycles would stay in memory.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from whisper_shard.train.start import build_train_step, load_checked, report_sta
 from whisper_shard.train.step import StepResult
 from whisper_shard.train.trackers import track
 from whisper_shard.train.validator import Validator
-from whisper_shard.train.window_gap import GapMeter, current_full_share, judge_gap
+from whisper_shard.train.window_gap import GapMeter, current_full_share, describe_too_little_memory, judge_gap
 
 
 def train_model(
@@ -265,7 +265,12 @@ class Trainer:
 
     def _compare_windows(self, meter: GapMeter, global_batch: GlobalBatch) -> None:
         """Log the losses in 30 s windows and in short ones, and pad more utterances to 30 s if that is configured."""
-        gap = meter.measure(global_batch, self.train_step.limit)
+        try:
+            gap = meter.measure(global_batch, self.train_step.limit)
+        except MemoryError:
+            self._gap_meter = None
+            self.reporter.warn(describe_too_little_memory(self.state, self.config.window))
+            return
         if gap is None:
             return
         warning = judge_gap(gap, self.state, self.config.window)

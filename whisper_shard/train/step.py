@@ -5,7 +5,6 @@ neither the size of a pass nor the number of ranks changes the update, but for t
 step waits for the device: whether it was finite is decided there, by a fused optimizer that skips an update on a flag.
 """
 
-import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from whisper_shard.config.train import ComputeConfig, TrainConfig
 from whisper_shard.errors import TrainingError
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.borrowed_silence import SilenceStates
-from whisper_shard.model.device import autocast, is_out_of_memory, send
+from whisper_shard.model.device import autocast, free_memory, is_out_of_memory, send
 from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder, Requests
@@ -250,9 +249,7 @@ class TrainStep:
                 f"{self.machine.device}; try --gradient-checkpointing, --window auto or a smaller model"
             )
         self.limit = self.limit.halved(rows=len(micro_batch.rows), window_samples=micro_batch.window_samples)
-        gc.collect()  # the collector is off during a run: tensors of the failed pass in cycles would stay in memory
-        if self.machine.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.machine.device)
 
     def _update(self, loss: Tensor, lr: float | Tensor) -> tuple[Tensor, Tensor]:
         """Clip and update, unless something is not finite; return the norm and whether the update was skipped.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from whisper_shard.config.train import WindowConfig
 from whisper_shard.model.borrowed_silence import SilenceStates
-from whisper_shard.model.device import autocast, send
+from whisper_shard.model.device import autocast, free_memory, is_out_of_memory, send
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.window import fit_window
 from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder
@@ -90,17 +90,30 @@ class GapMeter:
             limit: Size limit of a pass.
 
         Raises:
+            MemoryError: On all ranks: rank 0 has too little memory for it.
             TrainingError: Another rank is gone.
         """
         sums = torch.zeros(4, dtype=torch.float64)
         if self.machine.ranks.is_first:
             windows = choose_compared(global_batch.windows, longest_window=self.builder.longest_window)
             if windows.any():
-                sums = self._sum_losses(global_batch, windows, limit)
+                sums = self._try_to_sum(global_batch, windows, limit)
         utterances, num_tokens, full, borrowed = sum_over_ranks(sums, self.machine.ranks).tolist()
+        if math.isnan(utterances):
+            raise MemoryError("too little memory to compare windows")
         if not num_tokens:
             return None
         return WindowGap(utterances=int(utterances), full=full / num_tokens, borrowed=borrowed / num_tokens)
+
+    def _try_to_sum(self, global_batch: GlobalBatch, windows: NDArray[np.int64], limit: PassLimit) -> Tensor:
+        """Return what `_sum_losses` does; if memory runs out, NaN: the other ranks wait for an answer in any case."""
+        try:
+            return self._sum_losses(global_batch, windows, limit)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory(self.machine.device)  # only now: the traceback of the error held the tensors
+        return torch.full((4,), math.nan, dtype=torch.float64)
 
     @torch.no_grad()
     def _sum_losses(self, global_batch: GlobalBatch, windows: NDArray[np.int64], limit: PassLimit) -> Tensor:
@@ -172,6 +185,14 @@ def judge_gap(gap: WindowGap, state: RunState, config: WindowConfig) -> str:
         f"{found}: if it stays so, and the WER does not fall, train with --full-share {_more_than(share):g}, or with "
         "--full-final 0.1 for 30 s windows at the end"
     )
+
+
+def describe_too_little_memory(state: RunState, config: WindowConfig) -> str:
+    """Return the warning that windows are not compared any more."""
+    found = f"step {state.step}: too little memory to compare 30 s windows with short ones, which this process gives up"
+    if config.raise_full_share:
+        return f"{found}: --full-share stays {current_full_share(state, config):g}"
+    return f"{found}; --watch-every 0 never compares them"
 
 
 def current_full_share(state: RunState, config: WindowConfig) -> float:
