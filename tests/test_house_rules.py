@@ -26,6 +26,7 @@ HOMES = {
     "distributed": {"prepare/workers/cluster.py"},
     "ray": {"prepare/workers/cluster.py"},
     "tomli_w": {"config/toml.py"},
+    "bitsandbytes": {"train/adamw_8bit.py"},
     "tyro": {"cli/flags.py"},
     "rich": {"cli/console.py"},
     "regex": {"text/rules.py"},

@@ -30,6 +30,8 @@ CASES = [
     pytest.param(
         {"freeze_layers": 1, "ema": 0.9, "dropout": 0.1}, torch.bfloat16, SHAPE, id="frozen-layer-ema-dropout"
     ),
+    pytest.param({"optimizer": "adamw-8bit"}, torch.bfloat16, SHAPE, id="8-bit"),
+    pytest.param({"optimizer": "adamw-8bit", "lora_rank": 8}, torch.bfloat16, SHAPE, id="8-bit-lora"),
     pytest.param({"spec_augment": True, "stochastic_depth": 0.1}, torch.float32, SHAPE, id="masks-fp32"),
 ]
 
@@ -111,6 +113,23 @@ def test_parts_follow_from_what_is_trained():
         ).average
         > 5 * memory.gradients
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 40}, {"freeze_encoder": True}])
+def test_moments_of_8_bits_are_those_that_bitsandbytes_makes(settings):
+    from transformers import WhisperForConditionalGeneration
+
+    config = replace_settings(TrainConfig(), {"optimizer": "adamw-8bit", **settings})
+    model = adapt_model(WhisperForConditionalGeneration(shaped_like_large()).requires_grad_(True), config, CPU)
+    optimizer = build_optimizer(model, config.optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    fields = ("state1", "state2", "absmax1", "absmax2")
+    made = [state[field] for state in optimizer.state.values() for field in fields if field in state]
+    estimate = estimate_memory(shaped_like_large(), config, torch.bfloat16, SHAPE)
+    assert estimate.optimizer == sum(tensor.numel() * tensor.element_size() for tensor in made)
+    assert estimate.optimizer < 0.6 * estimate.gradients
 
 
 def test_large_v3_is_counted_without_its_memory():

@@ -151,7 +151,7 @@ def test_an_optimizer_that_does_not_fit_is_an_error(tiny, dataset, monkeypatch):
     train_step = make_train_step(tiny)
     monkeypatch.setattr(train_step.trainable.optimizer, "step", lambda: run_out_on_cpu(None))
     with pytest.raises(
-        TrainingError, match=r"the optimizer's moments, twice the size .* memory of cpu; try --lora-rank"
+        TrainingError, match=r"the optimizer's moments do not fit into the memory of cpu; try --optimizer adamw-8bit"
     ):
         train_step(one_batch(dataset), step=0, lr=0.0, requests=Requests())
 

@@ -61,6 +61,8 @@ class WindowConfig:
 class OptimizerConfig:
     """Length of training, learning rate and optimizer."""
 
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """adamw-8bit: moments of 8 bits instead of 32, a quarter of their memory (needs the extra `8bit`)."""
     epochs: int = 5
     """Passes over the training set."""
     max_steps: int = 0

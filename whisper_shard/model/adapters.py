@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from whisper_shard.errors import ConfigError
+from whisper_shard.model.device import quiet_bitsandbytes
 from whisper_shard.model.weights import effective_weight, model_weights
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -71,6 +72,7 @@ def add_lora(model: Any, rank: int, *, alpha: float | None = None, dropout: floa
     """
     if rank < 1:
         raise ConfigError(f"--lora-rank is {rank}; it must be at least 1")
+    quiet_bitsandbytes()
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

@@ -4,6 +4,7 @@ Precision is mixed: parameters stay float32, matrix products run in the chosen d
 """
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -158,3 +159,8 @@ def _missing_cuda_library(error: BaseException | None) -> str | None:
             return found
         error = error.__cause__ or error.__context__
     return None
+
+
+def quiet_bitsandbytes() -> None:
+    """Keep bitsandbytes, which peft imports too, from warning at its import of kernels that nothing here uses."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -3,28 +3,33 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import OptimizerConfig, TrainConfig
+from whisper_shard.errors import ConfigError
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.adapters import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.borrowed_silence import enable_shared_attention
+from whisper_shard.model.device import quiet_bitsandbytes
 from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
+
+if TYPE_CHECKING:
+    from whisper_shard.train.adamw_8bit import AdamW8bit
 
 
 def build_trainable(loaded: LoadedWhisper, config: TrainConfig, machine: Machine) -> Trainable:
     """Return everything that optimizer steps change.
 
     Raises:
-        ConfigError: There are fewer layers than are to be frozen, or peft is missing.
+        ConfigError: There are fewer layers than are to be frozen, or peft or bitsandbytes is missing.
     """
     network, decay = build_network(loaded, config, machine.device), config.evaluation.ema
     return Trainable(
@@ -81,10 +86,13 @@ def wrap_model(model: Any, config: TrainConfig, device: torch.device) -> SpeechL
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return a fused AdamW that decays neither norms nor biases nor position embeddings.
+    """Return an AdamW that decays neither norms nor biases nor position embeddings.
 
     Decaying a bias or the gain of a norm shifts what the layer puts out and simplifies nothing. Late positions, which
     short windows rarely reach, get no gradient but would decay all the same.
+
+    Raises:
+        ConfigError: bitsandbytes is missing.
     """
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
@@ -96,8 +104,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0},
     ]
-    # The learning rate is set anew at each step.
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, fused=True)
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw-8bit":
+        return _load_adamw_8bit()(groups)
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # the learning rate is set anew at each step
+
+
+def _load_adamw_8bit() -> "type[AdamW8bit]":
+    quiet_bitsandbytes()
+    try:
+        from whisper_shard.train.adamw_8bit import AdamW8bit
+    except ImportError as error:
+        raise ConfigError("--optimizer adamw-8bit needs bitsandbytes: pip install 'whisper-shard[8bit]'") from error
+    return AdamW8bit
 
 
 def make_scaler(machine: Machine) -> torch.amp.GradScaler:

@@ -7,6 +7,7 @@ What is not counted: the CUDA context, the workspaces of its libraries, and frag
 less than is counted here.
 """
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from whisper_shard.train.events import PassShape, StepMemory
 from whisper_shard.utterance import SAMPLE_RATE
 
 _MOMENTS = 2  # of AdamW, for each trained value
+# Moments of 8 bits, as bitsandbytes keeps them: one float32 scale for each block, and float32 in small tensors.
+_MIN_QUANTIZED = 4096
+_BLOCK = 256
 _CPU = torch.device("cpu")  # shapes and dtypes, all that is counted, are those of a GPU
 
 
@@ -51,7 +55,7 @@ def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, 
         return StepMemory(
             weights=sum(map(_count_bytes, (*network.parameters(), *network.buffers()))),
             gradients=trained_bytes,
-            optimizer=_MOMENTS * trained_bytes,
+            optimizer=sum(_count_moments(p, config.optimizer.optimizer) for p in trained),
             average=trained_bytes if config.evaluation.ema else 0,
             activations=_count_activations(network, config, dtype, shape),
         )
@@ -103,6 +107,12 @@ def _count_activations(network: SpeechLoss, config: TrainConfig, dtype: torch.dt
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
+
+
+def _count_moments(parameter: Tensor, optimizer: str) -> int:
+    if optimizer == "adamw" or parameter.numel() < _MIN_QUANTIZED:
+        return _MOMENTS * _count_bytes(parameter)
+    return _MOMENTS * (parameter.numel() + 4 * math.ceil(parameter.numel() / _BLOCK))
 
 
 def _count_bytes(tensor: Tensor) -> int:

@@ -3,6 +3,7 @@
 All passes of the step, on all ranks, add to one sum of token losses, divided once by the step's count of tokens. So
 neither the size of a pass nor the number of ranks changes the update, but for the order of summation. Nothing in the
 step waits for the device: whether it was finite is decided there, by a fused optimizer that skips an update on a flag.
+(With moments of 8 bits the host reads the flag.)
 """
 
 import math
@@ -277,8 +278,8 @@ class TrainStep:
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
-                f"the optimizer's moments, twice the size of what is trained, do not fit into the memory of "
-                f"{self.machine.device}; try --lora-rank 8, --freeze-encoder or a smaller model"
+                f"the optimizer's moments do not fit into the memory of {self.machine.device}; try "
+                "--optimizer adamw-8bit, --lora-rank 8, --freeze-encoder or a smaller model"
             ) from error
         scaler.update()
         return norm, skipped

@@ -22,7 +22,7 @@ class Trainable:
     network: SpeechLoss
     """The model and its loss."""
     optimizer: torch.optim.Optimizer
-    """A fused AdamW over the parameters that are trained."""
+    """An AdamW over the parameters that are trained."""
     scaler: torch.amp.GradScaler
     """Scales the loss for float16; disabled in other formats."""
     average: MovingAverage | None = None
@@ -46,12 +46,19 @@ class Trainable:
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the optimizer's tensors under ``<field>/<parameter>``: exp_avg, exp_avg_sq, step."""
+    """Return the optimizer's state as tensors under ``<field>/<parameter>``: exp_avg, exp_avg_sq, step."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for field, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{field}/{name}"] = value.detach()
+            tensors[f"{field}/{name}"] = _as_own_tensor(field, value)
     return tensors
+
+
+def _as_own_tensor(field: str, value: torch.Tensor | int) -> torch.Tensor:
+    if isinstance(value, int):  # the number of steps, with moments of 8 bits
+        return torch.tensor(value)
+    # What the 256 codes of such moments stand for is one tensor for all parameters, and safetensors refuses those.
+    return value.detach().clone() if field.startswith("qmap") else value.detach()
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -65,7 +72,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
         field, _, name = key.partition("/")
         if name not in parameters:
             raise StateError(f"the checkpoint's optimizer has {key}, which this model lacks; use its own model")
-        optimizer.state[parameters[name]][field] = value.clone().to(parameters[name].device)
+        is_number = value.dtype == torch.int64
+        state = optimizer.state[parameters[name]]
+        state[field] = int(value) if is_number else value.clone().to(parameters[name].device)
 
 
 def capture_random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
