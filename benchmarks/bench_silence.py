@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.machine import write_result
 from benchmarks.silence_corpora import write_corpus
 from benchmarks.silence_runs import WINDOWS_AT_END, Row, Run, make_run
@@ -25,6 +27,7 @@ from benchmarks.studies import find_runs, make_parser
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.model.device import set_threads
 from whisper_shard.score.bootstrap import paired_bootstrap
+from whisper_shard.train.window_gap import NUM_COMPARED, WindowGap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ POLICIES: dict[str, dict[str, Any]] = {
 step only, and frozen only in the first. constants learns a key and a value for each head instead. The others borrow
 a background that is 12 dB louder than the silence source: a fault that the comparison of windows should find. None of
 these is a setting of `train`."""
+NUM_FOURS = 10_000
+"""Random fours of utterances of which the gap between windows is counted."""
 _COLUMNS = "| speech | WER | theirs | difference, points | loss | theirs | difference |\n" + 11 * "|---" + "|"
 
 
@@ -168,7 +173,26 @@ def describe_run(folder: Path) -> dict[str, Any]:
         }
         for window in WINDOWS_AT_END
     }
-    return {**read_cost(folder), "marks": found, **against}
+    gaps = {step: spread_of_gaps(m["full"], m["borrowed"]) for step, m in marks.items() if "borrowed" in m}
+    return {**read_cost(folder), "marks": found, **against, "gaps_of_fours": gaps}
+
+
+def spread_of_gaps(full: Sequence[Row], borrowed: Sequence[Row]) -> dict[str, float]:
+    """Return what the comparison during training would find: gaps of random fours of scored utterances."""
+    values = np.array(
+        [(ours["loss"], theirs["loss"], ours["tokens"]) for ours, theirs in zip(full, borrowed, strict=True)]
+    )
+    rng = np.random.default_rng(0)
+    fours = [rng.choice(len(values), NUM_COMPARED, replace=False) for _ in range(NUM_FOURS)]
+    gaps = [
+        WindowGap(utterances=NUM_COMPARED, full=float(ours / tokens), borrowed=float(theirs / tokens))
+        for ours, theirs, tokens in (values[four].sum(axis=0) for four in fours)
+    ]
+    return {
+        "fours": NUM_FOURS,
+        "quantile_99": float(np.quantile([gap.gap for gap in gaps], 0.99)),
+        "too_wide": sum(gap.is_wide for gap in gaps) / NUM_FOURS,
+    }
 
 
 def read_cost(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from benchmarks import silence_corpora
-from benchmarks.bench_silence import POLICIES, RECIPES, add_up, compare, compare_all, plan_run, print_table
+from benchmarks.bench_silence import (
+    POLICIES,
+    RECIPES,
+    add_up,
+    compare,
+    compare_all,
+    plan_run,
+    print_table,
+    spread_of_gaps,
+)
 from benchmarks.bench_windows import StepClock
 from benchmarks.silence_runs import Meter, Run, make_run, refresh_rarely
 from benchmarks.speech import Spoken
@@ -184,6 +193,14 @@ def test_an_unfinished_run_is_compared_as_far_as_it_went(tmp_path):
     assert found["against_rival"]["auto"]["cpu_share"] is None
     assert list(found["against_rival"]["auto"]["steps"]) == [9]
     assert "cpu_seconds" not in found["runs"]["full-1"] and list(found["runs"]["auto-1"]["marks"]) == [9, 12]
+
+
+def test_the_gaps_of_fours_are_those_that_training_would_find():
+    full = [row(f"read-{n}", 0, loss=10.0 + n) for n in range(8)]
+    wide = spread_of_gaps(full, [row(f"read-{n}", 0, loss=2.0) for n in range(8)])
+    assert wide["too_wide"] == 1.0
+    assert wide["quantile_99"] == pytest.approx((4 + 5 + 6 + 7 + 4 * 8) / 20, abs=0.06), "the four largest, or almost"
+    assert spread_of_gaps(full, full) == {"fours": 10_000, "quantile_99": 0.0, "too_wide": 0.0}
 
 
 def test_the_cost_of_a_step_is_counted_and_that_of_an_evaluation_is_not(monkeypatch):

@@ -35,7 +35,7 @@ MAX_GAP_SHARE = 0.2
 """A gap up to this share of the loss in 30 s windows is never too wide.
 
 Of random fours of test utterances, after 30 to 600 steps of whisper-base on read speech, with noise, with music and of
-mixed lengths (benchmarks/bench_silence.py), no more than 1 in 280 were above both limits.
+mixed lengths (benchmarks/bench_silence.py), few were above both limits (docs/training.md, "Windows").
 """
 RAISE_AFTER = 2
 """Comparisons in a row with too wide a gap after which the share of 30 s windows is raised, if so configured."""
