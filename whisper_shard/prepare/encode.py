@@ -126,7 +126,7 @@ def hash_samples(samples: NDArray[np.int16]) -> str:
     """Return the 128 bits of XXH3 of an utterance's samples, in hexadecimal digits.
 
     That any two of 10^9 different utterances have the same has a chance of 10^-21. It guards against mistakes, not
-    against those who look for two that have the same; SHA-256 took a twentieth of the time of preparation.
+    against those who look for two that have the same: it costs less than a cryptographic hash.
 
     Source: https://github.com/Cyan4973/xxHash.
     """
