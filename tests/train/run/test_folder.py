@@ -14,11 +14,19 @@ from tests.making import make_dataset
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.config.settings import list_settings, replace_settings
 from whisper_shard.config.train import TrainConfig
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.errors import ConfigError, StateError
 from whisper_shard.train.events import AlreadyOver, Resumed, Stepped
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.ranks import Ranks
-from whisper_shard.train.run.folder import FREE_SETTINGS, LENGTH_SETTINGS, RunFolder, sole_trainer
+from whisper_shard.train.run.folder import (
+    BEFORE_THEY_EXISTED,
+    FREE_SETTINGS,
+    LENGTH_SETTINGS,
+    RunFolder,
+    claim_run,
+    sole_trainer,
+)
 
 
 def test_settings_are_written_down(finished):
@@ -59,7 +67,36 @@ def test_all_settings_that_differ_are_named_at_once(finished, task):
 
 
 def test_free_settings_exist():
-    assert set(list_settings(TrainConfig)) >= FREE_SETTINGS | LENGTH_SETTINGS
+    assert set(list_settings(TrainConfig)) >= FREE_SETTINGS | LENGTH_SETTINGS | BEFORE_THEY_EXISTED.keys()
+
+
+def test_how_often_windows_are_compared_may_change_where_nothing_follows_from_it(task, tmp_path):
+    config = tiny_config(task, watch_every=1, max_steps=2)
+    report = train_model(task, tmp_path / "run", config)
+    assert train_model(task, tmp_path / "run", replace_settings(config, {"watch_every": 7})) == report
+    raising = replace_settings(config, {"raise_full_share": True})
+    train_model(task, tmp_path / "raising", raising)
+    with pytest.raises(StateError, match=r"this run began with watch_every = 1, now it is 7; resume with the same"):
+        train_model(task, tmp_path / "raising", replace_settings(raising, {"watch_every": 7}))
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on_as_it_was(finished, task, tmp_path):
+    run, config, _, report = finished
+    old = tmp_path / "run"
+    shutil.copytree(run, old)
+    written = json.loads((old / "train.json").read_text())
+    for name in BEFORE_THEY_EXISTED:
+        del written["settings"][name]
+    (old / "train.json").write_text(json.dumps(written))
+    with pytest.raises(StateError, match=r"this run began with prompts = 1.0, now it is 0.5; resume with the same"):
+        train_model(task, old, config)
+    assert train_model(task, old, replace_settings(config, {"prompts": 1.0, "watch_every": 0})) == report
+    dataset, evaluation = open_dataset(task / "train"), open_dataset(task / "eval")
+    prompting = replace_settings(config, {"prompts": 1.0})
+    assert claim_run(RunFolder(path=old), prompting, [dataset], evaluation, write=False) == ["watch_every = 50, was 0"]
+    raising = replace_settings(prompting, {"raise_full_share": True})
+    with pytest.raises(StateError, match=r"watch_every = 0, now it is 50; raise_full_share = False, now it is True"):
+        train_model(task, old, raising)
 
 
 def test_a_finished_run_goes_on_to_more_steps_if_asked(task, tmp_path):

@@ -39,6 +39,9 @@ FREE_SETTINGS = frozenset(
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
 LENGTH_SETTINGS = frozenset({"epochs", "max_steps"})
 """Settings that --extend may change: the run gets longer, and its learning rate falls more slowly from there on."""
+BEFORE_THEY_EXISTED: Mapping[str, Any] = {"prompts": 1.0, "raise_full_share": False, "watch_every": 0}
+"""What runs did that were begun before there were these settings: every prompt of the data was used, and no windows
+were compared."""
 _PER_CALL = frozenset({"dry_run", "extend", "resume"})  # they belong to a command, not to the run
 LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
 
@@ -154,6 +157,8 @@ def claim_run(
 ) -> list[str]:
     """Record in the run folder which run it belongs to, or check that it is this one.
 
+    A run that was begun before a setting existed counts as one with the value of BEFORE_THEY_EXISTED.
+
     With --extend, the number of steps may have changed: then the run is no longer finished, and goes on to the new one.
 
     Args:
@@ -218,13 +223,15 @@ def check_same_run(
     """
     try:
         theirs = json.loads(folder.settings.read_bytes())
-        before = {**theirs["settings"], **_data_fields(theirs)}
+        before = {**BEFORE_THEY_EXISTED, **theirs["settings"], **_data_fields(theirs)}
     except (OSError, ValueError, KeyError) as error:
         raise StateError(f"{folder.settings}: missing or damaged ({error!r}); start again in another folder") from error
     now = {**ours["settings"], **_data_fields(ours)}
     changes = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
     extended = {name for name in LENGTH_SETTINGS & changes.keys() if may_extend and _is_longer(changes[name])}
-    allowed = FREE_SETTINGS | extended
+    # Windows that are compared change the result only through the share that is raised.
+    watching = set[str]() if now["raise_full_share"] else {"watch_every"}
+    allowed = FREE_SETTINGS | extended | watching
     if refused := {name: values for name, values in changes.items() if name not in allowed}:
         differences = "; ".join(f"{name} = {old!r}, now it is {new!r}" for name, (old, new) in refused.items())
         longer = ", use --extend to make more steps" if refused.keys() <= LENGTH_SETTINGS else ""
