@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.making import WORDS
-from tests.train.running import of_kind, tiny_config
+from tests.train.running import of_kind, on_ranks, tiny_config
+from whisper_shard.dataset.index import open_dataset
 from whisper_shard.demo.tiny_whisper import make_tiny_whisper
 from whisper_shard.errors import StateError, StopRequested, TrainingError
 from whisper_shard.model.whisper import load_whisper
+from whisper_shard.stream.loader import open_loader
 from whisper_shard.train.build import build_trainable
 from whisper_shard.train.events import Saved, Stepped, ignore_event
 from whisper_shard.train.loop import train_model
@@ -30,6 +32,7 @@ from whisper_shard.train.run.checkpoint import (
 from whisper_shard.train.run.checkpointer import Checkpointer, load_agreed
 from whisper_shard.train.run.context import Machine, RunContext
 from whisper_shard.train.run.folder import RunFolder
+from whisper_shard.train.run.state import RunState
 from whisper_shard.train.signals import StopRequest
 from whisper_shard.train.step import TrainStep
 
@@ -162,3 +165,78 @@ def test_ranks_with_other_weights_are_noticed(monkeypatch, task, tmp_path, chang
         return
     with pytest.raises(TrainingError, match="step 7: rank 1 has other weights than rank 0: they no longer train one"):
         saver._check_same_weights("step 7")
+
+
+STEPS = (2, 4, 6)
+WHOLE, GONE, DAMAGED = "whole", "gone", "damaged"
+
+
+def load_own(ranks, root):
+    """Read checkpoints as one of several ranks that each have a folder of their own; return the step and warnings."""
+    warnings = []
+    found = load_agreed(root / str(ranks.rank), ranks, warn=warnings.append)
+    return found.step, warnings
+
+
+@pytest.mark.parametrize(
+    ("of_first", "of_second", "expected"),
+    [
+        ((WHOLE, WHOLE, WHOLE), (WHOLE, WHOLE, GONE), 4),
+        ((WHOLE, WHOLE, WHOLE), (WHOLE, WHOLE, DAMAGED), 4),
+        ((WHOLE, DAMAGED, WHOLE), (WHOLE, WHOLE, GONE), 2),
+        ((WHOLE, WHOLE, GONE), (WHOLE, DAMAGED, DAMAGED), 2),
+    ],
+    ids=["one-step-less", "newest-damaged", "damaged-further-back", "two-damaged"],
+)
+def test_two_ranks_go_on_from_the_newest_checkpoint_that_both_can_read(tmp_path, of_first, of_second, expected):
+    for rank, states in enumerate((of_first, of_second)):
+        save_steps(tmp_path / str(rank), *STEPS)
+        for step, state in zip(STEPS, states, strict=True):
+            folder = checkpoint_path(tmp_path / str(rank), step)
+            if state == GONE:
+                shutil.rmtree(folder)
+            elif state == DAMAGED:
+                (folder / "model.safetensors").write_bytes(b"cut")
+    first, second = on_ranks(2, load_own, tmp_path)
+    assert first == second, "the same step, and both warn of what one of them has passed over"
+    assert first[0] == expected
+    assert len(first[1]) == (*of_first, *of_second).count(DAMAGED)
+    assert all("going back to the checkpoint before it" in warning for warning in first[1])
+
+
+def test_two_ranks_one_of_which_has_no_checkpoint_end_with_one_line(tmp_path):
+    save_steps(tmp_path / "0", 2)
+    first, second = on_ranks(2, load_own, tmp_path)
+    for rank, message in enumerate((first, second)):
+        assert message == (
+            f"{tmp_path / str(rank)}: rank 1 can read no checkpoint, rank 0 reads that of step 2; put RUN on a "
+            "filesystem that all ranks share"
+        )
+
+
+def save_with_weights_of_its_own(ranks, task, run, change):
+    """Save a checkpoint as one of two ranks, of which the second has other weights; return its folder."""
+    config, machine = tiny_config(task), replace(CPU, ranks=ranks)
+    trainable = build_trainable(load_whisper(str(task / "tiny")), config, machine)
+    with torch.no_grad():
+        trainable.parameters[3] += change * ranks.rank
+    context = RunContext(
+        config=config, folder=RunFolder(path=run), machine=machine, request=StopRequest(), progress=ignore_event
+    )
+    loader = open_loader(open_dataset(task / "train"), config.stream, rank=ranks.rank, world=ranks.world)
+    saver = Checkpointer(context=context, trainable=trainable, base="", silence="")
+    return saver.save(RunState(step=7), loader.start)
+
+
+def test_two_ranks_with_other_weights_save_nothing_and_end_with_one_line(task, tmp_path):
+    run = tmp_path / "run"
+    ends = on_ranks(2, save_with_weights_of_its_own, task, run, 0.01)
+    for rank, message in enumerate(ends):
+        assert message == (
+            f"step 7: rank {1 - rank} has other weights than rank {rank}: they no longer train one model; put RUN on "
+            "a filesystem that all ranks share, then run the same command again"
+        )
+    assert not list_checkpoints(run / "checkpoints")
+    folder = checkpoint_path(run / "checkpoints", 7)
+    assert on_ranks(2, save_with_weights_of_its_own, task, run, 0.0) == [folder, folder]
+    assert list_checkpoints(run / "checkpoints") == [7]
