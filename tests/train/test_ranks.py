@@ -1,6 +1,7 @@
 """Ranks: the same training on one, two or three of them; one that is lost ends the job, and it goes on afterwards."""
 
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from tests.train.running import Kill, final_weights, lasting_metrics, launch, report_of, tiny_config
 from whisper_shard.errors import ConfigError, TrainingError
+from whisper_shard.train.gradient_sums import GradientSums
 from whisper_shard.train.ranks import (
     Ranks,
     explain_lost_rank,
@@ -102,6 +104,36 @@ def test_lost_rank_is_one_line(error):
     message = r"rank 1 of 2 lost contact with another rank.*\(Connection closed\)"
     with pytest.raises(TrainingError, match=message), explain_lost_rank(Ranks(rank=1, world=2)):
         raise error("Connection closed\nat pair.cc:1")
+
+
+NCCL_ERROR = """NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error, NCCL version 2.27.5
+ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.
+Last error: socketPollConnect: connect returned Connection refused"""
+
+
+def sum_gradients(ranks):
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    GradientSums([weight], ranks).finish()
+
+
+@pytest.mark.parametrize(
+    "sum_up", [sum_gradients, partial(sum_over_ranks, torch.ones(2)), partial(gather_rows, np.ones((1, 1), np.int64))]
+)
+def test_a_failure_of_nccl_is_a_lost_rank(monkeypatch, sum_up):
+    """NCCL needs GPUs: its error is raised in place of the exchange."""
+
+    def fail(*_, **__):
+        raise torch.distributed.DistBackendError(NCCL_ERROR)
+
+    for name in ("all_reduce", "all_gather"):
+        monkeypatch.setattr(torch.distributed, name, fail)
+    message = (
+        r"^rank 1 of 2 lost contact with another rank, killed or failed \(NCCL error in: [^\n]*\); run the same "
+        "command again: training goes on from the last checkpoint$"
+    )
+    with pytest.raises(TrainingError, match=message):
+        sum_up(ranks=Ranks(rank=1, world=2))
 
 
 def test_errors_of_one_process_stay_what_they_are():
