@@ -4,8 +4,8 @@
 
 `buckets` is `train/gradient_sums.py`; `flatten` is what was done before: all gradients of a step flattened after the
 backward pass, and the sums copied back. The backward pass only makes a gradient of each parameter's shape, and the sum
-is over a group of one process: what remains is allocation, accumulation and copies. Needs 7 GB of memory. Nothing is
-written.
+is over a group of one process: what remains is allocation, accumulation and copies. Needs 8 GB of memory. Writes
+benchmarks/results/<date>-gradient-sums.json.
 """
 
 import tempfile
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from benchmarks.bench_memory import LARGE_V3
+from benchmarks.machine import write_result
 from whisper_shard.train.gradient_sums import BUCKET_ELEMENTS, GradientSums
 from whisper_shard.train.ranks import Ranks
 
 STEPS = 3
+PASSES = (1, 2)
+"""Numbers of passes of a step."""
 
 
 class MakeGradient(torch.autograd.Function):
@@ -42,24 +45,29 @@ class MakeGradient(torch.autograd.Function):
 
 
 def main() -> None:
-    """Print seconds a step of both ways."""
+    """Measure both ways, and write seconds a step."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
         parameters = make_parameters()
-        size = 4 * sum(p.numel() for p in parameters)
-        print(
-            f"{len(parameters)} parameters, {size / 1e9:.2f} GB of gradients, {STEPS} steps for each number of passes"
-        )
-        for num_passes in (1, 2):
-            flatten = measure(lambda: step_with_flatten(parameters, num_passes))  # noqa: B023
-            print(f"{num_passes} passes: flatten {flatten:.2f} s of CPU time a step")
+        flatten = {
+            num_passes: measure(lambda: step_with_flatten(parameters, num_passes))  # noqa: B023
+            for num_passes in PASSES
+        }
         drop_gradients(parameters)
         sums = GradientSums(parameters, Ranks(world=2))
-        for num_passes in (1, 2):
-            buckets = measure(lambda: step_with_buckets(parameters, sums, num_passes))  # noqa: B023
-            print(f"{num_passes} passes: buckets {buckets:.2f} s of CPU time a step")
+        buckets = {
+            num_passes: measure(lambda: step_with_buckets(parameters, sums, num_passes))  # noqa: B023
+            for num_passes in PASSES
+        }
         dist.destroy_process_group()
+    result = {
+        "parameters": len(parameters),
+        "gradient_bytes": 4 * sum(p.numel() for p in parameters),
+        "steps": STEPS,
+        "cpu_seconds_of_a_step_by_passes": {"flatten": flatten, "buckets": buckets},
+    }
+    write_result("gradient-sums", f"python -m {__spec__.name}", result, "torch", "transformers")
 
 
 def make_parameters() -> list[nn.Parameter]:
@@ -69,15 +77,15 @@ def make_parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.ones(1).expand(p.shape)) for p in model.parameters() if p.requires_grad]
 
 
-def measure(step: Callable[[], None]) -> float:
-    """Return the median of CPU seconds of some steps, after one that is not measured."""
+def measure(step: Callable[[], None]) -> dict[str, Any]:
+    """Return CPU seconds of some steps and their median, after one that is not measured."""
     step()
     seconds = []
     for _ in range(STEPS):
         start = time.process_time()
         step()
         seconds.append(time.process_time() - start)
-    return median(seconds)
+    return {"median": median(seconds), "all": seconds}
 
 
 def run_pass(parameters: list[nn.Parameter]) -> None:
