@@ -22,6 +22,7 @@ from whisper_shard.errors import ConfigError
         (StreamConfig, {"workers": -1}, r"--workers is -1; it must lie between 0 and 1024"),
         (StreamConfig, {"prefetch": 0}, r"--prefetch is 0; it must lie between 1 and 1000"),
         (StreamConfig, {"max_bad": -1}, r"--max-bad is -1; "),
+        (StreamConfig, {"pack_share": 1.5}, r"--pack-share is 1.5; it must lie between 0 and 1"),
         (StreamConfig, {"pack_gap_seconds": (0.5, 0.1)}, r"--pack-gap-seconds \(0.5, 0.1\): need 0 <= shortest"),
         (BenchConfig, {"prefetch": 0}, r"--prefetch is 0; it must lie between 1 and 1000"),
         (BenchConfig, {"max_workers": -2}, r"--max-workers is -2; it must lie between -1 and 1024"),

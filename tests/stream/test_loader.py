@@ -199,6 +199,17 @@ def test_packed_windows(dataset):
             assert all(a.end_seconds + 0.0999 <= b.start_seconds for a, b in itertools.pairwise(row))
 
 
+def test_a_share_of_the_utterances_is_packed_once_an_epoch_all_the_same(dataset):
+    config = dataclasses.replace(CONFIG, batch_size=2, pack_by="speaker", pack_share=0.5, augment=())
+    loader = open_loader(dataset, config, epochs=1)
+    batches = list(loader)
+    rows = [row for batch in batches for row in batch.segments if row]
+    assert sum(map(len, rows)) == 40 and account(batches, 0).is_complete(loader.planned(0))
+    assert 10 < sum(len(row) == 1 for row in rows) < 30 and max(map(len, rows)) > 3
+    with pytest.raises(StateError, match=r"pack_share was 1.0, now it is 0.5"):
+        open_loader(dataset, config, state=dataclasses.replace(loader.start, pack_share=1.0))
+
+
 def test_mixed_datasets(dataset, tmp_path):
     other = make_dataset(tmp_path / "other", [0.1] * 10, seed=5)
     config = dataclasses.replace(CONFIG, weights=(1.0, 3.0), augment=({"kind": "noise", "p": 1.0},))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.making import make_dataset
 from whisper_shard.errors import ConfigError
-from whisper_shard.stream.packing import pack_units, read_groups, read_units
+from whisper_shard.stream.packing import keep_alone, pack_units, read_groups, read_units
 from whisper_shard.stream.units import Units
 from whisper_shard.utterance import MAX_SAMPLES
 
@@ -63,6 +63,17 @@ def test_groups_are_told_apart_across_datasets(tmp_path):
 def test_unknown_groups_stay_alone(tmp_path):
     dataset = make_dataset(tmp_path / "a", [0.2] * 4)
     assert read_groups([dataset], "language").tolist() == [-1, -1, -1, -1]
+
+
+def test_a_share_is_packed_and_the_others_stay_alone():
+    groups = np.random.default_rng(0).integers(-1, 3, 2000)
+    kept = keep_alone(groups, share=0.5, seed=1)
+    assert set(kept[kept != groups].tolist()) == {-1}
+    assert 850 < (kept >= 0).sum() * 2000 / (groups >= 0).sum() < 1150
+    assert np.array_equal(kept, keep_alone(groups, share=0.5, seed=1))
+    assert not np.array_equal(kept, keep_alone(groups, share=0.5, seed=2))
+    assert np.array_equal(keep_alone(groups, share=1.0, seed=1), groups)
+    assert (keep_alone(groups, share=0.0, seed=1) == -1).all()
 
 
 def test_refuses_pauses_that_are_no_range():

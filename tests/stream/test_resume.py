@@ -27,6 +27,11 @@ def test_survives_json():
     assert plan_state_from_json(json.loads(json.dumps(state.to_json()))) == state
 
 
+def test_a_state_from_before_there_was_a_share_of_packing_packs_all():
+    saved = {name: value for name, value in STATE.to_json().items() if name != "pack_share"}
+    STATE.check(plan_state_from_json(saved))
+
+
 def test_the_step_after_the_last_is_the_first_of_the_next_epoch():
     assert (STATE.at(2, 10).epoch, STATE.at(2, 10).step) == (3, 0)
     assert (STATE.at(2, 9).epoch, STATE.at(2, 9).step) == (2, 9)
@@ -39,6 +44,7 @@ def test_the_step_after_the_last_is_the_first_of_the_next_epoch():
     [
         ("plan_version", 2), ("index_sha256", "bb"), ("seed", 1), ("batch_size", 32), ("batch_seconds", 9.0),
         ("length_buckets", 4), ("weights", (1.0,)), ("pack_by", "speaker"), ("pack_gap_seconds", (0.0, 0.5)),
+        ("pack_share", 0.5),
     ],
 )  # fmt: skip
 def test_refuses_another_stream_and_names_both_values(name, other):

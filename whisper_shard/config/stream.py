@@ -31,6 +31,8 @@ class StreamConfig:
     """Pack short utterances of one speaker, or of one recording, into windows of up to 30 s; empty: do not pack."""
     pack_gap_seconds: tuple[float, float] = (0.1, 0.5)
     """Range of the random pause between packed utterances, in seconds."""
+    pack_share: float = 1.0
+    """With pack_by: share of the utterances that is packed, the same in every epoch; the others stay alone, 0 to 1."""
     workers: int = 2
     """Loader processes; 0: read in the training process."""
     prefetch: int = 2
@@ -66,3 +68,4 @@ class StreamConfig:
         check_range("--cache-gb", self.cache_gb, 0.0, 1e6)
         check_range("--max-bad", self.max_bad, 0, MANY)
         check_order("--pack-gap-seconds", self.pack_gap_seconds)
+        check_range("--pack-share", self.pack_share, 0.0, 1.0)

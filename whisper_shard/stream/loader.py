@@ -368,5 +368,6 @@ def first_state(timetable: Timetable) -> PlanState:
         weights=tuple(config.weights),
         pack_by=config.pack_by,
         pack_gap_seconds=config.pack_gap_seconds,
+        pack_share=config.pack_share,
         steps_per_epoch=timetable.steps,
     )

@@ -78,6 +78,19 @@ def read_groups(datasets: Sequence[Dataset], pack_by: str) -> NDArray[np.int64]:
     return np.concatenate(groups)
 
 
+def keep_alone(groups: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
+    """Return the groups with -1 for utterances that are not to be packed.
+
+    Args:
+        groups: For each utterance the group it may share a window with; -1 stays alone.
+        share: Probability that an utterance is packed, 0 to 1.
+        seed: Seed of who is.
+    """
+    if share >= 1.0:
+        return groups
+    return np.where(draw_uniform(len(groups), seed, "pack share") < share, groups, -1)
+
+
 def pack_units(
     units: Units, groups: NDArray[np.int64], *, gap_seconds: tuple[float, float], seed: int
 ) -> tuple[Units, Windows]:

@@ -31,6 +31,8 @@ class PlanState:
     """Range of the pauses between packed utterances."""
     steps_per_epoch: int
     """Steps in every epoch."""
+    pack_share: float = 1.0
+    """Share of the utterances that is packed; states from before there was a choice do not say it."""
     epoch: int = 0
     """Epoch of the next step, from 0."""
     step: int = 0

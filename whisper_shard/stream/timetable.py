@@ -12,7 +12,7 @@ from whisper_shard.config.stream import StreamConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.stream.batch import Record
 from whisper_shard.stream.evaluation_order import ALL_STEPS, SortedPlan
-from whisper_shard.stream.packing import Windows, pack_units, read_groups, read_units
+from whisper_shard.stream.packing import Windows, keep_alone, pack_units, read_groups, read_units
 from whisper_shard.stream.plan import Plan, check_world
 from whisper_shard.stream.units import BatchRule, Ids
 
@@ -115,7 +115,7 @@ class Timetable:
             return _Parts(order=order, windows=None, num_samples=lengths)
         units, windows = utterances, None
         if config.pack_by:
-            groups = read_groups(self.datasets, config.pack_by)
+            groups = keep_alone(read_groups(self.datasets, config.pack_by), share=config.pack_share, seed=config.seed)
             units, windows = pack_units(utterances, groups, gap_seconds=config.pack_gap_seconds, seed=config.seed)
         return _Parts(order=Plan(units, batch_rule(config), seed=config.seed), windows=windows, num_samples=lengths)
 
