@@ -39,10 +39,11 @@ def make_dataset(
     prefix: str = "utt",
     text: str | None = None,
     record: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Write a dataset of made utterances through the package's own formats.
 
-    Texts are digit words unless ``text`` is given; ``record`` adds to every record.
+    Texts are digit words unless ``text`` is given; ``record`` adds to every record, ``meta`` to dataset.json.
     """
     rng = np.random.default_rng(seed)
     (folder / "shards").mkdir(parents=True)
@@ -68,5 +69,5 @@ def make_dataset(
         shards.append(
             ShardInfo(name=name, num_bytes=file.num_bytes, sha256=file.sha256, num_utterances=len(writer.rows))
         )
-    write_dataset(folder, shards=shards, tables=tables, meta={})
+    write_dataset(folder, shards=shards, tables=tables, meta=dict(meta or {}))
     return open_dataset(folder)

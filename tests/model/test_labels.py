@@ -94,6 +94,32 @@ def test_too_long_a_text_names_key_and_count(labeler):
     assert len(fitting.decoder_input_ids) <= 448
 
 
+@pytest.mark.parametrize("prompt", [None, "one two"])
+def test_silence_is_learned_at_the_start_token_as_whisper_says_it(labeler, prompt):
+    silent = labeler.label("", prompt=prompt, teaches_silence=True)
+    spoken = labeler.label("one", prompt=prompt, teaches_silence=True)
+    start = silent.decoder_input_ids.index(labeler.start_id)
+    assert names(labeler, silent.labels[start:]) == ["<|nospeech|>", "-", "-", "<|endoftext|>"]
+    assert names(labeler, spoken.labels[start:])[:3] == ["<|en|>", "-", "-"], "or speech would be learned as silence"
+    assert spoken.labels[start + 3 :] == labeler.label("one").labels[3:]
+    assert set(silent.labels[:start]) <= {IGNORE_INDEX}
+
+
+def test_silence_with_times_is_a_time_and_the_end(labeler):
+    silent = labeler.label("", segments=(), teaches_silence=True)
+    assert names(labeler, silent.decoder_input_ids[1:]) == ["<|en|>", "<|transcribe|>", "<|0.00|>"]
+    assert names(labeler, silent.labels) == ["<|nospeech|>", "-", "<|0.00|>", "<|endoftext|>"]
+
+
+def test_silence_in_an_english_only_model(english_labeler):
+    silent = english_labeler.label("", teaches_silence=True)
+    assert names(english_labeler, silent.labels) == ["<|nospeech|>", "<|endoftext|>"]
+    timed = english_labeler.label("", segments=(), teaches_silence=True)
+    assert names(english_labeler, timed.labels) == ["<|nospeech|>", "<|endoftext|>"]
+    spoken = english_labeler.label("one", teaches_silence=True)
+    assert names(english_labeler, spoken.labels)[0] == "<|notimestamps|>"
+
+
 def test_prompt_is_read_but_not_learned(labeler):
     row = labeler.label("three", prompt="one two")
     assert names(labeler, row.decoder_input_ids)[0] == "<|startofprev|>"

@@ -42,6 +42,28 @@ def test_row_becomes_a_rejection_with_its_values(tmp_path, transcript, seconds, 
     assert (rejection.row, rejection.reason, rejection.detail) == (3, reason, detail)
 
 
+def test_recordings_without_speech_are_kept_whole_where_that_is_wanted(tmp_path):
+    noise = 0.002 * np.random.default_rng(0).standard_normal(48_000)
+    noise[24_000:24_800] *= 100.0  # a door
+    soundfile.write(tmp_path / "a.wav", noise, 16_000)
+    config = PrepareConfig(empty_texts="keep", min_chars_per_second=2.0)
+    utterance = prepare_row(row(tmp_path / "a.wav", "  "), build_pipeline(config))
+    assert (utterance.text, utterance.seconds) == ("", 3.0)
+    assert np.abs(utterance.waveform).max() == pytest.approx(1.0)
+    assert prepare_row(row(tmp_path / "a.wav", "Hello, World!"), build_pipeline(PrepareConfig())).reason == "too_short"
+    for text, settings in (("  ", {}), ("?!", {"empty_texts": "keep"})):
+        rejection = prepare_row(row(tmp_path / "a.wav", text), build_pipeline(PrepareConfig(**settings)))
+        assert rejection.reason == "text_too_short"
+        assert rejection.detail.startswith("0 characters, need 6; if nobody speaks there and the transcript is empty: ")
+
+
+def test_an_empty_transcript_cannot_mean_two_things():
+    with pytest.raises(
+        ConfigError, match=r"--empty-texts keep with --segment vad: an empty transcript would mean both"
+    ):
+        PrepareConfig(empty_texts="keep", segment="vad")
+
+
 def test_a_text_too_long_for_the_decoder_is_rejected_before_its_recording_is_opened(tmp_path, tiny_folder):
     pipeline = build_pipeline(PrepareConfig(tokenizer=str(tiny_folder)))
     rejection = prepare_row(row(tmp_path / "absent.wav", "nine hundred " * 400), pipeline)

@@ -33,11 +33,13 @@ def test_empty_is_what_has_no_word_where_something_is_said():
 
 
 def test_counts():
-    rows = [("one", "", True), ("two", "two two two two two", True), ("three", "three", False)]
+    rows = [("one", "", True), ("two", "two two two two two", True), ("three", "three", False), ("", "four", False)]
     utterances = [
         EvaluatedUtterance(key=str(i), reference=a, hypothesis=b, language="en", hit_cap=cap, seconds=1)
         for i, (a, b, cap) in enumerate(rows)
     ]
     found = summarize_utterances(utterances, window="full", form="basic", loss=0.0, seconds=0.0)
     counts = count_outputs(found.utterances, found.score.utterances)
-    assert counts == OutputCounts(num_utterances=3, num_empty=1, num_capped=2, num_looping=1)
+    assert counts == OutputCounts(
+        num_utterances=4, num_empty=1, num_capped=2, num_looping=1, num_silent=1, num_invented=1
+    )

@@ -3,6 +3,7 @@ import math
 from whisper_shard.config.score import ScoreConfig
 from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.outputs import count_outputs
+from whisper_shard.score.page import describe_outputs
 from whisper_shard.score.report import WindowReport, find_warnings
 from whisper_shard.score.wer import score_texts
 
@@ -51,6 +52,20 @@ def test_empty_and_looping_hypotheses_are_warned_of():
     empty, looping = sorted(find_warnings([make_window("short", hypotheses)], ScoreConfig()))
     assert empty == "1 of 10 hypotheses in short windows are empty where something is said"
     assert looping == "1 of 10 hypotheses in short windows repeat a phrase over and over"
+
+
+def test_words_where_nothing_is_said_are_warned_of_and_counted_among_what_is_silent():
+    rows = [
+        EvaluatedUtterance(key=key, reference=a, hypothesis=b, language="en", hit_cap=False, seconds=2.0)
+        for key, a, b in [("a", "one", "one"), ("b", "", "thank you"), ("c", "", "")]
+    ]
+    score = score_texts([row.reference for row in rows], [row.hypothesis for row in rows])
+    window = make_window("full", ["one two three four"], outputs=count_outputs(rows, score.utterances))
+    assert find_warnings([window], ScoreConfig()) == [
+        "1 of 2 hypotheses in 30 s windows have words where nothing is said"
+    ]
+    assert describe_outputs(window.outputs)["invented"] == "1 of 2 where nothing is said"
+    assert "invented" not in describe_outputs(make_window("full", ["one"]).outputs)
 
 
 def test_a_loss_that_is_not_known_is_no_damage():

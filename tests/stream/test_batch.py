@@ -40,6 +40,15 @@ def test_phrases_have_times_of_their_own_which_follow_a_change_of_speed():
     assert batch.texts == ("zero one two three",)
 
 
+def test_what_has_no_text_is_no_segment_and_leaves_no_space_in_the_text():
+    parts = [("a", "one"), ("noise", ""), ("b", "two")]
+    records = [record_of(0, ramp(16_000, np.float32), width=48_000, key=key, text=text) for key, text in parts]
+    batch = build([*records, record_of(1, ramp(8_000, np.float32), width=48_000, text="")], rows=2)
+    assert batch.texts == ("", "one two")
+    assert [[(s.key, s.start_seconds) for s in row] for row in batch.segments] == [[], [("a", 0.0), ("b", 2.0)]]
+    assert batch.weights.tolist() == [1, 1]
+
+
 def dirty_buffer(rows, samples, dtype):
     return np.full((rows, samples), 99, dtype)
 

@@ -29,6 +29,12 @@ def test_it_is_near_the_first_percentile_of_all_datasets(tmp_path):
     assert find_silence_source([second, first]).dataset == str(second.location)
 
 
+def test_noise_without_speech_is_no_source(tmp_path):
+    spoken = make_dataset(tmp_path / "spoken", [2.0, 0.7, 1.0])
+    noise = make_dataset(tmp_path / "noise", [0.3] * 200, prefix="noise", record={"text": ""})
+    assert find_silence_source([noise, spoken]).key == "utt00001"
+
+
 def test_it_is_no_longer_than_the_shortest_window_so_that_nothing_is_missing_between(tmp_path):
     dataset = make_dataset(tmp_path, [25.0, 29.0])
     assert find_silence_source([dataset]).seconds == 1.0

@@ -66,6 +66,8 @@ class PrepareConfig:
     """Reject utterances of this many seconds or more, after trimming; at most 30, Whisper's window."""
     min_text_chars: int = 6
     """Reject utterances with fewer characters of normalized text than this."""
+    empty_texts: Literal["reject", "keep"] = "reject"
+    """keep: in recordings with an empty transcript nobody speaks; a model learns from them to write nothing there."""
     max_recording_seconds: float = 600.0
     """Reject recordings longer than this many seconds before trimming, but those that --segment vad cuts."""
     quality: bool = True
@@ -130,6 +132,11 @@ class PrepareConfig:
             raise ConfigError(
                 f"--text-style {self.text_style} with {len(self.text_rules)} text_rules: "
                 "style regex needs rules, [[prepare.text_rules]] in a TOML file, and only it has any"
+            )
+        if self.empty_texts == "keep" and self.segment == "vad":
+            raise ConfigError(
+                "--empty-texts keep with --segment vad: an empty transcript would mean both that nobody speaks and "
+                "that the text is not known yet; prepare the two kinds of recordings apart, and train with --mix"
             )
         if self.split_by and self.eval_corpus:
             raise ConfigError(f"--split-by {self.split_by}: with --eval-corpus nothing is split; give one of the two")

@@ -140,6 +140,8 @@ class Description:
     """Suffix of the audio members."""
     rejects: Mapping[str, Count] = field(default_factory=dict)
     """Rows that were not kept, by reason."""
+    empty_texts: Literal["reject", "keep"] = "reject"
+    """keep: it was prepared with utterances in which nobody speaks, and may hold nothing else."""
     digest: str = ""
     """sha256 of dataset.json without this field."""
     foreign: Foreign | None = None

@@ -105,12 +105,12 @@ def _is_in(values: pa.ChunkedArray, found: list[pa.Array]) -> NDArray[np.bool_]:
 
 
 def check_texts(data: Dataset) -> None:
-    """Check that a dataset has a text.
+    """Check that a dataset has a text, or was prepared to hold recordings in which nobody speaks.
 
     Raises:
         DatasetError: None of its utterances has one.
     """
-    if not data.columns("num_chars")["num_chars"].any():
+    if data.description.empty_texts != "keep" and not data.columns("num_chars")["num_chars"].any():
         raise DatasetError(
             f"{data.location}: none of its utterances has a text; a model writes them: whisper-shard score MODEL "
             f"{data.location} --write-columns NAME, then filter {data.location} VIEW --relabel NAME"

@@ -44,7 +44,7 @@ from whisper_shard.utterance import SAMPLE_RATE
 
 PARTS = ("train", "eval")
 """Datasets in the output folder of `prepare`, of each of which a view is made."""
-_COPIED = ("codec", "order", "split", "versions")
+_COPIED = ("codec", "empty_texts", "order", "split", "versions")
 """Fields of dataset.json that hold for a view as well."""
 
 

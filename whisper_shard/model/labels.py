@@ -5,6 +5,7 @@
 
 There is one start token, the end token has a label, and the prefix has none: language, task and timestamps are given
 to the model, not predicted by it. The first label is the first token of text (with timestamps: the first time).
+Where nothing is said it is the end token, and the start token may have a label too: <|nospeech|>.
 English-only models (``.en``) have neither language nor task. All ids come from the tokenizer, so that all sizes and
 versions of Whisper work.
 
@@ -117,16 +118,18 @@ class Labeler:
         task: str | None = None,
         segments: Sequence[Segment] | None = None,
         prompt: str | None = None,
+        teaches_silence: bool = False,
     ) -> LabelRow:
         """Return decoder input and labels of one utterance.
 
         Args:
-            text: Normalized transcript; not used if there are segments.
+            text: Normalized transcript; empty: nothing is said. If there are segments, theirs are used.
             key: Name of the utterance, for errors.
             language: BCP-47 tag; None: the default.
             task: transcribe or translate; None: the default.
             segments: Texts with times; if given, the labels have timestamps.
             prompt: Previous text; part of the decoder input, without labels. If it is too long, its end is kept.
+            teaches_silence: Also label the start token: <|nospeech|> where nothing is said, else the token behind it.
 
         Raises:
             TrainingError: More tokens than the decoder has positions, or a time outside the window.
@@ -142,13 +145,21 @@ class Labeler:
                 "shorten or remove it"
             )
         history = self._prompt_ids(prompt, code, room=self.max_tokens - num_tokens)
-        ignored = (IGNORE_INDEX,) * (len(history) + len(prefix) - 1)
-        return LabelRow(decoder_input_ids=(*history, *prefix, *body), labels=(*ignored, *body, self.end_id))
+        inputs = (*history, *prefix, *body)
+        labels = [IGNORE_INDEX] * (len(history) + len(prefix) - 1) + [*body, self.end_id]
+        if teaches_silence:
+            labels[len(history)] = inputs[len(history) + 1] if text.strip() else self.no_speech_id
+        return LabelRow(decoder_input_ids=inputs, labels=tuple(labels))
 
     @property
     def previous_id(self) -> int:
         """Token <|startofprev|>, which precedes a text of what was said before."""
         return self._token_id("<|startofprev|>")
+
+    @property
+    def no_speech_id(self) -> int:
+        """Token <|nospeech|>, in some tokenizers <|nocaptions|>: what follows the start token where nobody speaks."""
+        return self._no_timestamps_id - 1
 
     def time_id(self, seconds: float) -> int:
         """Return the token of a time, 0 to 30 s.
@@ -258,7 +269,8 @@ class Labeler:
         return len(self._text_ids(word, ""))
 
     def _segment_ids(self, segments: Sequence[Segment], code: str, key: str) -> list[int]:
-        ids: list[int] = []
+        # Decoding with times begins with one in any case; where nothing is said the end follows.
+        ids = [] if segments else [self._time_id(0.0, key)]
         for segment in segments:
             times = self._time_id(segment.start_seconds, key), self._time_id(segment.end_seconds, key)
             ids += [times[0], *self._text_ids(segment.text, code), times[1]]

@@ -75,6 +75,19 @@ def load_whisper(model: str, *, dropout: float = 0.0) -> LoadedWhisper:
     )
 
 
+def allow_empty_output(model: Any) -> None:
+    """Let the end token be the first of a text, which Whisper's generation settings forbid; saved with the model.
+
+    Without that a model that has learned that nothing is said still has to write something, in this package as in
+    transformers.
+    """
+    settings = model.generation_config
+    end = settings.eos_token_id
+    ends = end if isinstance(end, list) else [end]
+    kept = [token for token in settings.begin_suppress_tokens or () if token not in ends]
+    settings.begin_suppress_tokens = kept or None
+
+
 def is_multilingual(model: Any) -> bool:
     """Return whether a model has language and task tokens."""
     stated = getattr(model.generation_config, "is_multilingual", None)

@@ -167,6 +167,7 @@ def _describe(split: SplitPlan, config: PrepareConfig, totals: SplitTotals) -> d
         "config": {**deciding_settings(config), "duplicates": config.duplicates},
         "source": {"num_rows": totals.num_rows, "num_rejects": totals.num_rejects, "seconds": totals.seconds_in},
         "rejects": dict(totals.rejects),
+        **({"empty_texts": config.empty_texts} if config.empty_texts != "reject" else {}),
         "versions": library_versions(),
     }
 

@@ -67,7 +67,8 @@ class TextLength:
         """Return the rejection of a row or an utterance for its normalized text, or None."""
         num_chars = len(text.strip())
         if num_chars < self.min_chars:
-            return source.reject("text_too_short", f"{num_chars} characters, need {self.min_chars}")
+            hint = "" if num_chars else "; if nobody speaks there and the transcript is empty: --empty-texts keep"
+            return source.reject("text_too_short", f"{num_chars} characters, need {self.min_chars}{hint}")
         if num_chars > self.max_chars:
             return source.reject("text_too_long", f"{num_chars} characters, limit {self.max_chars}")
         return None
@@ -118,7 +119,9 @@ class SpeakingRate:
             )
 
     def reject(self, utterance: Utterance) -> Rejection | None:
-        """Divide characters by seconds."""
+        """Divide characters by seconds; what has no text is neither slow nor fast."""
+        if not utterance.text:
+            return None
         rate = len(utterance.text) / utterance.seconds
         if rate < self.min_chars_per_second:
             return utterance.reject("too_slow", f"{rate:.1f} characters/s, need {self.min_chars_per_second:g}")

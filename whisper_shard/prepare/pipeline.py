@@ -51,6 +51,8 @@ class Pipeline:
     """Cuts recordings without a text into utterances; None: a row is an utterance."""
     max_seconds: float = MAX_SECONDS
     """Length below which these stay."""
+    keeps_empty: bool = False
+    """Whether rows with an empty transcript are kept, as recordings in which nobody speaks."""
 
     def is_cut(self, row: ManifestRow) -> bool:
         """Return whether a row is to be cut."""
@@ -89,6 +91,7 @@ def build_pipeline(config: PrepareConfig, *, open_file: Callable[[str], BinaryIO
         filters=build_filters(config),
         cutter=reader if config.segment == "vad" else None,
         max_seconds=config.max_seconds,
+        keeps_empty=config.empty_texts == "keep",
     )
 
 
@@ -104,8 +107,8 @@ def prepare_row(row: ManifestRow, pipeline: Pipeline) -> Utterance | Rejection:
     except TextError as error:
         return row.reject(error.reason, str(error))
     # Decoding is by far the most expensive step, so texts are checked first.
-    gets_text_later = pipeline.cutter is not None and not row.transcript.strip()
-    rejection = None if gets_text_later else pipeline.text_length.reject_text(text, row)
+    may_be_empty = (pipeline.cutter is not None or pipeline.keeps_empty) and not row.transcript.strip()
+    rejection = None if may_be_empty else pipeline.text_length.reject_text(text, row)
     if rejection is None and pipeline.token_length:
         rejection = pipeline.token_length.reject_text(text, row, language=row.language)
     if rejection is not None:
@@ -137,13 +140,15 @@ def prepare_audio(
     Args:
         row: The row, or the part of it.
         recording: Its audio.
-        text: Normalized text; empty where it has none yet.
+        text: Normalized text; empty where it has none yet, or nobody speaks.
         phrases: The parts of the text.
         pipeline: The steps.
     """
     seconds = len(recording.waveform) / recording.sample_rate
+    # Noise is not speech between two silences: trimming would keep little but its loudest moment.
+    trim_db = 0.0 if pipeline.keeps_empty and not text else pipeline.trim_db
     try:
-        trimmed, num_cut = resample_and_trim(recording, trim_db=pipeline.trim_db)
+        trimmed, num_cut = resample_and_trim(recording, trim_db=trim_db)
         quality = measure_quality(recording, trimmed, num_chars=len(text)) if pipeline.is_measured else None
         waveform = level_peak(trimmed, recording, peak=pipeline.peak)
     except AudioError as error:

@@ -31,6 +31,10 @@ class OutputCounts:
     """Cut off at the cap of tokens."""
     num_looping: int
     """With a phrase over and over that the reference does not have so."""
+    num_silent: int
+    """References without any word: nothing is said."""
+    num_invented: int
+    """Hypotheses with words for those."""
 
 
 def count_outputs(utterances: Sequence[EvaluatedUtterance], scores: Iterable[UtteranceScore]) -> OutputCounts:
@@ -46,12 +50,19 @@ def count_outputs(utterances: Sequence[EvaluatedUtterance], scores: Iterable[Utt
         num_empty=sum(is_empty(score) for _, score in rows),
         num_capped=sum(row.hit_cap for row, _ in rows),
         num_looping=sum(is_looping(score) for _, score in rows),
+        num_silent=sum(not score.reference for _, score in rows),
+        num_invented=sum(is_invented(score) for _, score in rows),
     )
 
 
 def is_empty(row: UtteranceScore) -> bool:
     """Return whether nothing was recognized where something was said."""
     return bool(row.reference) and not row.hypothesis
+
+
+def is_invented(row: UtteranceScore) -> bool:
+    """Return whether something was recognized where nothing is said."""
+    return bool(row.hypothesis) and not row.reference
 
 
 def is_looping(row: UtteranceScore) -> bool:

@@ -13,7 +13,7 @@ from whisper_shard.score.compare import Change, Comparison, describe_comparison
 from whisper_shard.score.confusions import Confusion, count_confusions
 from whisper_shard.score.evaluation import EvaluatedUtterance
 from whisper_shard.score.events import WINDOW_NAMES
-from whisper_shard.score.outputs import OutputCounts, is_empty, is_looping
+from whisper_shard.score.outputs import OutputCounts, is_empty, is_invented, is_looping
 from whisper_shard.score.slices import SMALL_UTTERANCES, Slice
 from whisper_shard.score.times import describe_times
 from whisper_shard.score.wer import UtteranceScore
@@ -125,7 +125,10 @@ def _describe_numbers(report: "ScoreReport") -> dict[str, str]:
 def describe_outputs(counts: OutputCounts) -> dict[str, str]:
     """Return how many hypotheses are of which kind, by the name of the kind."""
     kinds = {"empty": counts.num_empty, "cut off": counts.num_capped, "looping": counts.num_looping}
-    return {name: f"{number:,} ({number / max(counts.num_utterances, 1):.1%})" for name, number in kinds.items()}
+    shares = {name: f"{number:,} ({number / max(counts.num_utterances, 1):.1%})" for name, number in kinds.items()}
+    if counts.num_silent:
+        shares["invented"] = f"{counts.num_invented:,} of {counts.num_silent:,} where nothing is said"
+    return shares
 
 
 def describe_speed(window: "WindowReport") -> str:
@@ -326,7 +329,12 @@ def describe_errors(score: UtteranceScore) -> str:
 
 def list_flags(row: EvaluatedUtterance, score: UtteranceScore) -> list[str]:
     """Return what kind of no transcript a hypothesis is."""
-    kinds = {"empty": is_empty(score), "cut off": row.hit_cap, "looping": is_looping(score)}
+    kinds = {
+        "empty": is_empty(score),
+        "cut off": row.hit_cap,
+        "looping": is_looping(score),
+        "invented": is_invented(score),
+    }
     return [name for name, holds in kinds.items() if holds]
 
 

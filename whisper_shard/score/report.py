@@ -119,6 +119,8 @@ def _warn_of_outputs(report: WindowReport, config: ScoreConfig) -> Iterator[str]
         )
     if counts.num_looping > least:
         yield f"{counts.num_looping} of {counts.num_utterances} hypotheses in {where} repeat a phrase over and over"
+    if counts.num_invented:
+        yield f"{counts.num_invented} of {counts.num_silent} hypotheses in {where} have words where nothing is said"
     if counts.num_empty > least:
         yield f"{counts.num_empty} of {counts.num_utterances} hypotheses in {where} are empty where something is said"
 

@@ -51,7 +51,8 @@ class Batch:
     tasks: tuple[str | None, ...]
     """Task of each row, where the data says it."""
     segments: tuple[tuple[Segment, ...], ...]
-    """The texts of each row with their times: one an utterance, or one a phrase where the data has `segments`."""
+    """The texts of each row with their times: one an utterance, or one a phrase where the data has `segments`; none of
+    utterances without a text."""
     epoch: int
     """Epoch, from 0."""
     step: int
@@ -179,9 +180,12 @@ def _segments(row: Sequence[Record]) -> tuple[Segment, ...]:
 
 
 def _timed_texts(record: Record, start: float, end: float) -> Iterator[Segment]:
-    """Yield the text of an utterance with its times in the row: each phrase, where their times are known."""
+    """Yield the text of an utterance with its times in the row: each phrase, where their times are known.
+
+    Nothing is yielded where nothing is said.
+    """
     key = record["__key__"]
-    if not record["phrases"]:
+    if not record["phrases"] and record["text"].strip():
         yield Segment(key=key, text=record["text"], start_seconds=start, end_seconds=end)
     # An augmentation may have changed the speed.
     rate = (end - start) * SAMPLE_RATE / max(1, record["num_samples"])

@@ -33,6 +33,11 @@ class Corpora:
         """All training data, in the order of the weights."""
         return (self.train, *self.mix)
 
+    @property
+    def num_silent(self) -> int:
+        """Training utterances without a text, in which nothing is said."""
+        return sum(int((data.columns("num_chars")["num_chars"] == 0).sum()) for data in self.training)
+
 
 def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
     """Open training and evaluation data.

@@ -101,6 +101,8 @@ class Started:
     """Optimizer steps of one pass over the data."""
     train_utterances: int
     """Utterances in the training data."""
+    silent_utterances: int
+    """Those of them without a text, in which nothing is said."""
     eval_utterances: int
     """Utterances in the evaluation data."""
     forecast: Forecast

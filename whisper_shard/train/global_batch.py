@@ -75,6 +75,8 @@ class GlobalBatchBuilder:
     """Optimizer steps of the run."""
     longest_window: int
     """Samples in the model's own window."""
+    teaches_silence: bool = False
+    """Whether the model learns to tell silence from speech, as some of the training data have no text."""
 
     def build(self, batch: Batch, step: int, requests: Requests) -> GlobalBatch:
         """Label this rank's rows, exchange totals with the other ranks, and give every row its window.
@@ -161,6 +163,7 @@ class GlobalBatchBuilder:
             task=batch.tasks[row],
             segments=(segments or batch.segments[row]) if self._draw("timestamps", batch.epoch, key) else None,
             prompt=batch.prompts[row] if batch.prompts and self._draw("prompts", batch.epoch, key) else None,
+            teaches_silence=self.teaches_silence,
         )
 
     def _draw(self, what: Literal["timestamps", "prompts"], epoch: int, key: str) -> bool:

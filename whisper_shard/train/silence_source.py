@@ -31,6 +31,7 @@ MAX_SECONDS = 1.0
 """The source is cropped to this length."""
 MIN_LEVEL_DB = -60.0
 """Least root mean square of the source, relative to full scale; quieter ones are passed over."""
+_NO_CANDIDATE = np.int32(np.iinfo(np.int32).max)  # in place of the length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +92,17 @@ def find_silence_source(datasets: Sequence[Dataset], config: TrainConfig | None 
 
 
 def _list_candidates(datasets: Sequence[Dataset]) -> Iterator[tuple[Dataset, int]]:
-    """Yield utterances from the first percentile of all lengths upwards; ties in the order of datasets and rows."""
-    lengths = [dataset.columns("num_samples")["num_samples"] for dataset in datasets]
+    """Yield utterances from the first percentile of all lengths upwards; ties in the order of datasets and rows.
+
+    Noise without speech is no candidate.
+    """
+    columns = [dataset.columns("num_samples", "num_chars") for dataset in datasets]
+    lengths = [np.where(c["num_chars"] > 0, c["num_samples"], _NO_CANDIDATE) for c in columns]
     ends = np.cumsum([len(column) for column in lengths])
     joined = np.concatenate(lengths)
-    first = int(PERCENTILE * (len(joined) - 1))
-    last = min(first + NUM_CANDIDATES, len(joined)) - 1
+    num_spoken = int((joined < _NO_CANDIDATE).sum())
+    first = int(PERCENTILE * (num_spoken - 1))
+    last = min(first + NUM_CANDIDATES, num_spoken) - 1
     # Partitioned, not sorted: of ten million lengths only these two are needed in order.
     low, high = np.partition(joined, (first, last))[[first, last]]
     rows = np.flatnonzero((joined >= low) & (joined <= high))

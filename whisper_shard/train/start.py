@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from whisper_shard.config.train import TrainConfig
 from whisper_shard.model.labels import Labeler
-from whisper_shard.model.whisper import LoadedWhisper, load_whisper
+from whisper_shard.model.whisper import LoadedWhisper, allow_empty_output, load_whisper
 from whisper_shard.stream.loader import Loader
 from whisper_shard.train.data import Corpora, check_labels
 from whisper_shard.train.events import Preparing, Resumed, SilenceChosen, Started, Warned
@@ -29,6 +29,8 @@ def load_checked(context: RunContext, corpora: Corpora) -> tuple[LoadedWhisper, 
     config = context.config
     report_preparing(context, f"loading {config.model}")
     loaded = load_whisper(config.model, dropout=config.regularization.dropout)
+    if corpora.num_silent:
+        allow_empty_output(loaded.model)
     labeler = Labeler(loaded.tokenizer, config.language, config.task, is_multilingual=loaded.is_multilingual)
     report_preparing(context, "checking languages and lengths of texts")
     for data in corpora.training:
@@ -59,6 +61,7 @@ def build_train_step(
         ranks=machine.ranks,
         total_steps=total_steps,
         longest_window=trainable.longest_window,
+        teaches_silence=corpora.num_silent > 0,
     )
     source = silence.waveform if silence else None
     return TrainStep(trainable, builder, config, machine, source), silence
@@ -152,6 +155,7 @@ def describe_start(
         total_steps=total_steps,
         steps_per_epoch=planner.steps_per_epoch,
         train_utterances=sum(data.num_utterances for data in corpora.training),
+        silent_utterances=corpora.num_silent,
         eval_utterances=corpora.eval.num_utterances,
         forecast=forecast,
         device=str(machine.device),

@@ -155,6 +155,8 @@ def describe_start(event: "training.Started") -> Iterator[str]:
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
         f"lr {event.lr:g}, {event.precision} on {event.device}{ranks}"
     )
+    if event.silent_utterances:
+        yield f"{event.silent_utterances:,} of the utterances have no text: the model learns to write nothing there"
     yield (
         f"{forecast.num_parameters / 1e6:,.1f} M parameters, {forecast.num_trained / 1e6:,.1f} M of them trained "
         f"({share:.1%})"
