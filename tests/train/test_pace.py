@@ -22,5 +22,5 @@ def test_the_first_step_does_not_count_once_there_is_another():
     pace.add_step(2.0)
     pace.add_step(4.0)
     assert (pace.step_seconds, pace.num_steps) == (3.0, 3)
-    pace.evaluation_seconds = 7.0
+    pace.add_evaluation(7.0)
     assert pace.remaining_seconds(3) == pytest.approx(7 * 3.0 + 4 * 7.0)

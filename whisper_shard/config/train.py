@@ -214,6 +214,8 @@ class TrainConfig:
     """Model to start from: a folder, or a name on the model hub."""
     eval: str = ""
     """Evaluation dataset; empty: DATASET/eval, else eval beside DATASET."""
+    also_eval: tuple[str, ...] = ()
+    """Further evaluation datasets, scored at each evaluation too, such as general speech; they decide nothing."""
     language: str = ""
     """Language token where the data has no column `language` (a BCP-47 tag such as en); empty: en."""
     task: Literal["transcribe", "translate"] = "transcribe"

@@ -22,7 +22,7 @@ LICENSE = "other"
 LICENSE_NOTE = "fill in, after the licences of base model and data"
 """The name that the model hub shows beside it."""
 
-_PATHS = {"model", "mix", "augment", "storage"}
+_PATHS = {"model", "also_eval", "mix", "augment", "storage"}
 
 
 def write_card(context: RunContext, corpora: Corpora, report: TrainReport, full: Evaluation) -> str:
@@ -48,7 +48,15 @@ def write_card(context: RunContext, corpora: Corpora, report: TrainReport, full:
         "cer": f"{report.cer:.2%}",
         "window": config.window.window,
         "borrows_silence": config.window.borrows_silence,
-        "data": [*(_describe(data, "training") for data in corpora.training), _describe(corpora.eval, "evaluation")],
+        "also": [
+            {"name": name, "before": "" if before is None else f"{before:.2%}", "after": f"{after:.2%}"}
+            for name, (before, after) in report.also.items()
+        ],
+        "data": [
+            *(_describe(data, "training") for data in corpora.training),
+            _describe(corpora.eval, "evaluation"),
+            *(_describe(data, name) for name, data in corpora.also.items()),
+        ],
         "steps": f"{report.steps:,}",
         "best_step": report.best_step,
         "chosen": report.chosen,

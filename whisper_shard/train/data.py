@@ -1,6 +1,7 @@
 """The training and evaluation datasets of a run, checked before training begins."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,18 @@ class Corpora:
     """Not empty; shares no utterance with the training data."""
     mix: tuple[Dataset, ...] = ()
     """Further training data, not empty."""
+    also: Mapping[str, Dataset] = field(default_factory=dict)
+    """Further evaluation data by name, of which the same is true."""
 
     @property
     def training(self) -> tuple[Dataset, ...]:
         """All training data, in the order of the weights."""
         return (self.train, *self.mix)
+
+    @property
+    def evaluated(self) -> tuple[Dataset, ...]:
+        """All evaluation data, that which decides first."""
+        return (self.eval, *self.also.values())
 
     @property
     def num_silent(self) -> int:
@@ -44,23 +52,43 @@ def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
 
     Args:
         dataset: A dataset, or a folder with ``train`` and ``eval`` in it; a local path or a URL.
-        config: ``eval`` may name the evaluation data, and ``mix`` further training data.
+        config: ``eval`` may name the evaluation data, ``also_eval`` more of them, and ``mix`` further training data.
 
     Raises:
         DatasetError: A dataset is missing, damaged or without texts, or the training data is empty.
         TrainingError: The evaluation data is empty or shares utterances with the training data.
     """
     train, *mix = (_open_train(parse_location(folder)) for folder in (dataset, *config.stream.mix))
-    evaluation = open_dataset(_find_eval(train.location, config.eval))
-    if evaluation.num_utterances == 0:
-        raise TrainingError(
-            f"{evaluation.location}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
-        )
-    check_texts(evaluation)
+    places = [
+        _find_eval(train.location, config.eval),
+        *(_choose_part(parse_location(p), "eval") for p in config.also_eval),
+    ]
+    evaluation, *also = map(_open_eval, places)
     for data in (train, *mix):
         check_texts(data)
-        check_disjoint(data, evaluation)
-    return Corpora(train=train, eval=evaluation, mix=tuple(mix))
+        for scored in (evaluation, *also):
+            check_disjoint(data, scored)
+    names = name_datasets([data.location for data in also])
+    return Corpora(train=train, eval=evaluation, mix=tuple(mix), also=dict(zip(names, also, strict=True)))
+
+
+def name_datasets(places: Sequence[Location]) -> list[str]:
+    """Return a short name for each dataset: the last folder of its path, with the one before it for a part."""
+    names = []
+    for place in places:
+        parts = str(place).rstrip("/").split("/")
+        names.append("/".join(parts[-2:] if parts[-1] in ("train", "eval") else parts[-1:]))
+    return names if len(set(names)) == len(names) else list(map(str, places))
+
+
+def _open_eval(place: Location) -> Dataset:
+    data = open_dataset(place)
+    if data.num_utterances == 0:
+        raise TrainingError(
+            f"{data.location}: the evaluation set is empty; prepare with --eval-fraction above 0, or give --eval"
+        )
+    check_texts(data)
+    return data
 
 
 def _open_train(folder: Location) -> Dataset:

@@ -253,6 +253,12 @@ class Evaluated:
     """Time it took."""
     is_final: bool = False
     """Whether this is the score of the weights that the run ends with, which the report repeats."""
+    dataset: str = ""
+    """Name of further evaluation data; empty: those that decide."""
+    num_silent: int = 0
+    """Utterances in which nothing is said."""
+    num_invented: int = 0
+    """Hypotheses with words for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

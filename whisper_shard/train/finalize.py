@@ -23,7 +23,7 @@ from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.folder import TrainReport, write_report
 from whisper_shard.train.run.page import write_run_page
 from whisper_shard.train.run.state import RunState
-from whisper_shard.train.validator import Validator
+from whisper_shard.train.validator import Validator, evaluate_others
 
 BASE_SHARES = (0.25, 0.5)
 """With --interpolate: shares of the base model that are tried. Source: arXiv:2109.01903, where the best lies there."""
@@ -87,6 +87,9 @@ def finalize_run(
         reporter.warn(message)
     for evaluation in (full, short):
         reporter.log_evaluation(evaluation, is_best=True, kind="final")
+    others = evaluate_others(validator, corpora.also)
+    for name, evaluation in others.items():
+        reporter.log_evaluation(evaluation, is_best=True, kind="final", dataset=name)
     report = TrainReport(
         model=f"{context.folder.shown}/model",
         steps=end.state.step,
@@ -102,6 +105,7 @@ def finalize_run(
         chosen=chosen.name,
         candidates=chosen.candidates,
         seconds=time.perf_counter() - began,
+        also={name: (end.state.also_before.get(name), other.wer) for name, other in others.items()},
     )
     if context.machine.ranks.is_first:
         language, task = context.config.language or None, context.config.task

@@ -42,7 +42,7 @@ from whisper_shard.train.signals import catch_stop_signals, stop_error
 from whisper_shard.train.start import build_train_step, load_checked, report_start
 from whisper_shard.train.step import StepResult
 from whisper_shard.train.trackers import track
-from whisper_shard.train.validator import Validator
+from whisper_shard.train.validator import Validator, evaluate_others
 from whisper_shard.train.window_gap import GapMeter, current_full_share, describe_too_little_memory, judge_gap
 
 
@@ -78,7 +78,7 @@ def train_model(
     with open_machine(config.compute) as machine, catch_stop_signals() as request:
         context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
-        check_shards((*corpora.training, corpora.eval))
+        check_shards((*corpora.training, *corpora.evaluated))
         with hold_remote_run(context, remote) as report_event, sole_trainer(folder, machine.ranks):
             context = replace(context, progress=report_event)
             changes = claim_run(folder, config, corpora.training, corpora.eval, write=machine.ranks.is_first)
@@ -329,12 +329,17 @@ class Trainer:
         """
         self._read_pending()
         evaluation = self.validator.evaluate("full")
+        # All before anything is counted: where a signal stops one of them, a resumed run makes all of them again.
+        others = evaluate_others(self.validator, self.corpora.also)
         gc.collect()  # the collector is off: readers of the evaluation that refer to each other would add up
         if self.state.step == 0:
             self.validator.check_first(evaluation)
             self.state.wer_before = evaluation.wer
+            self.state.also_before = {name: other.wer for name, other in others.items()}
         is_best = self.state.record_evaluation(evaluation.wer, evaluation.loss)
         self.reporter.log_evaluation(evaluation, is_best=is_best)
+        for name, other in others.items():
+            self.reporter.log_evaluation(other, is_best=False, kind="also", dataset=name)
         self.last_evaluation = evaluation
         self.checkpointer.save_snapshot(self.state, self.config.evaluation.average)
         return is_best

@@ -20,8 +20,7 @@ class Pace:
         self._eval_every = eval_every
         self._steps = deque[float](maxlen=_REMEMBERED)
         self._num_steps = 0
-        self.evaluation_seconds = 0.0
-        """Time of the last evaluation in 30 s windows; 0: there was none yet."""
+        self._evaluations: dict[str, float] = {}
 
     def add_step(self, seconds: float) -> None:
         """Count a step."""
@@ -29,6 +28,15 @@ class Pace:
             self._steps.clear()  # the first step allocates, compiles and finds what fits into a pass
         self._steps.append(seconds)
         self._num_steps += 1
+
+    def add_evaluation(self, seconds: float, dataset: str = "") -> None:
+        """Count an evaluation in 30 s windows of a dataset, which takes the place of the one before it."""
+        self._evaluations[dataset] = seconds
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """Time of the last evaluation in 30 s windows, of all datasets; 0: there was none yet."""
+        return sum(self._evaluations.values())
 
     @property
     def num_steps(self) -> int:

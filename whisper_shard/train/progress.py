@@ -8,6 +8,7 @@ from typing import Any
 from whisper_shard.dataset.sources.protocol import SourceCounts
 from whisper_shard.errors import TrainingError
 from whisper_shard.score.evaluation import EvaluatedUtterance, Evaluation
+from whisper_shard.score.outputs import is_invented
 from whisper_shard.stream.batch import Batch
 from whisper_shard.stream.delivery import Planned
 from whisper_shard.train.events import (
@@ -195,13 +196,23 @@ class ProgressReporter:
         self.report(event)
         self.state.ledger = EpochLedger()
 
-    def log_evaluation(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval") -> None:
-        """Log an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval."""
+    def log_evaluation(self, evaluation: Evaluation, *, is_best: bool, kind: str = "eval", dataset: str = "") -> None:
+        """Log an evaluation; ``wer_low`` and ``wer_high`` are the ends of the 95 % bootstrap interval.
+
+        Args:
+            evaluation: What was scored.
+            is_best: Whether no earlier one has a lower WER.
+            kind: Kind of the line.
+            dataset: Name of further evaluation data; empty: those that decide.
+        """
         score = evaluation.score
         if evaluation.window == "full":
-            self._pace.evaluation_seconds = evaluation.seconds
+            self._pace.add_evaluation(evaluation.seconds, dataset)
+        num_silent = sum(not row.reference for row in score.utterances)
+        num_invented = sum(is_invented(row) for row in score.utterances)
         self.log_line(
             kind,
+            **({"dataset": dataset} if dataset else {}),
             window=evaluation.window,
             wer=score.wer,
             wer_low=score.interval[0],
@@ -213,6 +224,7 @@ class ProgressReporter:
             insertions=score.insertions,
             num_reference_words=score.num_reference_words,
             cap_hits=evaluation.cap_hits,
+            **({"num_silent": num_silent, "num_invented": num_invented} if num_silent else {}),
             is_best=is_best,
             seconds=evaluation.seconds,
             samples=[
@@ -233,6 +245,9 @@ class ProgressReporter:
                 is_best=is_best,
                 seconds=evaluation.seconds,
                 is_final=kind == "final",
+                dataset=dataset,
+                num_silent=num_silent,
+                num_invented=num_invented,
             )
         )
 

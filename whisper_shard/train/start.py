@@ -35,7 +35,8 @@ def load_checked(context: RunContext, corpora: Corpora) -> tuple[LoadedWhisper, 
     report_preparing(context, "checking languages and lengths of texts")
     for data in corpora.training:
         check_labels(data, labeler, timestamps=config.timestamps > 0)
-    check_labels(corpora.eval, labeler)
+    for data in corpora.evaluated:
+        check_labels(data, labeler)
     return loaded, labeler
 
 

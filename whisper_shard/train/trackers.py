@@ -142,6 +142,8 @@ def _group_of(event: Event) -> tuple[str, tuple[str, ...]]:
     match event:
         case Stepped():
             return "train", _STEP_FIELDS
+        case Evaluated() if event.dataset:
+            return f"{'final' if event.is_final else 'eval'}-{event.dataset}", _EVALUATION_FIELDS
         case Evaluated(is_final=True):
             return f"final-{event.window}", _EVALUATION_FIELDS
         case Evaluated():

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -127,6 +127,16 @@ class Validator:
             if count == 0:
                 continue
             raise stop_error(number, self.context.folder.shown, "while evaluating")
+
+
+def evaluate_others(validator: Validator, datasets: Mapping[str, Dataset]) -> dict[str, Evaluation]:
+    """Return the scores on the further evaluation data by name, in 30 s windows.
+
+    Raises:
+        TrainingError: Another rank is gone.
+        StopRequested: A signal has come, on any rank.
+    """
+    return {name: replace(validator, dataset=data).evaluate() for name, data in datasets.items()}
 
 
 def _part_from_text(text: str) -> EvaluationPart:

@@ -253,7 +253,10 @@ def describe_evaluation(event: "training.Evaluated") -> str:
     windows, duration = WINDOW_NAMES[event.window], describe_duration(event.seconds)
     capped = f", {event.cap_hits} cut off at the token limit" if event.cap_hits else ""
     best = ", the best so far" if event.is_best else ""
-    return f"step {event.step}: WER {event.wer:.1%}, CER {event.cer:.1%} in {windows}, {duration}{capped}{best}"
+    on = f" on {event.dataset}" if event.dataset else ""
+    invented = f", words in {event.num_invented} of {event.num_silent} without speech" if event.num_silent else ""
+    rates = f"WER {event.wer:.1%}, CER {event.cer:.1%}"
+    return f"step {event.step}: {rates} in {windows}{on}, {duration}{invented}{capped}{best}"
 
 
 def describe_delivery(event: "training.Delivered") -> str:
@@ -282,6 +285,8 @@ def describe_run(report: "TrainReport") -> Iterator[str]:
         f"WER {report.wer_before:.1%} before, {report.wer:.2%} after, in 30 s windows (95 % interval {low:.1%} to "
         f"{high:.1%}); {report.wer_short:.2%} in short windows"
     )
+    for name, (before, after) in report.also.items():
+        yield f"{name}: WER {'not known' if before is None else f'{before:.1%}'} before, {after:.2%} after"
     if len(report.candidates) > 1:
         tried = ", ".join(f"{name} {wer:.2%}" for name, wer in report.candidates.items())
         yield f"weights tried at the end: {tried}; kept: {report.chosen}"

@@ -13,7 +13,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,7 @@ from whisper_shard.train.run.checkpoint import list_checkpoints
 
 FREE_SETTINGS = frozenset(
     {
-        "bad_record", "cache", "cache_gb", "compile", "dry_run", "eval", "eval_batch", "extend",
+        "also_eval", "bad_record", "cache", "cache_gb", "compile", "dry_run", "eval", "eval_batch", "extend",
         "gradient_checkpointing", "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch",
         "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard",
         "threads", "tracker", "workers",
@@ -123,6 +123,8 @@ class TrainReport:
     """WER, in 30 s windows, of all weights that were tried at the end."""
     seconds: float
     """Wall time of this call; less than that of the whole run if it was resumed."""
+    also: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)
+    """WER before training and of the result on further evaluation data, by name; None: not measured before."""
 
 
 @contextmanager
@@ -252,7 +254,8 @@ def read_report(folder: RunFolder) -> TrainReport | None:
     """Return the report of a finished run, None if it is not finished."""
     try:
         value = json.loads(folder.report.read_bytes())
-        return TrainReport(**{**value, "wer_interval": tuple(value["wer_interval"])})
+        also = {name: (before, after) for name, (before, after) in value.get("also", {}).items()}
+        return TrainReport(**{**value, "wer_interval": tuple(value["wer_interval"]), "also": also})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,7 +1,7 @@
 """The metrics of a run: ``metrics.jsonl``, one JSON object a line, and the same numbers for TensorBoard.
 
-A line has ``kind`` (train, watch, eval, progress, epoch, skip, resume, warning, final) and ``step``. All fields but
-those in TIMING are functions of data, settings and seed: a run that was killed and resumed has the same lines as one
+A line has ``kind`` (train, watch, eval, also, progress, epoch, skip, resume, warning, final) and ``step``. All but the
+fields in TIMING are functions of data, settings and seed: a run that was killed and resumed has the same lines as one
 that was not. Numbers that are not finite become null, since JSON has none.
 """
 
@@ -68,7 +68,8 @@ class MetricsLog:
                 self._board.close()
 
     def write(self, kind: str, step: int, **fields: Any) -> None:
-        """Append one line; numbers also become the TensorBoard scalars ``<kind>/<field>``.
+        """Append one line; numbers also become the TensorBoard scalars ``<kind>/<field>``, or
+        ``<kind>/<dataset>/<field>``.
 
         Raises:
             EnvironmentFault: The disk is full or cannot be written.
@@ -80,9 +81,10 @@ class MetricsLog:
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
             self._file.flush()
             if self._board is not None:
+                group = "/".join(filter(None, (kind, fields.get("dataset"))))
                 for name, value in fields.items():
                     if isinstance(value, int | float) and not isinstance(value, bool):
-                        self._board.add_scalar(f"{kind}/{name}", value, step)
+                        self._board.add_scalar(f"{group}/{name}", value, step)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -83,6 +83,17 @@ def _draw(lines: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str,
         scale=".1%",
         intervals=[(line["wer_low"], line["wer_high"]) for line in evaluations],
     )
+    for name in dict.fromkeys(line["dataset"] for line in lines if line["kind"] == "also"):
+        also = [
+            line for line in lines if line["kind"] == "also" and line["dataset"] == name and line["wer"] is not None
+        ]
+        yield make_line(
+            [line["step"] for line in also],
+            [line["wer"] for line in also],
+            label=f"WER in 30 s windows on {name}, which decides nothing",
+            scale=".1%",
+            intervals=[(line["wer_low"], line["wer_high"]) for line in also],
+        )
     watched = [line for line in lines if line["kind"] == "watch" and line.get("gap") is not None]
     yield make_line(
         [line["step"] for line in watched],

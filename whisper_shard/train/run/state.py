@@ -68,6 +68,8 @@ class RunState:
     """Steps skipped because loss or gradient was not finite."""
     wer_before: float = -1.0
     """WER of the model before training, in 30 s windows; -1: not known yet."""
+    also_before: Mapping[str, float] = field(default_factory=dict)
+    """The same on further evaluation data, by name."""
     best_wer: float = -1.0
     """Lowest WER so far; -1: none yet."""
     best_loss: float = 0.0
