@@ -12,7 +12,17 @@ MAX_BEAMS = 64
 """Beams at most: each takes memory and time."""
 MAX_PROBE_MINUTES = 300.0
 """Audio of a probe at most: all of it lies in memory, 1.2 GB."""
-_NOT_OF_PROBE = ("window", "task", "max_new_tokens", "beams", "timestamps", "hypotheses", "by", "write_columns")
+_NOT_OF_PROBE = (
+    "window",
+    "task",
+    "max_new_tokens",
+    "beams",
+    "timestamps",
+    "prompts",
+    "hypotheses",
+    "by",
+    "write_columns",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +72,8 @@ class ScoreConfig:
     """Texts that are followed at once in decoding, by beam search; 1: greedy."""
     timestamps: bool = False
     """Decode with times, and compare them with those of the phrases in the data."""
+    prompts: bool = False
+    """Give the model the text before each utterance, where the data has a column `prompt`."""
     text_form: Literal["raw", "basic", "whisper"] = "basic"
     """Text of the headline WER; basic: lower case, no punctuation; whisper: Whisper's normalizer; raw: as it is."""
     hypotheses: str = ""
@@ -105,6 +117,8 @@ class ScoreConfig:
             raise ConfigError(f"--by {' '.join(self.by)}: names a column twice")
         if self.write_columns and (self.hypotheses or self.against or self.by):
             raise ConfigError("--write-columns only stores columns: leave out --hypotheses, --against and --by")
+        if self.prompts and self.write_columns:
+            raise ConfigError("--write-columns stores what is heard without prompts: leave out --prompts")
         if self.timestamps and (self.beams > 1 or self.write_columns):
             raise ConfigError("--timestamps decodes greedily for a report: leave out --beams and --write-columns")
         if self.hypotheses and self.limit:

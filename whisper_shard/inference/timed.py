@@ -61,6 +61,7 @@ class TimedDecoder:
         tasks: Sequence[str | None],
         seconds: Sequence[float],
         max_new_tokens: int,
+        prompts: Sequence[str | None] = (),
     ) -> TimedTexts:
         """Return the hypotheses of a batch.
 
@@ -70,10 +71,12 @@ class TimedDecoder:
             tasks: ``transcribe`` or ``translate``; None: the labeler's.
             seconds: Length of each utterance, where a last phrase without an end ends.
             max_new_tokens: Cap of a hypothesis in tokens, times and end token included.
+            prompts: What was said before each; empty: nothing.
         """
+        before = prompts or [None] * len(languages)
         prefixes = [
-            self._labeler.prefix_ids(language, task, timestamps=True)
-            for language, task in zip(languages, tasks, strict=True)
+            (*self._labeler.prompt_ids(prompt, language), *self._labeler.prefix_ids(language, task, timestamps=True))
+            for language, task, prompt in zip(languages, tasks, before, strict=True)
         ]
         found = self._windows.decode(encoder_states, prefixes, max_new_tokens=max_new_tokens)
         texts = [tuple(token for token in row.token_ids if token < self._end_id) for row in found]

@@ -41,6 +41,11 @@ class LabelRow:
     labels: tuple[int, ...]
     """The next token at each position, or IGNORE_INDEX."""
 
+    @property
+    def prefix_length(self) -> int:
+        """Inputs up to the first that has a label: what is given to the model before the text."""
+        return next(place for place, label in enumerate(self.labels, 1) if label != IGNORE_INDEX)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelBatch:
@@ -144,7 +149,7 @@ class Labeler:
                 f"utterance {key}: its text needs {num_tokens} tokens, the decoder has {self.max_tokens} positions; "
                 "shorten or remove it"
             )
-        history = self._prompt_ids(prompt, code, room=self.max_tokens - num_tokens)
+        history = self.prompt_ids(prompt, language, room=self.max_tokens - num_tokens)
         inputs = (*history, *prefix, *body)
         labels = [IGNORE_INDEX] * (len(history) + len(prefix) - 1) + [*body, self.end_id]
         if teaches_silence:
@@ -155,6 +160,19 @@ class Labeler:
     def previous_id(self) -> int:
         """Token <|startofprev|>, which precedes a text of what was said before."""
         return self._token_id("<|startofprev|>")
+
+    def prompt_ids(self, prompt: str | None, language: str | None = None, *, room: int = MAX_LABEL_TOKENS) -> list[int]:
+        """Return <|startofprev|> and the end of a text, to be put before the start token.
+
+        Args:
+            prompt: What was said before; None or empty: nothing, and nothing is returned.
+            language: BCP-47 tag; None: the default.
+            room: Positions left; at most half of the decoder's are used, as in Whisper's own decoding.
+        """
+        room = min(room - 1, self.max_tokens // 2 - 1)
+        if not prompt or room < 1:
+            return []
+        return [self.previous_id, *self._text_ids(prompt, whisper_language(language or self.language))[-room:]]
 
     @property
     def no_speech_id(self) -> int:
@@ -275,12 +293,6 @@ class Labeler:
             times = self._time_id(segment.start_seconds, key), self._time_id(segment.end_seconds, key)
             ids += [times[0], *self._text_ids(segment.text, code), times[1]]
         return ids
-
-    def _prompt_ids(self, prompt: str | None, code: str, *, room: int) -> list[int]:
-        room = min(room - 1, self.max_tokens // 2 - 1)  # half the positions at most, as in Whisper's own decoding
-        if not prompt or room < 1:
-            return []
-        return [self.previous_id, *self._text_ids(prompt, code)[-room:]]
 
     def _time_id(self, seconds: float, key: str) -> int:
         if not 0.0 <= seconds <= MAX_SECONDS:

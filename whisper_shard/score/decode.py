@@ -30,6 +30,8 @@ class Scorer:
     def __init__(self, model: str, config: ScoreConfig) -> None:
         set_threads(config.threads)
         self._config = config
+        self.num_prompted = 0
+        """Utterances of the last dataset that have a prompt in the data."""
         self._loaded: LoadedWhisper = load_whisper(model)
         self._device = choose_device()
         set_up_gpu(self._device)
@@ -50,6 +52,7 @@ class Scorer:
             "language where the data has none": self._labeler.language,
             "task where the data has none": config.task,
             "search": f"{search}, with times" if config.timestamps else search,
+            **({"prompts": f"of {self.num_prompted:,} utterances, from the data"} if config.prompts else {}),
             "longest hypothesis": f"{config.max_new_tokens} tokens",
             "precision": str(self._dtype).removeprefix("torch."),
             "device": str(self._device),
@@ -76,14 +79,21 @@ class Scorer:
             max_new_tokens=config.max_new_tokens,
             num_beams=config.beams,
             with_times=config.timestamps,
+            with_prompts=config.prompts,
             dtype=self._dtype,
             form=config.text_form,
         )
         total = min(config.limit or data.num_utterances, data.num_utterances)
         batches = open_evaluation(data, batch_size=config.eval_batch, limit=config.limit)
         with closing(batches):
-            shown = _report_progress(batches, window, total, progress)
+            shown = self._count_prompts(_report_progress(batches, window, total, progress))
             return evaluate_model(self._loaded, shown, self._labeler, settings)
+
+    def _count_prompts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        self.num_prompted = 0
+        for batch in batches:
+            self.num_prompted += sum(prompt is not None for prompt in batch.prompts)
+            yield batch
 
 
 def _report_progress(

@@ -25,7 +25,7 @@ from whisper_shard.inference.timed import TimedDecoder
 from whisper_shard.model.borrowed_silence import attention_bias
 from whisper_shard.model.device import autocast, is_out_of_memory
 from whisper_shard.model.forward import encode_silence
-from whisper_shard.model.labels import LabelBatch, Labeler
+from whisper_shard.model.labels import LabelBatch, Labeler, LabelRow
 from whisper_shard.model.log_mel import LogMel
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.model.window import fit_window, longest_window, short_window
@@ -43,7 +43,8 @@ class EvaluationSettings:
     """How a model is evaluated.
 
     Raises:
-        ValueError: The window is ``borrowed``, and there is no silence source; or times are asked for with beams.
+        ValueError: The window is ``borrowed``, and there is no silence source; or times are asked for with beams, or
+            confidence with prompts.
     """
 
     window: Window = "full"
@@ -60,12 +61,16 @@ class EvaluationSettings:
     """Texts that are followed at once; 1: greedy."""
     with_times: bool = False
     """Decode with times, greedily."""
+    with_prompts: bool = False
+    """Give the model the text before each utterance, where the data has it."""
     with_confidence: bool = False
     """Also measure how sure the model is of each hypothesis and of the language."""
 
     def __post_init__(self) -> None:
         if self.with_times and (self.num_beams > 1 or self.with_confidence or self.window == "borrowed"):
             raise ValueError("times are decoded greedily, without borrowed silence and confidence")
+        if self.with_prompts and self.with_confidence:
+            raise ValueError("confidence is measured without prompts")
         if self.window == "borrowed" and self.silence_source is None:
             raise ValueError("windows with borrowed silence need a silence source")
 
@@ -191,18 +196,20 @@ class BatchEvaluator:
         rows = [i for i, weight in enumerate(batch.weights.tolist()) if weight > 0.0]
         if not rows:
             return EvaluationPart(utterances=(), loss_sum=0.0, num_tokens=0, seconds=0.0)
-        labels = self._labeler.label_batch(
-            _select(batch.texts, rows),
-            keys=_select(batch.keys, rows),
-            languages=_select(batch.languages, rows),
-            tasks=_select(batch.tasks, rows),
-        )
+        prompts = _select(batch.prompts, rows) if self._settings.with_prompts and batch.prompts else [None] * len(rows)
+        labels = [
+            self._labeler.label(
+                batch.texts[row],
+                key=batch.keys[row],
+                language=batch.languages[row],
+                task=batch.tasks[row],
+                prompt=prompt,
+            )
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
         states, bias = self._encode(batch.waveforms[rows], batch.num_samples[rows])
-        prefixes = self._labeler.prefix_batch(
-            len(rows), languages=_select(batch.languages, rows), tasks=_select(batch.tasks, rows)
-        )
         seconds = [int(batch.num_samples[row]) / SAMPLE_RATE for row in rows]
-        found, phrases = self._decode(states, labels, prefixes, bias), None
+        found, phrases = self._decode_rows(states, labels, bias), None
         if self._timed is not None:
             timed = self._timed.decode(
                 states,
@@ -210,8 +217,12 @@ class BatchEvaluator:
                 tasks=_select(batch.tasks, rows),
                 seconds=seconds,
                 max_new_tokens=self._settings.max_new_tokens,
+                prompts=prompts,
             )
             found, phrases = replace(found, decoded=timed.decoded), timed.phrases
+        prefixes = self._labeler.prefix_batch(
+            len(rows), languages=_select(batch.languages, rows), tasks=_select(batch.tasks, rows)
+        )
         confidences = self._measure(states, prefixes, found.decoded, bias)
         utterances = tuple(
             EvaluatedUtterance(
@@ -232,6 +243,27 @@ class BatchEvaluator:
             loss_sum=found.loss_sum,
             num_tokens=found.num_tokens,
             seconds=time.perf_counter() - start,
+        )
+
+    def _decode_rows(self, states: Tensor, labels: Sequence[LabelRow], bias: Tensor | None) -> DecodedWithLoss:
+        """Decode together the rows whose prefixes have the same length: without prompts, all of them."""
+        groups: dict[int, list[int]] = {}
+        for row, label in enumerate(labels):
+            groups.setdefault(label.prefix_length, []).append(row)
+        parts, decoded = list[DecodedWithLoss](), dict[int, tuple[tuple[int, ...], bool]]()
+        for length, rows in groups.items():
+            some = states if len(groups) == 1 else states[torch.tensor(rows, device=states.device)]
+            batch = self._labeler.collate([labels[row] for row in rows])
+            found = self._decode(some, batch, batch.decoder_input_ids[:, :length], bias)
+            parts.append(found)
+            # What is to be decoded with times has no tokens yet.
+            decoded |= zip(rows, zip(found.decoded.token_ids, found.decoded.hit_cap, strict=True), strict=False)
+        in_order = [decoded[row] for row in sorted(decoded)]
+        return DecodedWithLoss(
+            decoded=Decoded(token_ids=tuple(ids for ids, _ in in_order), hit_cap=tuple(cut for _, cut in in_order)),
+            loss_sum=sum(part.loss_sum for part in parts),
+            num_tokens=sum(part.num_tokens for part in parts),
+            num_steps=sum(part.num_steps for part in parts),
         )
 
     def _decode(self, states: Tensor, labels: LabelBatch, prefixes: Tensor, bias: Tensor | None) -> DecodedWithLoss:

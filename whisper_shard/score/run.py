@@ -59,7 +59,8 @@ def score_model(
     folder = make_folder(local_out(config) or default_folder(model, plan.data.location))
     windows: tuple[Window, ...] = ("full", "short") if config.window == "both" else (config.window,)
     evaluations = scorer.decode(plan.data, windows, progress)
-    scored = _Scored(name=model, evaluations=evaluations, settings=scorer.settings)
+    notes = () if scorer.num_prompted or not config.prompts else ("--prompts: no utterance has a prompt in the data",)
+    scored = _Scored(name=model, evaluations=evaluations, settings=scorer.settings, notes=notes)
     return _finish(plan, scored, folder, progress)
 
 
