@@ -6,8 +6,10 @@ from tests.making import make_waveform
 from tests.prepare.corpora import make_corpus, prepare, totals_of, write_csv
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.dataset.index import open_dataset
+from whisper_shard.dataset.search import check_texts
 from whisper_shard.dataset.summary import inspect_utterance
 from whisper_shard.dataset.verify import Fault, verify_dataset
+from whisper_shard.dataset.views import filter_dataset
 from whisper_shard.errors import ConfigError, ManifestError, StateError
 from whisper_shard.prepare.events import Done, PlanMade, Progress
 
@@ -38,6 +40,22 @@ def test_recordings_of_16_bits_are_stored_without_loss(tmp_path, codec):
     assert len(keys) == 2
     for key in keys:
         np.testing.assert_array_equal(inspect_utterance(tmp_path / "out/train", key).samples, samples)
+
+
+def test_recordings_in_which_nobody_speaks_may_be_all_there_is_and_a_view_of_them_too(tmp_path):
+    for number in range(4):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(16_000 * (number + 2))
+        soundfile.write(tmp_path / f"{number}.wav", noise, 16_000)
+    corpus = write_csv(tmp_path / "c.csv", [(f"{number}.wav", "") for number in range(4)])
+    with pytest.raises(ManifestError, match=r"none of its 4 rows can be used: text_too_short 4; .* --empty-texts keep"):
+        prepare(corpus, tmp_path / "rejected", jobs=1, eval_fraction=0.0)
+    prepare(corpus, tmp_path / "out", jobs=1, eval_fraction=0.0, empty_texts="keep")
+    filter_dataset(tmp_path / "out/train", tmp_path / "view", "seconds < 3.5")
+    for folder, count in ((tmp_path / "out/train", 4), (tmp_path / "view", 2)):
+        data = open_dataset(folder)
+        assert (data.num_utterances, data.description.empty_texts) == (count, "keep")
+        check_texts(data)
+        assert not [fault for fault in verify_dataset(folder) if isinstance(fault, Fault)]
 
 
 def test_columns_named_like_fields_of_a_record_are_kept_under_another_name(tmp_path):

@@ -25,7 +25,7 @@ def test_long_form_trains_packed_windows_and_single_utterances(tiny_folder, tmp_
     batches = list(open_loader(train, config.stream, epochs=1))
     rows = [len(row) for batch in batches for row in batch.segments if row]
     assert sum(rows) == 120 and 40 < rows.count(1) < 80 and max(rows) > 15
-    assert all(float(batch.num_samples.sum()) <= 60 * 16_000 for batch in batches)
+    assert all(float(batch.num_samples.sum()) <= 30 * 16_000 for batch in batches)
     events = []
     report = train_model(tmp_path, tmp_path / "run", config, events.append)
     assert report.steps == len(batches)
