@@ -8,8 +8,10 @@ import torch
 
 from tests.making import make_dataset
 from tests.train.running import make_task, of_kind, tiny_config
+from whisper_shard.dataset.views import filter_dataset
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import load_whisper
+from whisper_shard.train.data import warn_of_lost_texts
 from whisper_shard.train.events import Started
 from whisper_shard.train.loop import train_model
 
@@ -57,3 +59,13 @@ def test_the_start_token_tells_silence_from_speech(trained):
         logits = loaded.model(encoder_outputs=(states,), decoder_input_ids=torch.tensor([[labeler.start_id]])).logits
     likely = logits[0, 0].topk(2).indices.tolist()
     assert set(likely) == {labeler.no_speech_id, language}, "both were learned there, and nothing else"
+
+
+def test_texts_that_may_be_lost_are_warned_of(tmp_path):
+    kept = {"meta": {"empty_texts": "keep"}}
+    silent = [make_dataset(tmp_path / name, [1.0] * 3, record={"text": ""}, **meta) for name, meta in
+              (("lost", {}), ("kept", kept))]  # fmt: skip
+    spoken = make_dataset(tmp_path / "spoken", [1.0])
+    (message,) = warn_of_lost_texts([*silent, spoken])
+    assert message.startswith(f"{silent[0].location}: 3 utterances have no text, and the model learns that nobody")
+    filter_dataset(tmp_path / "spoken", tmp_path / "view", "num_chars > 0")  # what the line advises

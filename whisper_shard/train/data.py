@@ -1,6 +1,6 @@
 """The training and evaluation datasets of a run, checked before training begins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Corpora:
     @property
     def num_silent(self) -> int:
         """Training utterances without a text, in which nothing is said."""
-        return sum(int((data.columns("num_chars")["num_chars"] == 0).sum()) for data in self.training)
+        return sum(map(_count_silent, self.training))
 
 
 def open_corpora(dataset: Path | str, config: TrainConfig) -> Corpora:
@@ -96,6 +96,21 @@ def _open_train(folder: Location) -> Dataset:
     if data.num_utterances == 0:
         raise DatasetError(f"{data.location}: the dataset is empty: nothing to train on")
     return data
+
+
+def warn_of_lost_texts(training: Sequence[Dataset]) -> Iterator[str]:
+    """Yield a line about each dataset with utterances without a text, if nobody has said that they hold no speech."""
+    for data in training:
+        if data.description.empty_texts != "keep" and (count := _count_silent(data)):
+            yield (
+                f"{data.location}: {count:,} utterances have no text, and the model learns that nobody speaks in them; "
+                f'if somebody does: whisper-shard filter {data.location} VIEW --where "num_chars > 0"; if not, prepare '
+                "with --empty-texts keep, and this is not said again"
+            )
+
+
+def _count_silent(data: Dataset) -> int:
+    return int((data.columns("num_chars")["num_chars"] == 0).sum())
 
 
 def check_disjoint(train: Dataset, evaluation: Dataset) -> None:

@@ -6,7 +6,7 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.model.labels import Labeler
 from whisper_shard.model.whisper import LoadedWhisper, allow_empty_output, load_whisper
 from whisper_shard.stream.loader import Loader
-from whisper_shard.train.data import Corpora, check_labels
+from whisper_shard.train.data import Corpora, check_labels, warn_of_lost_texts
 from whisper_shard.train.events import Preparing, Resumed, SilenceChosen, Started, Warned
 from whisper_shard.train.forecast import forecast_run
 from whisper_shard.train.global_batch import GlobalBatchBuilder
@@ -102,7 +102,7 @@ def report_start(
     """
     context = validator.context
     config, machine = context.config, context.machine
-    for message in warnings:
+    for message in (*warnings, *warn_of_lost_texts(corpora.training)):
         reporter.report(Warned(message=message))
     if not machine.ranks.is_first:
         return
