@@ -1,5 +1,6 @@
 """What is said before the first step is what the steps then do."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,30 @@ def test_packed_windows_count_their_gaps(task, tmp_path):
     (started,) = of_kind(events, Started)
     lines = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "train"]
     assert started.forecast.audio_seconds == pytest.approx(sum(line["audio_seconds"] for line in lines) / len(lines))
+
+
+@pytest.mark.parametrize("settings", [{}, {"window": "packed", "pack_by": "speaker"}])
+def test_on_several_ranks_windows_are_those_of_all_rows(tiny_folder, tmp_path, settings):
+    seconds = np.random.default_rng(2).uniform(0.3, 5.0, 40).tolist()
+    dataset, loaded = make_dataset(tmp_path / "data", seconds), load_whisper(str(tiny_folder))
+    config = tiny_config(tmp_path, batch_size=16, length_buckets=1, micro_batch=4, **settings)
+    found = []
+    for world in (1, 2, 4):
+        machine = Machine(device=torch.device("cpu"), dtype=torch.float32, ranks=Ranks(world=world))
+        found.append(
+            forecast_run(
+                build_trainable(loaded, config, machine), config, machine,
+                loader=open_loader(dataset, config.stream, world=world), dataset=dataset,
+                labeler=Labeler(loaded.tokenizer), total_steps=3,
+            )
+        )  # fmt: skip
+    alone, *shared = found
+    for forecast in shared:
+        assert forecast.utterances == alone.utterances
+        assert forecast.audio_seconds == pytest.approx(alone.audio_seconds)
+        assert forecast.window_seconds == pytest.approx(alone.window_seconds)
+        assert forecast.windows == alone.windows
+        assert forecast.passes[1] < alone.passes[1]
 
 
 def test_the_longest_text_decides_the_tokens(tiny_folder, tmp_path):

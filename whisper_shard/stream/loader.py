@@ -118,12 +118,15 @@ class Loader:
                 digest += sum_hashes(numbers[start : start + _PIECE])
         return Planned(utterances=count, digest=digest % MODULUS)
 
-    def row_samples(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Return the planned length of each row of this rank in a step, without augmentation; padding is left out."""
-        ends: dict[int, int] = {}
-        for record in self._timetable.records(Step(epoch=epoch, step=step)):
-            ends[record["row"]] = ends.get(record["row"], 0) + record["gap"] + record["num_samples"]
-        return np.array(list(ends.values()), np.int64)
+    def row_samples(self, epoch: int, step: int) -> list[NDArray[np.int64]]:
+        """Return, for each rank, the planned lengths of its rows in a step, without augmentation; no padding rows."""
+        lengths = []
+        for rank in range(self._timetable.world):
+            ends: dict[int, int] = {}
+            for record in self._timetable.records(Step(epoch=epoch, step=step), rank=rank):
+                ends[record["row"]] = ends.get(record["row"], 0) + record["gap"] + record["num_samples"]
+            lengths.append(np.array(list(ends.values()), np.int64))
+        return lengths
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches in order, from the start, on every call; that ends an iteration begun before.

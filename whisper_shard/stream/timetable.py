@@ -173,9 +173,15 @@ class Timetable:
         """Return how many rows this rank's batch has, padding included."""
         return self.order.batch_rows(place.epoch, place.step, world=self.world)
 
-    def records(self, place: Step) -> Iterator[Record]:
-        """Yield a record for each utterance of a step, in order of row; padding rows have none."""
-        units = self.order.part(place.epoch, place.step, rank=self.rank, world=self.world).tolist()
+    def records(self, place: Step, *, rank: int | None = None) -> Iterator[Record]:
+        """Yield a record for each utterance of a step, in order of row; padding rows have none.
+
+        Args:
+            place: The step.
+            rank: Whose rows; None: those of this rank.
+        """
+        rank = self.rank if rank is None else rank
+        units = self.order.part(place.epoch, place.step, rank=rank, world=self.world).tolist()
         windows, num_samples = self._parts.windows, self._parts.num_samples
         if windows is None:
             rows = [[(unit, 0)] if unit >= 0 else [] for unit in units]

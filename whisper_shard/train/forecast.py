@@ -4,6 +4,7 @@ Lengths come from the index and are cut into windows as in training, for a sampl
 is read from the shards.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ SAMPLED_TEXTS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PlannedStep:
-    num_samples: NDArray[np.int64]  # of each row of this rank
+    num_samples: NDArray[np.int64]  # of each row of all ranks
     windows: NDArray[np.int64]
-    passes: list[MicroBatch]
+    passes: list[list[MicroBatch]]  # of each rank
 
 
 def forecast_run(
@@ -48,7 +49,7 @@ def forecast_run(
     labeler: Labeler,
     total_steps: int,
 ) -> Forecast:
-    """Return what a run is going to compute; on several ranks, from the rows of this one.
+    """Return what a run is going to compute, on all ranks.
 
     Args:
         trainable: The network and what is trained of it.
@@ -66,19 +67,18 @@ def forecast_run(
     longest = longest_window(trainable.model)
     planned = list(_plan_steps(config, machine, loader, total_steps=total_steps, longest=longest))
     windows = np.concatenate([step.windows for step in planned])
-    passes = [micro_batch for step in planned for micro_batch in step.passes]
-    most = max(passes, key=lambda one: len(one.rows) * one.window_samples)
+    passes = [micro_batches for step in planned for micro_batches in step.passes]
+    most = max(itertools.chain(*passes), key=lambda one: len(one.rows) * one.window_samples)
     tokens = _count_tokens(dataset, labeler)
     largest = PassShape(rows=len(most.rows), window_samples=most.window_samples, tokens=tokens)
-    per_step = machine.ranks.world / len(planned)
     return Forecast(
         num_parameters=sum(p.numel() for p in trainable.network.parameters()),
         num_trained=sum(p.numel() for p in trainable.parameters),
-        utterances=len(windows) * per_step,
-        audio_seconds=float(sum(step.num_samples.sum() for step in planned)) / SAMPLE_RATE * per_step,
-        window_seconds=float(windows.sum()) / SAMPLE_RATE * per_step,
+        utterances=len(windows) / len(planned),
+        audio_seconds=float(sum(step.num_samples.sum() for step in planned)) / SAMPLE_RATE / len(planned),
+        window_seconds=float(windows.sum()) / SAMPLE_RATE / len(planned),
         windows=(float(windows.min()) / SAMPLE_RATE, float(windows.max()) / SAMPLE_RATE),
-        passes=(min(len(step.passes) for step in planned), max(len(step.passes) for step in planned)),
+        passes=(min(map(len, passes)), max(map(len, passes))),
         largest=largest,
         memory=estimate_memory(trainable.model.config, config, machine.dtype, largest),
         device_bytes=device_memory(machine.device),
@@ -103,11 +103,14 @@ def _plan_steps(
     limit = first_limit(config.compute, machine.device)
     for number in sample_steps(total_steps, SAMPLED_STEPS):
         epoch, step = divmod(number, loader.steps_per_epoch)
-        num_samples = np.sort(loader.row_samples(epoch, step))
+        of_ranks = loader.row_samples(epoch, step)
+        num_samples = np.concatenate(of_ranks)
         if not len(num_samples):
             continue
-        windows = assign_windows(
-            num_samples,
+        order = np.argsort(num_samples, kind="stable")
+        windows = np.zeros_like(num_samples)
+        windows[order] = assign_windows(
+            num_samples[order],
             config=config.window,
             seed=config.stream.seed,
             epoch=epoch,
@@ -115,7 +118,9 @@ def _plan_steps(
             total_steps=total_steps,
             longest_window=longest,
         )
-        yield _PlannedStep(num_samples=num_samples, windows=windows, passes=cut_micro_batches(windows, limit=limit))
+        split = np.split(windows, np.cumsum([len(rows) for rows in of_ranks])[:-1])
+        passes = [cut_micro_batches(part, limit=limit) for part in split]
+        yield _PlannedStep(num_samples=num_samples, windows=windows, passes=passes)
 
 
 def _count_tokens(dataset: Dataset, labeler: Labeler) -> int:
