@@ -14,6 +14,7 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.model.device import autocast
 from whisper_shard.model.window import longest_window
+from whisper_shard.train import memory
 from whisper_shard.train.build import adapt_model, build_optimizer, wrap_model
 from whisper_shard.train.events import PassShape
 from whisper_shard.train.memory import estimate_memory
@@ -104,14 +105,14 @@ def test_the_estimate_is_what_the_allocator_measures(settings, dtype, shape):
 
 def test_parts_follow_from_what_is_trained():
     config = replace_settings(TrainConfig(), {"lora_rank": 4, "window": "full"})
-    memory = estimate_memory(shaped_like_large(), config, torch.bfloat16, FULL)
-    assert memory.optimizer == 2 * memory.gradients < 0.2 * memory.weights
-    assert memory.average == 0
+    found = estimate_memory(shaped_like_large(), config, torch.bfloat16, FULL)
+    assert found.optimizer == 2 * found.gradients < 0.2 * found.weights
+    assert found.average == 0
     assert (
         estimate_memory(
             shaped_like_large(), replace_settings(TrainConfig(), {"ema": 0.9}), torch.bfloat16, SHAPE
         ).average
-        > 5 * memory.gradients
+        > 5 * found.gradients
     )
 
 
@@ -132,6 +133,33 @@ def test_moments_of_8_bits_are_those_that_bitsandbytes_makes(settings):
     assert estimate.optimizer < 0.6 * estimate.gradients
 
 
+# Width, layers, heads, mel bins, tokens. Source: config.json of openai/whisper-tiny, -base, -small, -medium, -large-v3.
+PUBLISHED = [
+    pytest.param((384, 4, 6, 80, 51865), {}, id="tiny"),
+    pytest.param((512, 6, 8, 80, 51865), {"freeze_layers": 3}, id="base"),
+    pytest.param((768, 12, 12, 80, 51865), {"lora_rank": 8, "gradient_checkpointing": True}, id="small"),
+    pytest.param((1024, 24, 16, 80, 51865), {"ema": 0.9, "freeze_layers": 3, "optimizer": "adamw-8bit"}, id="medium"),
+    pytest.param((1280, 32, 20, 128, 51866), {}, id="large-v3"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "settings"), PUBLISHED)
+def test_a_few_layers_say_what_all_of_them_need(sizes, settings):
+    from transformers import WhisperConfig
+
+    width, layers, heads, mel_bins, tokens = sizes
+    model_config = WhisperConfig(
+        d_model=width, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=heads,
+        decoder_attention_heads=heads, encoder_ffn_dim=4 * width, decoder_ffn_dim=4 * width, num_mel_bins=mel_bins,
+        vocab_size=tokens,
+    )  # fmt: skip
+    config = replace_settings(TrainConfig(), settings)
+    full = memory._count_parts(model_config, config, torch.bfloat16, SHAPE, layers=(layers, layers)).tolist()
+    found = estimate_memory(model_config, config, torch.bfloat16, SHAPE)
+    assert (found.weights, found.gradients, found.optimizer, found.average) == tuple(full[:4])
+    assert found.activations == max(full[4:])
+
+
 def test_large_v3_is_counted_without_its_memory():
     import resource
 
@@ -142,10 +170,8 @@ def test_large_v3_is_counted_without_its_memory():
         d_model=1280, encoder_layers=2, decoder_layers=2, encoder_attention_heads=20, decoder_attention_heads=20,
         encoder_ffn_dim=5120, decoder_ffn_dim=5120, num_mel_bins=128, vocab_size=51866,
     )  # fmt: skip
-    memory = estimate_memory(
-        large, TrainConfig(), torch.bfloat16, PassShape(rows=64, window_samples=480_000, tokens=99)
-    )
-    assert memory.activations > 5e9
+    found = estimate_memory(large, TrainConfig(), torch.bfloat16, PassShape(rows=64, window_samples=480_000, tokens=99))
+    assert found.activations > 5e9
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2e8
 
 

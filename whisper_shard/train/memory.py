@@ -7,6 +7,7 @@ What is not counted: the CUDA context, the workspaces of its libraries, and frag
 less than is counted here.
 """
 
+import copy
 import math
 import weakref
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -31,11 +34,14 @@ _MOMENTS = 2  # of AdamW, for each trained value
 # Moments of 8 bits, as bitsandbytes keeps them: one float32 scale for each block, and float32 in small tensors.
 _MIN_QUANTIZED = 4096
 _BLOCK = 256
+_FEW_LAYERS = 2  # that are trained, of encoder and of decoder: the first and the last of them
 _CPU = torch.device("cpu")  # shapes and dtypes, all that is counted, are those of a GPU
 
 
 def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape) -> StepMemory:
-    """Return the memory of a step without allocating it; takes some seconds for the largest Whisper.
+    """Return the memory of a step without allocating it.
+
+    Layers of a kind are alike, so a few of each are counted, and the rest follows from what one more of them adds.
 
     Args:
         model_config: WhisperConfig.
@@ -46,19 +52,48 @@ def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, 
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
     """
+    full = (model_config.encoder_layers, model_config.decoder_layers)
+    few = (min(full[0], config.regularization.freeze_layers + _FEW_LAYERS), min(full[1], _FEW_LAYERS))
+    if sum(full) <= 3 * sum(few) + 2:  # no more than the three small models have together
+        few = full
+
+    def count(encoder_layers: int, decoder_layers: int) -> NDArray[np.int64]:
+        return _count_parts(model_config, config, dtype, shape, layers=(encoder_layers, decoder_layers))
+
+    parts = base = count(*few)
+    if missing := full[0] - few[0]:
+        parts = parts + missing * (count(few[0] + 1, few[1]) - base)
+    if missing := full[1] - few[1]:
+        parts = parts + missing * (count(few[0], few[1] + 1) - base)
+    weights, gradients, optimizer, average, *phases = parts.tolist()
+    return StepMemory(
+        weights=weights, gradients=gradients, optimizer=optimizer, average=average, activations=max(phases)
+    )
+
+
+def _count_parts(
+    model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape, *, layers: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the bytes of weights, gradients, optimizer and average, and the most activations in each phase of a pass.
+
+    Args:
+        layers: Of encoder and decoder, instead of those of the model.
+    """
+    model_config = copy.deepcopy(model_config)
+    model_config.encoder_layers, model_config.decoder_layers = layers
     with _building_without_data(model_config, config) as network:
         trained = [p for p in network.parameters() if p.requires_grad]
         trained_bytes = sum(map(_count_bytes, trained))
         for parameter in trained:
             # It is counted as a part of its own.
             parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
-        return StepMemory(
-            weights=sum(map(_count_bytes, (*network.parameters(), *network.buffers()))),
-            gradients=trained_bytes,
-            optimizer=sum(_count_moments(p, config.optimizer.optimizer) for p in trained),
-            average=trained_bytes if config.evaluation.ema else 0,
-            activations=_count_activations(network, config, dtype, shape),
-        )
+        fixed = [
+            sum(map(_count_bytes, (*network.parameters(), *network.buffers()))),
+            trained_bytes,
+            sum(_count_moments(p, config.optimizer.optimizer) for p in trained),
+            trained_bytes if config.evaluation.ema else 0,
+        ]
+        return np.array([*fixed, *_count_activations(network, config, dtype, shape)])
 
 
 @contextmanager
@@ -84,9 +119,16 @@ def _building_without_data(model_config: Any, config: TrainConfig) -> Iterator[S
             yield network
 
 
-def _count_activations(network: SpeechLoss, config: TrainConfig, dtype: torch.dtype, shape: PassShape) -> int:
+def _count_activations(network: SpeechLoss, config: TrainConfig, dtype: torch.dtype, shape: PassShape) -> list[int]:
+    """Return the most bytes in each phase of a pass.
+
+    The peak of a pass may be in another phase with many layers than with a few, but that of a phase grows evenly.
+    """
     is_short = shape.window_samples < longest_window(network.model)
     live = LiveBytes(but=[*network.parameters(), *network.buffers()])
+    for stack in (network.model.model.encoder.layers, network.model.model.decoder.layers):
+        stack[0].register_forward_pre_hook(lambda *_: live.begin_phase())
+        stack[-1].register_forward_hook(lambda _module, _inputs, output: _begin_phases_after(output, live))
     with live, autocast(_CPU, dtype):
         silence = None
         if config.window.borrows_silence and is_short:
@@ -101,8 +143,16 @@ def _count_activations(network: SpeechLoss, config: TrainConfig, dtype: torch.dt
             kept=torch.arange(tokens.numel()),
             silence=silence,
         )
+        live.begin_phase()
         loss.backward()
-    return live.peak
+    return live.peaks
+
+
+def _begin_phases_after(layer_output: Any, live: "LiveBytes") -> None:
+    """Begin a phase now, after the last layer, and another one where the backward pass comes back to it."""
+    live.begin_phase()
+    if layer_output.requires_grad:
+        layer_output.register_hook(lambda _gradient: live.begin_phase())
 
 
 def _drop_gradient(parameter: Tensor) -> None:
@@ -130,10 +180,14 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, but: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        """The most at any moment."""
+        self.peaks = [0]
+        """The most at any moment of each phase."""
         self._live = dict.fromkeys((tensor.untyped_storage()._cdata for tensor in but), 0)
         self._sum = 0
+
+    def begin_phase(self) -> None:
+        """Count the most from now on anew."""
+        self.peaks.append(self._sum)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it has made."""
@@ -149,7 +203,7 @@ class LiveBytes(TorchDispatchMode):
             return
         self._live[address] = storage.nbytes()
         self._sum += storage.nbytes()
-        self.peak = max(self.peak, self._sum)
+        self.peaks[-1] = max(self.peaks[-1], self._sum)
         weakref.finalize(storage, self._remove, address)
 
     def _remove(self, address: int) -> None:
