@@ -112,14 +112,20 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def errors_of(sound, tmp_path_factory):
-    """Make all hostile datasets, read them in one process that has little memory, and return its errors."""
+def hostile(sound, tmp_path_factory):
+    """A folder with all hostile datasets, by name."""
     root = tmp_path_factory.mktemp("hostile")
     for name, (make, _) in HOSTILE.items():
         make(shutil.copytree(sound, root / name))
         assert sum(path.stat().st_size for path in (root / name).iterdir() if path.is_file()) < 4_000_000
+    return root
+
+
+@pytest.fixture(scope="module")
+def errors_of(sound, hostile):
+    """Read all hostile datasets in one process that has little memory, and return its errors."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.dataset.hostile", str(sound), *(str(root / name) for name in HOSTILE)],
+        [sys.executable, "-m", "tests.dataset.hostile", str(sound), *(str(hostile / name) for name in HOSTILE)],
         capture_output=True,
         text=True,
         timeout=200,
@@ -138,8 +144,8 @@ def test_a_small_file_that_stands_for_a_large_one_is_refused_with_little_memory(
         assert any(re.search(message, error) for error in errors_of[name]), errors_of[name]
 
 
-def test_a_huge_text_is_not_read_by_those_who_read_texts(folder):
-    give_huge_text(folder)
+def test_a_huge_text_is_not_read_by_those_who_read_texts(hostile):
+    folder = hostile / "huge text"
     with pytest.raises(DatasetError, match=r"row group 0 has 4194\d+ bytes for 2 rows"):
         open_dataset(folder).columns("text")
     with pytest.raises(DatasetError, match=r"row group 0 has 4194\d+ bytes for 2 rows"):
