@@ -70,24 +70,27 @@ def test_free_settings_exist():
     assert set(list_settings(TrainConfig)) >= FREE_SETTINGS | LENGTH_SETTINGS | BEFORE_THEY_EXISTED.keys()
 
 
-def test_how_often_windows_are_compared_may_change_where_nothing_follows_from_it(task, tmp_path):
-    config = tiny_config(task, watch_every=1, max_steps=2)
-    report = train_model(task, tmp_path / "run", config)
-    assert train_model(task, tmp_path / "run", replace_settings(config, {"watch_every": 7})) == report
-    raising = replace_settings(config, {"raise_full_share": True})
-    train_model(task, tmp_path / "raising", raising)
-    with pytest.raises(StateError, match=r"this run began with watch_every = 1, now it is 7; resume with the same"):
-        train_model(task, tmp_path / "raising", replace_settings(raising, {"watch_every": 7}))
+def copy_run(run, copy, change):
+    """Copy a run whose settings are written down otherwise."""
+    shutil.copytree(run, copy)
+    written = json.loads((copy / "train.json").read_text())
+    change(written["settings"])
+    (copy / "train.json").write_text(json.dumps(written))
+    return copy
+
+
+def test_how_often_windows_are_compared_may_change_where_nothing_follows_from_it(finished, task, tmp_path):
+    run, config, _, report = finished
+    rarely = replace_settings(config, {"watch_every": 7})
+    assert train_model(task, run, rarely) == report
+    raising = copy_run(run, tmp_path / "run", lambda settings: settings.update(raise_full_share=True))
+    with pytest.raises(StateError, match=r"this run began with watch_every = 50, now it is 7; resume with the same"):
+        train_model(task, raising, replace_settings(rarely, {"raise_full_share": True}))
 
 
 def test_a_run_begun_before_a_setting_existed_goes_on_as_it_was(finished, task, tmp_path):
     run, config, _, report = finished
-    old = tmp_path / "run"
-    shutil.copytree(run, old)
-    written = json.loads((old / "train.json").read_text())
-    for name in BEFORE_THEY_EXISTED:
-        del written["settings"][name]
-    (old / "train.json").write_text(json.dumps(written))
+    old = copy_run(run, tmp_path / "run", lambda settings: [settings.pop(name) for name in BEFORE_THEY_EXISTED])
     with pytest.raises(StateError, match=r"this run began with prompts = 1.0, now it is 0.5; resume with the same"):
         train_model(task, old, config)
     assert train_model(task, old, replace_settings(config, {"prompts": 1.0, "watch_every": 0})) == report
