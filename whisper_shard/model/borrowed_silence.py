@@ -42,6 +42,33 @@ class SharedKeysValues(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStates:
+    """States of silence as an attention layer takes them; it makes keys and values of them itself.
+
+    So all weights are used within the layers that own them, and engines that fetch the weights of a layer only while it
+    computes, such as torch's fully_shard, need to know nothing about silence.
+    """
+
+    states: Tensor
+    """(1, S, D)."""
+    norm: Any
+    """Norm of the layer, applied to the states first; None: they are normed already."""
+    stride: int
+    """Encoder positions that each state stands for."""
+
+    def project(self, attention: Any) -> SharedKeysValues:
+        """Return the keys and values that an attention makes of the states.
+
+        Args:
+            attention: WhisperAttention, also with low-rank updates.
+        """
+        states = self.states if self.norm is None else self.norm(self.states)
+        shape = (1, -1, attention.num_heads, attention.head_dim)
+        keys, values = (project(states).view(shape).transpose(1, 2) for project in (attention.k_proj, attention.v_proj))
+        return SharedKeysValues(keys, values, self.stride)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceStates:
     """Encoder states of the silence after one utterance, layer by layer."""
 
@@ -58,18 +85,16 @@ class SilenceStates:
         skipped = max(0, math.ceil((position - self.first_position) / self.stride))
         return self.states[layer][:, skipped:]
 
-    def share(self, attention: Any, states: Tensor) -> dict[str, SharedKeysValues]:
-        """Project states to the keyword argument ``shared`` of an attention layer; empty if there are no states.
+    def share(self, states: Tensor, norm: Any = None) -> dict[str, SharedStates]:
+        """Return states as the keyword argument ``shared`` of a layer; empty if there are none.
 
         Args:
-            attention: WhisperAttention, also with low-rank updates.
-            states: (1, S, D), already normed as the input of this attention.
+            states: (1, S, D).
+            norm: Norm of the layer that the states still need; None: they are normed already.
         """
         if states.shape[1] == 0:
             return {}
-        shape = (1, -1, attention.num_heads, attention.head_dim)
-        keys, values = (project(states).view(shape).transpose(1, 2) for project in (attention.k_proj, attention.v_proj))
-        return {"shared": SharedKeysValues(keys, values, self.stride)}
+        return {"shared": SharedStates(states=states, norm=norm, stride=self.stride)}
 
 
 def sdpa_with_shared(
@@ -79,7 +104,7 @@ def sdpa_with_shared(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    shared: SharedKeysValues | None = None,
+    shared: SharedStates | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute attention as transformers' sdpa does, over shared keys and values too where it is not causal."""
@@ -87,7 +112,7 @@ def sdpa_with_shared(
 
     # A decoder layer passes its keyword arguments to both of its attentions; only cross-attention sees silence.
     if shared is not None and not module.is_causal:
-        key, value, attention_mask = append_shared(key, value, shared)
+        key, value, attention_mask = append_shared(key, value, shared.project(module))
     result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return result
 

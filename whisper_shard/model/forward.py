@@ -135,8 +135,7 @@ def _layer_states(
     for number, layer in enumerate(encoder.layers):
         shared = {}
         if silence is not None:
-            normed = layer.self_attn_layer_norm(silence.from_position(number, num_frames // 2))
-            shared = silence.share(layer.self_attn, normed)
+            shared = silence.share(silence.from_position(number, num_frames // 2), layer.self_attn_layer_norm)
         hidden = _skip_at_random(hidden, layer(hidden, None, **shared), stochastic_depth)
         yield hidden
 
@@ -170,12 +169,12 @@ def decode_teacher_forced(
     hidden = decoder.embed_tokens(decoder_input_ids) + positions
     hidden = functional.dropout(hidden, p=decoder.dropout, training=decoder.training)
     shared = {}
+    if silence is not None:
+        states = silence.from_position(-1, encoder_states.shape[1])
+        shared = silence.share(model.model.encoder.layer_norm(states))
     # Without a mask attention is causal by a flag, which keeps the fastest kernels; padding at the end needs none,
     # since no real token attends to a later one. Nothing here waits for the device.
     for layer in decoder.layers:
-        if silence is not None:
-            states = model.model.encoder.layer_norm(silence.from_position(-1, encoder_states.shape[1]))
-            shared = silence.share(layer.encoder_attn, states)
         hidden = layer(hidden, None, encoder_states, use_cache=False, **shared)
     normed: Tensor = decoder.layer_norm(hidden)
     return normed
