@@ -194,6 +194,8 @@ class ComputeConfig:
     """Utterances per forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved if memory runs out."""
     gradient_checkpointing: bool = False
     """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
+    shard: Literal["none", "states", "all"] = "none"
+    """With several ranks, spread over them: states: optimizer states and gradients; all: the weights as well."""
     compile: bool = False
     """Compile the layers with torch.compile."""
     threads: int = 0

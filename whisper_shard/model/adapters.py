@@ -87,7 +87,9 @@ def plain_state_dict(model: Any) -> dict[str, Tensor]:
     Tensors without an update are those of the model, not copies.
     """
     modules = dict(model.named_modules())
-    return dict(_merged_weights(modules, model.state_dict()))
+    # Whisper has no buffers. `state_dict` would shard again what was gathered from several ranks.
+    state = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    return dict(_merged_weights(modules, state))
 
 
 def fold_updates(model: Any) -> dict[str, Tensor]:

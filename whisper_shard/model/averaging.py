@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from whisper_shard.errors import ConfigError, StateError
+from whisper_shard.model.sharded import copy_whole
 
 State = Mapping[str, Tensor]
 """Weights by name."""
@@ -111,7 +112,7 @@ class MovingAverage:
         torch._foreach_lerp_(list(self.weights.values()), list(self.sources.values()), share)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load a saved average.
+        """Load a saved average, whole tensors by name.
 
         Raises:
             StateError: Its parameters are not those in training.
@@ -119,4 +120,4 @@ class MovingAverage:
         if tensors.keys() != self.weights.keys():
             raise StateError("the checkpoint's moving average is of other parameters; use its own model")
         for name, tensor in tensors.items():
-            self.weights[name].copy_(tensor)
+            copy_whole(self.weights[name], tensor)

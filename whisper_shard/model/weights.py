@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from whisper_shard.errors import StateError
+from whisper_shard.model.sharded import copy_whole
 
 _SAMPLED = 64  # values of each parameter that stand for it, up to twice as many
 
@@ -36,7 +37,11 @@ def model_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy parameters by name into a model, in place.
+    """Copy parameters by name into a model, in place; of sharded ones, the rows of this rank.
+
+    Args:
+        model: Is given the weights.
+        tensors: Whole tensors by name.
 
     Raises:
         StateError: Names or shapes differ.
@@ -44,9 +49,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     if difference := _difference(parameters, tensors):
         raise StateError(f"the checkpoint is of another model: {difference}; use its own model or another run folder")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+    for name, parameter in parameters.items():
+        copy_whole(parameter, tensors[name])
 
 
 def effective_weight(linear: Any) -> Tensor:

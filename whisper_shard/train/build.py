@@ -20,23 +20,34 @@ from whisper_shard.model.forward import SpeechLoss
 from whisper_shard.model.whisper import LoadedWhisper
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.sharding import shard_network
 
 if TYPE_CHECKING:
     from whisper_shard.train.adamw_8bit import AdamW8bit
 
 
 def build_trainable(loaded: LoadedWhisper, config: TrainConfig, machine: Machine) -> Trainable:
-    """Return everything that optimizer steps change.
+    """Return everything that optimizer steps change; all ranks must call it together.
 
     Raises:
-        ConfigError: There are fewer layers than are to be frozen, or peft or bitsandbytes is missing.
+        ConfigError: There are fewer layers than are to be frozen, or peft or bitsandbytes is missing; or settings that do
+            not work together.
+        TrainingError: Another rank is gone.
     """
     network, decay = build_network(loaded, config, machine.device), config.evaluation.ema
+    shard, ranks = config.compute.shard, machine.ranks
+    if shard != "none" and ranks.world > 1 and config.optimizer.optimizer != "adamw":
+        raise ConfigError(
+            f"--shard {shard} with --optimizer {config.optimizer.optimizer}: its moments cannot be spread over ranks; use "
+            "one of the two"
+        )
+    sharding = None if shard == "none" or ranks.world == 1 else shard_network(network, shard, ranks)
     return Trainable(
         network=network,
         optimizer=build_optimizer(network.model, config.optimizer),
         scaler=make_scaler(machine),
         average=MovingAverage.of(network.model, decay) if decay else None,
+        sharding=sharding,
     )
 
 

@@ -109,7 +109,12 @@ class _Trial:
         limit = min(TIMED_UTTERANCES, config.evaluation.eval_limit or TIMED_UTTERANCES)
         few = replace(context, config=replace(config, evaluation=replace(config.evaluation, eval_limit=limit)))
         self.validator = Validator(
-            context=few, loaded=loaded, dataset=corpora.eval, labeler=labeler, silence_source=source
+            context=few,
+            loaded=loaded,
+            trainable=trainable,
+            dataset=corpora.eval,
+            labeler=labeler,
+            silence_source=source,
         )
         self.started = describe_start(
             context, corpora, self.train_step, labeler, self.planner, total_steps=self.total_steps

@@ -12,6 +12,7 @@ from torch import Tensor
 from whisper_shard.model.adapters import fold_updates
 from whisper_shard.model.averaging import MovingAverage, average_states, interpolate_states
 from whisper_shard.model.save import save_model_folder
+from whisper_shard.model.sharded import whole_tensor
 from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.model.whisper import load_whisper
 from whisper_shard.score.evaluation import Evaluation
@@ -66,7 +67,7 @@ def finalize_run(
     corpora: Corpora,
     began: float,
 ) -> TrainReport:
-    """Choose the best weights, score and save them, and write the report.
+    """Choose the best weights, score and save them, and write the report; all weights are whole meanwhile.
 
     Args:
         context: Settings and folder of the run.
@@ -151,7 +152,8 @@ def _make_candidates(context: RunContext, end: TrainingEnd, model: Any, best: St
         folders = [checkpoint_path(context.folder.snapshots, step) for step in steps]
         yield f"average of {len(steps)}", average_states(_read_folded(model, folder) for folder in folders)
     if end.average is not None and state.step > 0:
-        yield f"ema {config.ema:g}", {**best, **end.average.weights}
+        means = {name: whole_tensor(mean) for name, mean in end.average.weights.items()}
+        yield f"ema {config.ema:g}", {**best, **means}
     if config.interpolate and state.best_step > 0:
         base = _base_weights(context, best)
         for share in BASE_SHARES:

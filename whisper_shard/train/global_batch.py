@@ -53,6 +53,8 @@ class GlobalBatch:
     """Real samples of all ranks."""
     padded_samples: int
     """Samples of the windows of all ranks."""
+    shortest_window: int
+    """Samples of the shortest window of all ranks; 0 where no row is used."""
     requests: Requests
     """The same on all ranks: the highest signal number of any rank, and whether rank 0 wants to save."""
     dropped: Sequence[str] = ()
@@ -109,6 +111,7 @@ class GlobalBatchBuilder:
             num_utterances=len(used),
             num_samples=int(used[:, 0].sum()),
             padded_samples=int(windows.sum()),
+            shortest_window=int(windows[windows > 0].min(initial=self.longest_window)) if len(used) else 0,
             # Any rank may get a signal, but only rank 0 watches the clock for checkpoints: clocks of machines differ.
             requests=Requests(stop=int(heads[:, 0].max()), save=bool(heads[0, 1])),
             dropped=dropped,

@@ -93,7 +93,10 @@ def train_model(
                 trainer = Trainer(context, corpora, loaded, labeler, changes)
                 with trainer.log, pause_garbage_collector():
                     end = trainer.train()
-                    return finalize_run(context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began)
+                    with trainer.train_step.trainable.whole_weights():
+                        return finalize_run(
+                            context, end, trainer.validator, trainer.reporter, corpora=corpora, began=began
+                        )
 
 
 class Trainer:
@@ -132,7 +135,12 @@ class Trainer:
         )
         silence_source = self._silence.waveform if self._silence else None
         self.validator = Validator(
-            context=context, loaded=loaded, dataset=corpora.eval, labeler=labeler, silence_source=silence_source
+            context=context,
+            loaded=loaded,
+            trainable=trainable,
+            dataset=corpora.eval,
+            labeler=labeler,
+            silence_source=silence_source,
         )
         self.checkpointer = Checkpointer(
             context=context,
@@ -172,16 +180,17 @@ class Trainer:
         resumed = None
         if self._restored is not None:
             resumed = Resumed(step=self.state.step, folder=self._restored.folder, changes=tuple(changes))
-        report_start(
-            self.reporter,
-            corpora,
-            self.train_step,
-            self.validator,
-            planner,
-            silence=self._silence,
-            resumed=resumed,
-            warnings=warnings,
-        )
+        with trainable.whole_weights():
+            report_start(
+                self.reporter,
+                corpora,
+                self.train_step,
+                self.validator,
+                planner,
+                silence=self._silence,
+                resumed=resumed,
+                warnings=warnings,
+            )
 
     def train(self) -> TrainingEnd:
         """Train until the last step or until WER stops improving.

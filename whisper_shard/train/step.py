@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,13 +20,15 @@ from whisper_shard.errors import TrainingError
 from whisper_shard.keyed_random import hash_key
 from whisper_shard.model.borrowed_silence import SilenceStates
 from whisper_shard.model.device import autocast, free_memory, is_out_of_memory, send
+from whisper_shard.model.sharded import whole_tensor
 from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder, Requests
 from whisper_shard.train.gradient_sums import GradientSums
-from whisper_shard.train.ranks import sum_over_ranks
+from whisper_shard.train.ranks import gather_rows, sum_over_ranks
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
+from whisper_shard.train.sharding import ShardedGradients
 from whisper_shard.train.windows import MicroBatch, PassLimit, cut_micro_batches
 
 
@@ -104,7 +107,11 @@ class TrainStep:
         self.config = config
         self.machine = machine
         self.parameters = trainable.parameters
-        self.gradient_sums = GradientSums(self.parameters, machine.ranks)
+        self.gradients: GradientSums | ShardedGradients = (
+            GradientSums(self.parameters, machine.ranks)
+            if trainable.sharding is None
+            else ShardedGradients(sharding=trainable.sharding, parameters=self.parameters)
+        )
         self.limit = first_limit(config.compute, machine.device)
         self._last_skipped: Tensor | None = None  # 1 if the last step has changed nothing; on the device
         self._silence_source = None if silence_source is None else send(silence_source, machine.device)
@@ -133,7 +140,7 @@ class TrainStep:
         skipped = torch.ones((), device=self.machine.device)
         if global_batch.num_tokens:
             passes = self._accumulate(global_batch, step)
-            self.gradient_sums.finish()
+            self.gradients.finish()
             loss_sum = sum((loss for _, loss in passes), torch.zeros((), device=self.machine.device))
             loss = sum_over_ranks(loss_sum, ranks) / global_batch.num_tokens
             norm, skipped = self._update(loss, self._choose_lr(lr, lr_after_skip))
@@ -165,12 +172,15 @@ class TrainStep:
             silence=self._encode_silence(global_batch),
         )
         while True:
-            self.gradient_sums.clear()
+            self.gradients.clear()
             passes: list[tuple[MicroBatch, Tensor]] = []
-            micro_batches = cut_micro_batches(global_batch.windows, limit=self.limit)
+            micro_batches = self._cut_passes(global_batch)
             for number, micro_batch in enumerate(micro_batches):
                 if number == len(micro_batches) - 1:
-                    self.gradient_sums.start_last_pass()
+                    self.gradients.start_last_pass()
+                if micro_batch is None:
+                    self._run_empty_pass()
+                    continue
                 loss = self._try_pass(inputs, micro_batch, number)
                 if loss is None:
                     self._shrink(micro_batch)
@@ -179,9 +189,24 @@ class TrainStep:
             else:
                 return passes
 
+    def _cut_passes(self, global_batch: GlobalBatch) -> list[MicroBatch | None]:
+        """Return this rank's passes; with sharded weights the same number on all ranks, None: an empty one."""
+        micro_batches = cut_micro_batches(global_batch.windows, limit=self.limit)
+        if self.trainable.sharding is None:
+            return [*micro_batches]
+        most = max(int(row[0, 0]) for row in gather_rows(np.array([[len(micro_batches)]]), self.machine.ranks))
+        return [*micro_batches, *[None] * (most - len(micro_batches))]
+
+    def _run_empty_pass(self) -> None:
+        """Take part in a pass of other ranks."""
+        assert self.trainable.sharding is not None, "only sharded weights need every rank in every pass"
+        with autocast(self.machine.device, self.machine.dtype):
+            loss = self.trainable.sharding.run_empty_pass()
+        self.trainable.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
     def _encode_silence(self, global_batch: GlobalBatch) -> SilenceStates | None:
         """Return the silence that short windows of this step attend to, the same on all ranks."""
-        if self._silence_source is None or global_batch.windows.min() >= self.builder.longest_window:
+        if self._silence_source is None or global_batch.shortest_window >= self.builder.longest_window:
             return None
         with autocast(self.machine.device, self.machine.dtype):
             return self.trainable.network.encode_silence(self._silence_source)
@@ -242,14 +267,21 @@ class TrainStep:
         """Halve the size of a pass, for this step and all that follow.
 
         Raises:
-            TrainingError: The pass was a single utterance.
+            TrainingError: The pass was a single utterance, or other ranks wait in the middle of it.
         """
-        if len(micro_batch.rows) == 1:
+        num_rows = len(micro_batch.rows)
+        if num_rows > 1 and self.trainable.sharding is not None:
+            raise TrainingError(
+                f"{num_rows} utterances in windows of {micro_batch.window_seconds:g} s do not fit into the memory of "
+                f"{self.machine.device}, and with --shard passes cannot be halved on the way; run the same command "
+                f"again with --micro-batch {num_rows // 2}"
+            )
+        if num_rows == 1:
             raise TrainingError(
                 f"one utterance in a window of {micro_batch.window_seconds:g} s does not fit into the memory of "
                 f"{self.machine.device}; try --gradient-checkpointing, --window auto or a smaller model"
             )
-        self.limit = self.limit.halved(rows=len(micro_batch.rows), window_samples=micro_batch.window_samples)
+        self.limit = self.limit.halved(rows=num_rows, window_samples=micro_batch.window_samples)
         free_memory(self.machine.device)
 
     def _update(self, loss: Tensor, lr: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -264,7 +296,7 @@ class TrainStep:
             group["lr"] = lr
         scaler.scale(loss)  # makes the scale, which a rank that had no pass in the first step has not done yet
         scaler.unscale_(optimizer)
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole_tensor(nn.utils.get_total_norm(gradients))
         skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
         if (max_norm := self.config.optimizer.max_grad_norm) > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)

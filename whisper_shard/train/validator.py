@@ -22,6 +22,7 @@ from whisper_shard.stream.loader import open_evaluation
 from whisper_shard.train.events import Evaluating
 from whisper_shard.train.ranks import gather_texts, sum_over_ranks
 from whisper_shard.train.run.context import RunContext
+from whisper_shard.train.run.snapshot import Trainable
 from whisper_shard.train.signals import STOP_SIGNALS, stop_error
 
 
@@ -33,6 +34,8 @@ class Validator:
     """Settings of the evaluation, ranks, stop request and progress callback."""
     loaded: LoadedWhisper
     """The model in training."""
+    trainable: Trainable
+    """The same model, of whose weights this rank may have a part only."""
     dataset: Dataset
     """Utterances to score."""
     labeler: Labeler
@@ -64,7 +67,7 @@ class Validator:
             dtype=machine.dtype,
             silence_source=self.silence_source,
         )
-        with closing(loader):
+        with closing(loader), self.trainable.whole_weights():
             part = evaluate_part(self.loaded, self._report_batches(loader, window), self.labeler, settings)
         parts = [part]
         if machine.ranks.world > 1:

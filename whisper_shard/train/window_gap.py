@@ -94,9 +94,9 @@ class GapMeter:
             TrainingError: Another rank is gone.
         """
         sums = torch.zeros(4, dtype=torch.float64)
-        if self.machine.ranks.is_first:
+        with self.trainable.whole_weights():
             windows = choose_compared(global_batch.windows, longest_window=self.builder.longest_window)
-            if windows.any():
+            if self.machine.ranks.is_first and windows.any():
                 sums = self._try_to_sum(global_batch, windows, limit)
         utterances, num_tokens, full, borrowed = sum_over_ranks(sums, self.machine.ranks).tolist()
         if math.isnan(utterances):

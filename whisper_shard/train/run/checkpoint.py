@@ -4,6 +4,9 @@
 contains the sha256 of every other file and a checksum of itself. The folder is written under a temporary name, synced
 and renamed. Nothing is pickled, so loading a checkpoint runs no code.
 
+With ``--shard`` all ranks write at once, each its rows of every tensor into files of its own. Put together in order of
+rank they are the whole tensors, so that any number of ranks can go on from them.
+
 Source: safetensors, https://github.com/huggingface/safetensors (a JSON header and raw bytes).
 """
 
@@ -12,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from whisper_shard.errors import EnvironmentFault, StateError
+from whisper_shard.model.sharded import is_sharded, own_rows
 from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder
+from whisper_shard.train.ranks import Ranks, gather_texts
 
 STATE_NAME = "state.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+_READABLE_VERSIONS = (4, 5)  # 4 had no files of several ranks
 _FOLDER = re.compile(r"step-(\d{8})")
+_FILE = re.compile(r"(\w+?)(?:-(\d+)-of-\d+)?\.safetensors")
 Tensors = Mapping[str, torch.Tensor]
 """Tensors by name: parameters, moments ..."""
 
@@ -38,7 +45,7 @@ class Checkpoint:
     step: int
     """Optimizer steps made when it was saved."""
     tensors: Mapping[str, Tensors]
-    """Groups of tensors: ``model``, ``optimizer``, ``random``, and ``average`` if there is one."""
+    """Groups of whole tensors: ``model``, ``optimizer``, ``random``, and ``average`` if there is one."""
     state: Mapping[str, Any]
     """Everything that is not a tensor."""
     folder: Path
@@ -46,7 +53,13 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, *, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], keep: Iterable[int] = ()
+    folder: Path,
+    *,
+    step: int,
+    tensors: Mapping[str, Tensors],
+    state: Mapping[str, Any],
+    keep: Iterable[int] = (),
+    ranks: Ranks | None = None,
 ) -> Path:
     """Write a checkpoint, then remove all others except the one before it and those of ``keep``.
 
@@ -55,35 +68,46 @@ def save_checkpoint(
     Args:
         folder: Folder of all checkpoints of a run; created if missing.
         step: Its number; an existing checkpoint of this step is replaced.
-        tensors: Groups of tensors; each becomes one file.
-        state: Everything else, as JSON values.
+        tensors: Groups of tensors; each becomes one file, or one of each rank.
+        state: Everything else, as JSON values; that of rank 0 is written.
         keep: Steps whose checkpoints must stay.
+        ranks: With sharded tensors, the processes that write them; all must call it together. None: this one alone.
 
     Raises:
-        EnvironmentFault: The disk is full or cannot be written.
+        EnvironmentFault: The disk is full or cannot be written, on any rank.
+        TrainingError: Another rank is gone.
     """
+    ranks = ranks or Ranks()
     final = checkpoint_path(folder, step)
-    temporary = folder / f"{final.name}.tmp.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        temporary.mkdir()
-        files = {f"{name}.safetensors": _write_tensors(temporary, name, group) for name, group in tensors.items()}
-        _write_state(temporary / STATE_NAME, {"version": FORMAT_VERSION, "step": step, "files": files, **state})
-        sync_folder(temporary)
-        if final.exists():
-            final.rename(final.with_name(f"{final.name}.tmp.old.{os.getpid()}"))
-        temporary.rename(final)
-        sync_folder(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise as_environment_fault(error, final) from error
-    except SafetensorError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise EnvironmentFault(
-            f"{final}: cannot write: {error}; free some space and run the same command again"
-        ) from error
-    _prune(folder, step=step, keep=set(keep))
+    temporary = folder / f"{final.name}.tmp.new"
+
+    def prepare() -> list[str]:
+        if ranks.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder)
+            temporary.mkdir()
+        return []
+
+    def write() -> list[str]:
+        written = {name: _own_tensors(group, ranks) for name, group in tensors.items()}
+        files = {_file_name(name, ranks): group for name, group in written.items() if group}
+        return [f"{name} {_write_tensors(temporary / name, group)}" for name, group in files.items()]
+
+    def complete() -> list[str]:
+        if ranks.is_first:
+            files = dict(line.split(" ") for line in lines)
+            _write_state(temporary / STATE_NAME, {"version": FORMAT_VERSION, "step": step, "files": files, **state})
+            sync_folder(temporary)
+            if final.exists():
+                final.rename(final.with_name(f"{final.name}.tmp.old"))
+            temporary.rename(final)
+            sync_folder(folder)
+            _prune(folder, step=step, keep=set(keep))
+        return []
+
+    _do_together(prepare, temporary, ranks)
+    lines = _do_together(write, temporary, ranks)
+    _do_together(complete, temporary, ranks)
     return final
 
 
@@ -94,18 +118,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StateError: A file is missing or was changed, or the checkpoint has another format version.
     """
     state = _read_state(path / STATE_NAME)
-    if state.get("version") != FORMAT_VERSION:
+    if state.get("version") not in _READABLE_VERSIONS:
         raise StateError(
             f"{path}: checkpoint version {state.get('version')}, this program reads {FORMAT_VERSION}; "
             "finish the run with the version that began it, or use another run folder"
         )
-    tensors = {}
     for name, sha256 in state["files"].items():
         file = path / name
         found = sha256_of_file(file) if file.is_file() else "none: it is missing"
         if found != sha256:
             raise StateError(f"{file}: damaged: its sha256 is {found}, {STATE_NAME} says {sha256}")
-        tensors[Path(name).stem] = load_file(file)
+    tensors = {group: _load_group(path, names) for group, names in _group_files(state["files"]).items()}
     return Checkpoint(step=state["step"], tensors=tensors, state=state, folder=path)
 
 
@@ -145,22 +168,102 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def read_tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
-    """Read one group of tensors of a checkpoint, verified.
+def read_tensors(path: Path, name: str) -> Tensors:
+    """Read one group of whole tensors of a checkpoint, verified.
 
     Raises:
-        StateError: The file is missing or was changed.
+        StateError: A file is missing or was changed.
     """
-    state = _read_state(path / STATE_NAME)
-    file = path / f"{name}.safetensors"
-    if not file.is_file() or sha256_of_file(file) != state["files"].get(file.name):
-        raise StateError(f"{file}: damaged or missing; remove {path} and run again from the checkpoint before it")
-    return dict(load_file(file))
+    files = _read_state(path / STATE_NAME)["files"]
+    names = _group_files(files).get(name, [f"{name}.safetensors"])
+    for file in (path / leaf for leaf in names):
+        if not file.is_file() or sha256_of_file(file) != files.get(file.name):
+            raise StateError(f"{file}: damaged or missing; remove {path} and run again from the checkpoint before it")
+    return _load_group(path, names)
 
 
-def _write_tensors(folder: Path, name: str, tensors: Tensors) -> str:
+class JoinedTensors(Mapping[str, torch.Tensor]):
+    """Whole tensors whose rows several ranks have written; each is put together when it is asked for.
+
+    Args:
+        parts: Tensors by name, in order of rank; what only one of them has is whole.
+    """
+
+    def __init__(self, parts: Sequence[Tensors]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """Return a whole tensor."""
+        rows = [part[name] for part in self._parts if name in part]
+        if not rows:
+            raise KeyError(name)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield all names."""
+        return iter(dict.fromkeys(name for part in self._parts for name in part))
+
+    def __len__(self) -> int:
+        """Return the number of names."""
+        return len({name for part in self._parts for name in part})
+
+
+def _load_group(path: Path, names: Sequence[str]) -> Tensors:
+    parts = [load_file(path / name) for name in names]  # mapped into memory: only what is used is read
+    return parts[0] if len(parts) == 1 else JoinedTensors(parts)
+
+
+def _group_files(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files of each group of tensors, in order of rank."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if match := _FILE.fullmatch(name):
+            groups.setdefault(match[1], []).append((int(match[2] or 0), name))
+    return {group: [name for _, name in sorted(files)] for group, files in groups.items()}
+
+
+def _file_name(group: str, ranks: Ranks) -> str:
+    part = f"-{ranks.rank + 1}-of-{ranks.world}" if ranks.world > 1 else ""
+    return f"{group}{part}.safetensors"
+
+
+def _own_tensors(tensors: Tensors, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Return what this rank writes: its rows of sharded tensors, and on rank 0 all others."""
+    return {name: own_rows(tensor) for name, tensor in tensors.items() if ranks.is_first or is_sharded(tensor)}
+
+
+def _do_together(work: Callable[[], list[str]], temporary: Path, ranks: Ranks) -> list[str]:
+    """Do some work on every rank and return the lines of all; where it fails on one rank, it fails on all.
+
+    Raises:
+        EnvironmentFault: The disk of any rank is full or cannot be written.
+        TrainingError: Another rank is gone.
+    """
+    lines, faults = [], []
+    try:
+        lines = work()
+    except (OSError, SafetensorError) as error:
+        faults = [_explain_fault(error, temporary, ranks)]
+    for fault in gather_texts(faults, ranks):
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise EnvironmentFault(fault)
+    return gather_texts(lines, ranks)
+
+
+def _explain_fault(error: Exception, temporary: Path, ranks: Ranks) -> str:
+    if ranks.world > 1 and not temporary.is_dir():
+        return (
+            f"{temporary.parent}: rank {ranks.rank} does not see the folder that rank 0 has made in it; put RUN on a "
+            "filesystem that all ranks share"
+        )
+    final = temporary.with_name(temporary.name.partition(".")[0])
+    if isinstance(error, OSError):
+        return str(as_environment_fault(error, final))
+    return f"{final}: cannot write: {error}; free some space and run the same command again"
+
+
+def _write_tensors(path: Path, tensors: Tensors) -> str:
     """Write one file of tensors, sync it and return its sha256."""
-    path = folder / f"{name}.safetensors"
     save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -38,7 +38,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpointer:
-    """Writes and reads the checkpoints of one run; rank 0 writes, all ranks read."""
+    """Writes and reads the checkpoints of one run; all ranks read, and rank 0 writes, with --shard all of them."""
 
     context: RunContext
     """Folder and ranks of the run."""
@@ -66,9 +66,10 @@ class Checkpointer:
         state.saved_best_step = state.best_step
         model, optimizer, average = self.trainable.model, self.trainable.optimizer, self.trainable.average
         random_tensors, random_numbers = capture_random()
-        if ranks.is_first:
+        if writers := self._writers():
             save_checkpoint(
                 folder,
+                ranks=writers,
                 step=state.step,
                 tensors={
                     "model": model_weights(model),
@@ -94,11 +95,22 @@ class Checkpointer:
         if count < 2:
             return
         state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
-        if self.context.machine.ranks.is_first:
-            tensors = {"model": model_weights(self.trainable.model)}
+        if writers := self._writers():
             save_checkpoint(
-                self.context.folder.snapshots, step=state.step, tensors=tensors, state={}, keep=state.evaluated_steps
+                self.context.folder.snapshots,
+                ranks=writers,
+                step=state.step,
+                tensors={"model": model_weights(self.trainable.model)},
+                state={},
+                keep=state.evaluated_steps,
             )
+
+    def _writers(self) -> Ranks | None:
+        """Return the processes that write together, this one among them; None: another one writes."""
+        ranks = self.context.machine.ranks
+        if self.trainable.sharding is not None:
+            return ranks
+        return Ranks() if ranks.is_first else None
 
     def restore(self, warn: Callable[[str], None]) -> Restored | None:
         """Restore model, optimizer, scaler and generators from the newest checkpoint that is intact on all ranks.
@@ -131,7 +143,7 @@ class Checkpointer:
             TrainingError: One has others than rank 0, or is gone.
         """
         ranks = self.context.machine.ranks
-        if ranks.world == 1:
+        if ranks.world == 1 or self.trainable.sharding is not None:  # sharded weights are there once
             return
         own = sample_parameters(self.trainable.parameters).double().numpy()
         for rank, row in enumerate(gather_rows(own.view(np.int64)[:, None], ranks)):

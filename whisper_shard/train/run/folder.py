@@ -32,7 +32,7 @@ FREE_SETTINGS = frozenset(
     {
         "also_eval", "bad_record", "cache", "cache_gb", "compile", "dry_run", "eval", "eval_batch", "extend",
         "gradient_checkpointing", "load_timeout_seconds", "log_every", "max_bad", "max_nonfinite", "micro_batch",
-        "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every", "save_minutes", "tensorboard",
+        "prefetch", "progress_every", "read_ahead_mb", "resume", "save_every", "save_minutes", "shard", "tensorboard",
         "threads", "tracker", "workers",
     }
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import nn
 from whisper_shard.errors import StateError
 from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.forward import SpeechLoss
+from whisper_shard.model.sharded import take_own_rows
 from whisper_shard.model.window import POSITION_SAMPLES
+from whisper_shard.train.sharding import Sharding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,12 @@ class Trainable:
     """Scales the loss for float16; disabled in other formats."""
     average: MovingAverage | None = None
     """Moving average of the weights, if configured."""
+    sharding: Sharding | None = None
+    """How all this is spread over the ranks; None: each has everything."""
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Have all weights on every rank for the time; see `Sharding.whole_weights`."""
+        return nullcontext() if self.sharding is None else self.sharding.whole_weights()
 
     @property
     def model(self) -> Any:
@@ -62,7 +71,7 @@ def _as_own_tensor(field: str, value: torch.Tensor | int) -> torch.Tensor:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back the tensors of `capture_optimizer`, on the device of each parameter.
+    """Put back the tensors of `capture_optimizer`, on the device of each parameter; of sharded ones, this rank's rows.
 
     Raises:
         StateError: A tensor belongs to a parameter that the model does not have.
@@ -74,7 +83,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
             raise StateError(f"the checkpoint's optimizer has {key}, which this model lacks; use its own model")
         is_number = value.dtype == torch.int64
         state = optimizer.state[parameters[name]]
-        state[field] = int(value) if is_number else value.clone().to(parameters[name].device)
+        state[field] = int(value) if is_number else take_own_rows(value.clone(), parameters[name])
 
 
 def capture_random() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
