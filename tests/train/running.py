@@ -34,6 +34,8 @@ _PRELOADED = [
     "jiwer",
     "pandas",
     "whisper_shard.train.loop",
+    "torch.distributed.fsdp",
+    "torch.distributed.device_mesh",
 ]
 
 

@@ -235,7 +235,7 @@ def take_steps(ranks, model_folder, dataset, settings, *, loss_scale=None, out_o
         longest_window=trainable.longest_window,
     )  # fmt: skip
     step = TrainStep(trainable, builder, config, machine)
-    step.gradient_sums = sums = GradientSums(step.parameters, ranks, bucket_elements=4000)
+    step.gradients = sums = GradientSums(step.parameters, ranks, bucket_elements=4000)
     if ranks.world > 1:
         step.limit = PassLimit(utterances=1 + 3 * ranks.rank)
     failures: list[int] = []

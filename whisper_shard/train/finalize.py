@@ -19,6 +19,7 @@ from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.train.card import write_card
 from whisper_shard.train.data import Corpora
 from whisper_shard.train.progress import ProgressReporter
+from whisper_shard.train.ranks import explain_lost_rank
 from whisper_shard.train.run.checkpoint import checkpoint_path, read_tensors
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.folder import TrainReport, write_report
@@ -152,7 +153,8 @@ def _make_candidates(context: RunContext, end: TrainingEnd, model: Any, best: St
         folders = [checkpoint_path(context.folder.snapshots, step) for step in steps]
         yield f"average of {len(steps)}", average_states(_read_folded(model, folder) for folder in folders)
     if end.average is not None and state.step > 0:
-        means = {name: whole_tensor(mean) for name, mean in end.average.weights.items()}
+        with explain_lost_rank(context.machine.ranks):
+            means = {name: whole_tensor(mean) for name, mean in end.average.weights.items()}
         yield f"ema {config.ema:g}", {**best, **means}
     if config.interpolate and state.best_step > 0:
         base = _base_weights(context, best)

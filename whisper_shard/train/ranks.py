@@ -86,6 +86,22 @@ def explain_lost_rank(ranks: Ranks) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def explain_lost_rank_in_pass(ranks: Ranks) -> Iterator[None]:
+    """The same for a pass through sharded weights, in which most errors have nothing to do with other ranks.
+
+    Raises:
+        TrainingError: Another rank is gone or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        with explain_lost_rank(ranks):
+            raise
+
+
 def sum_over_ranks(numbers: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """Return the sum of a small tensor over all ranks; it stays on its device.
 

@@ -39,6 +39,8 @@ class Sharding:
     and every layer."""
     keeps_weights: bool
     """Whether weights stay gathered during a step."""
+    ranks: Ranks
+    """The processes that train together."""
 
     def run_empty_pass(self) -> Tensor:
         """Run a pass forward with nothing to learn and return its loss, 0; its gradients are zero."""
@@ -60,13 +62,17 @@ class Sharding:
         """Have all weights on every rank for the time; what is written to them is lost afterwards.
 
         All ranks must enter and leave together; in between each may compute on its own.
+
+        Raises:
+            TrainingError: Another rank is gone.
         """
         if not is_sharded(next(self.network.parameters())):  # they are whole already
             yield
             return
-        for part in self.parts:
-            part.set_reshard_after_forward(False, recurse=False)
-            part.unshard()
+        with explain_lost_rank(self.ranks):
+            for part in self.parts:
+                part.set_reshard_after_forward(False, recurse=False)
+                part.unshard()
         try:
             yield
         finally:
@@ -130,7 +136,7 @@ def shard_network(network: SpeechLoss, shard: Literal["states", "all"], ranks: R
         # The rest is one part: the head is the embedding of tokens, and must be gathered and summed with it.
         fully_shard(network, mesh=mesh, reshard_after_forward=False)
         register_fsdp_forward_method(network, "encode_silence")
-        sharding = Sharding(network=network, parts=(network, *layers), keeps_weights=keeps_weights)
+        sharding = Sharding(network=network, parts=(network, *layers), keeps_weights=keeps_weights, ranks=ranks)
         for part in sharding.parts:
             # Sums, not means: losses are divided by the tokens of all ranks. gloo has only sums.
             part.set_gradient_divide_factor(1.0)

@@ -25,7 +25,7 @@ from whisper_shard.model.window import fit_window
 from whisper_shard.stream.batch import Batch
 from whisper_shard.train.global_batch import GlobalBatch, GlobalBatchBuilder, Requests
 from whisper_shard.train.gradient_sums import GradientSums
-from whisper_shard.train.ranks import gather_rows, sum_over_ranks
+from whisper_shard.train.ranks import explain_lost_rank, explain_lost_rank_in_pass, gather_rows, sum_over_ranks
 from whisper_shard.train.run.context import Machine
 from whisper_shard.train.run.snapshot import Trainable
 from whisper_shard.train.sharding import ShardedGradients
@@ -200,21 +200,23 @@ class TrainStep:
     def _run_empty_pass(self) -> None:
         """Take part in a pass of other ranks."""
         assert self.trainable.sharding is not None, "only sharded weights need every rank in every pass"
-        with autocast(self.machine.device, self.machine.dtype):
-            loss = self.trainable.sharding.run_empty_pass()
-        self.trainable.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        with explain_lost_rank_in_pass(self.machine.ranks):
+            with autocast(self.machine.device, self.machine.dtype):
+                loss = self.trainable.sharding.run_empty_pass()
+            self.trainable.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def _encode_silence(self, global_batch: GlobalBatch) -> SilenceStates | None:
         """Return the silence that short windows of this step attend to, the same on all ranks."""
         if self._silence_source is None or global_batch.shortest_window >= self.builder.longest_window:
             return None
-        with autocast(self.machine.device, self.machine.dtype):
+        with explain_lost_rank_in_pass(self.machine.ranks), autocast(self.machine.device, self.machine.dtype):
             return self.trainable.network.encode_silence(self._silence_source)
 
     def _try_pass(self, inputs: _StepInputs, micro_batch: MicroBatch, number: int) -> Tensor | None:
         """Run one pass forward and backward; return its sum of token losses, None if memory ran out."""
         try:
-            return self._run_pass(inputs, micro_batch, number)
+            with explain_lost_rank_in_pass(self.machine.ranks):
+                return self._run_pass(inputs, micro_batch, number)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -296,7 +298,8 @@ class TrainStep:
             group["lr"] = lr
         scaler.scale(loss)  # makes the scale, which a rank that had no pass in the first step has not done yet
         scaler.unscale_(optimizer)
-        norm = whole_tensor(nn.utils.get_total_norm(gradients))
+        with explain_lost_rank(self.machine.ranks):
+            norm = whole_tensor(nn.utils.get_total_norm(gradients))
         skipped = 1.0 - (torch.isfinite(norm) & torch.isfinite(loss)).float()
         if (max_norm := self.config.optimizer.max_grad_norm) > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
