@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.making import make_dataset
-from tests.train.running import Kill, final_weights, lasting_metrics, launch, report_of, tiny_config
-from tests.train.test_gradient_sums import as_arrays, on_ranks
+from tests.train.running import Kill, final_weights, lasting_metrics, launch, on_ranks, report_of, tiny_config
+from tests.train.test_gradient_sums import as_arrays
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.train import TrainConfig

@@ -3,12 +3,14 @@
 import errno
 import json
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.train.running import on_ranks
 from whisper_shard.errors import EnvironmentFault, StateError
 from whisper_shard.model.weights import load_weights, model_weights
 from whisper_shard.train.run import checkpoint
@@ -108,7 +110,7 @@ def test_changed_number_in_the_state_is_found(tmp_path):
 
 def test_other_version_is_refused(tmp_path):
     path = save_checkpoint(tmp_path, step=1, tensors={}, state={"version": 99})
-    with pytest.raises(StateError, match="checkpoint version 99, this program reads 4; finish the run"):
+    with pytest.raises(StateError, match="checkpoint version 99, this program reads 4 and 5; finish the run"):
         load_checkpoint(path)
 
 
@@ -185,3 +187,68 @@ def test_generators_go_on_where_they_were():
     first = (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist())
     restore_random(tensors, numbers)
     assert (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()) == first
+
+
+def save_in_parts(ranks, folder, *, max_bytes=None):
+    """Save a checkpoint of sharded tensors; with ``max_bytes``, rank 1 cannot write larger files."""
+    import resource
+
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (ranks.world,))
+    whole = {"matrix": torch.arange(20_000.0).view(5, 4000), "row": torch.arange(4000.0).view(1, 4000)}
+    tensors = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in whole.items()}
+    if max_bytes and ranks.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
+    groups = {"model": {**tensors, "number": torch.tensor(3.0)}, "random": {"torch": torch.arange(4)}}
+    return str(save_checkpoint(folder, step=4, tensors=groups, state={}, ranks=ranks))
+
+
+def test_ranks_write_their_rows_at_once_and_one_reads_the_whole(tmp_path):
+    # Rows of 5 for 3 ranks: two, two and one; of a single one, the last two ranks have none.
+    assert on_ranks(3, save_in_parts, tmp_path) == [str(tmp_path / "step-00000004")] * 3
+    found = load_latest(tmp_path, warn=refuse_warning)
+    parts = [f"model-{number}-of-3.safetensors" for number in (1, 2, 3)]
+    assert set(found.state["files"]) == {*parts, "random-1-of-3.safetensors"}
+    model = found.tensors["model"]
+    assert set(model) == {"matrix", "row", "number"}
+    assert len(model) == 3
+    assert torch.equal(model["matrix"], torch.arange(20_000.0).view(5, 4000))
+    assert torch.equal(model["row"], torch.arange(4000.0).view(1, 4000))
+    assert model["number"] == 3.0
+    assert torch.equal(found.tensors["random"]["torch"], torch.arange(4))
+    assert torch.equal(read_tensors(found.folder, "model")["matrix"], model["matrix"])
+    with pytest.raises(KeyError, match="bias"):
+        model["bias"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "remove"])
+def test_a_damaged_part_of_one_rank_damages_the_checkpoint(tmp_path, fault):
+    on_ranks(2, save_in_parts, tmp_path)
+    victim = tmp_path / "step-00000004" / "model-2-of-2.safetensors"
+    if fault == "remove":
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:-1])
+    with pytest.raises(StateError, match=r"model-2-of-2\.safetensors: damaged"):
+        load_checkpoint(victim.parent)
+    with pytest.raises(StateError, match=r"model-2-of-2\.safetensors: damaged or missing"):
+        read_tensors(victim.parent, "model")
+
+
+def test_a_rank_that_cannot_write_fails_all_and_leaves_nothing(tmp_path):
+    messages = on_ranks(2, partial(save_in_parts, max_bytes=1000), tmp_path)
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"{tmp_path / 'step-00000004'}: cannot write: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def save_apart(ranks, folder):
+    return save_in_parts(ranks, folder / str(ranks.rank))
+
+
+def test_ranks_without_a_common_filesystem_are_told_so(tmp_path):
+    messages = on_ranks(2, save_apart, tmp_path)
+    assert messages[0] == messages[1]
+    assert f"{tmp_path / '1'}: rank 1 does not see the folder that rank 0 has made in it; put RUN on a" in messages[0]

@@ -31,7 +31,8 @@ from whisper_shard.train.ranks import Ranks, gather_texts
 
 STATE_NAME = "state.json"
 FORMAT_VERSION = 5
-_READABLE_VERSIONS = (4, 5)  # 4 had no files of several ranks
+READABLE_VERSIONS = (4, 5)
+"""Versions that are read; 4 had no files of several ranks."""
 _FOLDER = re.compile(r"step-(\d{8})")
 _FILE = re.compile(r"(\w+?)(?:-(\d+)-of-\d+)?\.safetensors")
 Tensors = Mapping[str, torch.Tensor]
@@ -90,7 +91,7 @@ def save_checkpoint(
 
     def write() -> list[str]:
         written = {name: _own_tensors(group, ranks) for name, group in tensors.items()}
-        files = {_file_name(name, ranks): group for name, group in written.items() if group}
+        files = {_file_name(name, ranks): group for name, group in written.items() if group or ranks.is_first}
         return [f"{name} {_write_tensors(temporary / name, group)}" for name, group in files.items()]
 
     def complete() -> list[str]:
@@ -118,9 +119,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StateError: A file is missing or was changed, or the checkpoint has another format version.
     """
     state = _read_state(path / STATE_NAME)
-    if state.get("version") not in _READABLE_VERSIONS:
+    if state.get("version") not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
         raise StateError(
-            f"{path}: checkpoint version {state.get('version')}, this program reads {FORMAT_VERSION}; "
+            f"{path}: checkpoint version {state.get('version')}, this program reads {readable}; "
             "finish the run with the version that began it, or use another run folder"
         )
     for name, sha256 in state["files"].items():
