@@ -117,23 +117,26 @@ def assert_same_steps(found, expected):
             np.testing.assert_allclose(tensors[name], weight, rtol=0, atol=3e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("shard", ["states", "all"])
 @pytest.mark.parametrize(
-    ("settings", "loss_scale"),
+    ("shard", "world", "settings", "loss_scale"),
     [
-        ({"ema": 0.9, "gradient_checkpointing": True, "full_share": 0.5}, None),
-        ({"freeze_encoder": True}, 1024.0),
-        ({"lora_rank": 2}, None),
-        ({}, None),
+        ("states", 2, {"ema": 0.9, "gradient_checkpointing": True, "full_share": 0.25}, None),
+        ("all", 2, {"freeze_encoder": True}, 1024.0),
+        ("all", 4, {"lora_rank": 2}, None),
+        ("all", 4, {}, None),
+        pytest.param("states", 4, {}, None, marks=pytest.mark.long),
+        pytest.param(
+            "all", 2, {"ema": 0.9, "gradient_checkpointing": True, "full_share": 0.25}, None, marks=pytest.mark.long
+        ),
+        pytest.param("states", 2, {"freeze_encoder": True}, 1024.0, marks=pytest.mark.long),
+        pytest.param("states", 4, {"lora_rank": 2}, None, marks=pytest.mark.long),
     ],
-    ids=["checkpointing", "frozen", "lora", "plain"],
 )
-def test_ranks_give_the_weights_of_one(tiny_folder, dataset, shard, settings, loss_scale):
+def test_ranks_give_the_weights_of_one(tiny_folder, dataset, shard, world, settings, loss_scale):
     work = partial(take_steps, loss_scale=loss_scale)
     alone = on_ranks(1, work, tiny_folder, dataset, settings)[0]
-    world = 2 if settings.keys() & {"ema", "freeze_encoder"} else 4
     results = on_ranks(world, work, tiny_folder, dataset, {**settings, "shard": shard})
-    assert sum(result.num_empty for result in results) > 2 * world, "besides the first pass of each rank"
+    assert sum(result.num_empty for result in results) > 3, "in every step one rank has fewer passes than another"
     for result in results:
         assert_same_steps(result, alone)
         during, after = result.gathered[:-1], result.gathered[-1]
