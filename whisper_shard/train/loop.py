@@ -26,7 +26,7 @@ from whisper_shard.stream.loader import Loader, open_loader
 from whisper_shard.stream.resume import PlanState
 from whisper_shard.train.build import build_trainable, pause_garbage_collector, resolve_config
 from whisper_shard.train.data import Corpora, open_corpora
-from whisper_shard.train.events import AlreadyOver, Progress, Resumed, Saved, ignore_event
+from whisper_shard.train.events import AlreadyOver, Progress, Resumed, ignore_event
 from whisper_shard.train.finalize import TrainingEnd, finalize_run
 from whisper_shard.train.global_batch import GlobalBatch, Requests
 from whisper_shard.train.progress import ProgressReporter
@@ -39,7 +39,7 @@ from whisper_shard.train.run.remote import RemoteRun, hold_remote_run
 from whisper_shard.train.run.state import RunState
 from whisper_shard.train.schedule import cosine_factor, count_warmup_steps
 from whisper_shard.train.signals import catch_stop_signals, stop_error
-from whisper_shard.train.start import build_train_step, load_checked, report_start
+from whisper_shard.train.start import build_gap_meter, build_train_step, load_checked, report_start
 from whisper_shard.train.step import StepResult
 from whisper_shard.train.trackers import track
 from whisper_shard.train.validator import Validator, evaluate_others
@@ -91,7 +91,7 @@ def train_model(
             with track(context) as track_event:
                 context = replace(context, progress=track_event)
                 trainer = Trainer(context, corpora, loaded, labeler, changes)
-                with trainer.log, pause_garbage_collector():
+                with trainer.log, trainer.checkpointer.writer, pause_garbage_collector():
                     end = trainer.train()
                     with trainer.train_step.trainable.whole_weights():
                         return finalize_run(
@@ -162,7 +162,7 @@ class Trainer:
             self.state.worse_evaluations = 0  # it had stopped early, and would do so again at once
         self.train_step.restore_limit(self.state.pass_limit)
         self.train_step.set_full_share(current_full_share(self.state, config.window))
-        self._gap_meter = self._build_gap_meter()
+        self._gap_meter = build_gap_meter(self.train_step, self._silence)
         self.log = MetricsLog(
             context.folder.path,
             step=self.state.step if self._restored else -1,
@@ -208,6 +208,7 @@ class Trainer:
                 self._stop(batch, loader, is_saved=is_saved)
             if self._is_finished():
                 break
+        self._report_saved(wait=True)
         return TrainingEnd(
             state=self.state,
             stopped="early" if self.state.step < self.total_steps else "steps",
@@ -261,17 +262,6 @@ class Trainer:
             self._compare_windows(self._gap_meter, result.global_batch)
         self.reporter.add_step(batch, time.perf_counter() - began)
 
-    def _build_gap_meter(self) -> GapMeter | None:
-        """Return what compares 30 s windows with short ones; None: nothing is borrowed, or nobody wants to know."""
-        if self._silence is None or not self.config.window.watch_every:
-            return None
-        return GapMeter(
-            trainable=self.train_step.trainable,
-            builder=self.train_step.builder,
-            machine=self.context.machine,
-            silence_source=self._silence.waveform,
-        )
-
     def _compare_windows(self, meter: GapMeter, global_batch: GlobalBatch) -> None:
         """Log the losses in 30 s windows and in short ones, and pad more utterances to 30 s if that is configured."""
         try:
@@ -298,6 +288,7 @@ class Trainer:
     def _after_step(self, batch: Batch, loader: Loader) -> bool:
         """Log, close the epoch, evaluate and save where it is time; return whether this step was saved."""
         step = self.state.step
+        self._report_saved()
         if step >= self.total_steps or step % self.config.saving.log_every == 0:
             self._read_pending()
             self.reporter.log_interval(self._lr, loader.counts)
@@ -322,6 +313,7 @@ class Trainer:
         except StopRequested:
             self.state.evaluation_pending = True
             self._save(loader, batch)
+            self._report_saved(wait=True)
             raise
         self.state.evaluation_pending = False
         is_due = step % save_every == 0 if save_every else is_evaluation
@@ -359,13 +351,19 @@ class Trainer:
         self.reporter.log_evaluation(self.validator.estimate_wer(), is_best=False, kind="progress")
 
     def _save(self, loader: Loader, batch: Batch | None) -> None:
-        """Write a checkpoint from which training goes on after ``batch``; None: at the beginning."""
+        """Begin to write a checkpoint from which training goes on after ``batch``; None: at the beginning."""
         self._read_pending()
         self.state.pass_limit = self.train_step.describe_limit()
         plan = loader.start if batch is None else loader.state_after(batch)
-        path = self.checkpointer.save(self.state, plan)
+        self.checkpointer.save(self.state, plan)
         self._last_save = time.monotonic()
-        self.reporter.report(Saved(step=self.state.step, folder=path))
+
+    def _report_saved(self, *, wait: bool = False) -> None:
+        """Report the checkpoints that have become complete; with ``wait``, those being written too."""
+        if wait:
+            self.checkpointer.writer.wait()
+        for saved in self.checkpointer.writer.take_written():
+            self.reporter.report(saved)
 
     def _stop(self, batch: Batch, loader: Loader, *, is_saved: bool) -> None:
         """Save and stop, because a signal asked for it.
@@ -375,6 +373,7 @@ class Trainer:
         """
         if not is_saved:
             self._save(loader, batch)
+        self._report_saved(wait=True)
         when = f"after step {self.state.step} of {self.total_steps}"
         raise stop_error(self._agreed.stop, self.context.folder.shown, when)
 

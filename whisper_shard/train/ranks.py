@@ -34,6 +34,8 @@ class Ranks:
     """Number of processes."""
     control: Any = None
     """Process group for small exchanges on the CPU; None with one process."""
+    saving: Any = None
+    """Process group of the threads that write checkpoints; None with one process."""
 
     @property
     def is_first(self) -> bool:
@@ -58,7 +60,8 @@ def join_ranks(device: torch.device) -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     control = dist.new_group(backend="gloo", timeout=TIMEOUT) if device.type == "cuda" else dist.group.WORLD
-    return Ranks(rank=dist.get_rank(), world=world, control=control)
+    saving = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return Ranks(rank=dist.get_rank(), world=world, control=control, saving=saving)
 
 
 def leave_ranks(ranks: Ranks) -> None:

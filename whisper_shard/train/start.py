@@ -17,6 +17,7 @@ from whisper_shard.train.run.snapshot import Trainable
 from whisper_shard.train.silence_source import SilenceSource, find_silence_source
 from whisper_shard.train.step import TrainStep
 from whisper_shard.train.validator import Validator
+from whisper_shard.train.window_gap import GapMeter
 
 
 def load_checked(context: RunContext, corpora: Corpora) -> tuple[LoadedWhisper, Labeler]:
@@ -66,6 +67,18 @@ def build_train_step(
     )
     source = silence.waveform if silence else None
     return TrainStep(trainable, builder, config, machine, source), silence
+
+
+def build_gap_meter(train_step: TrainStep, silence: SilenceSource | None) -> GapMeter | None:
+    """Return what compares 30 s windows with short ones; None: nothing is borrowed, or nobody wants to know."""
+    if silence is None or not train_step.config.window.watch_every:
+        return None
+    return GapMeter(
+        trainable=train_step.trainable,
+        builder=train_step.builder,
+        machine=train_step.machine,
+        silence_source=silence.waveform,
+    )
 
 
 def report_preparing(context: RunContext, what: str) -> None:

@@ -22,7 +22,13 @@ from whisper_shard.train.run.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from whisper_shard.train.run.snapshot import capture_optimizer, capture_random, restore_optimizer, restore_random
+from whisper_shard.train.run.snapshot import (
+    capture_optimizer,
+    capture_random,
+    copy_own_tensors,
+    restore_optimizer,
+    restore_random,
+)
 
 
 def save(folder, step, *, keep=(), value=1.0):
@@ -202,7 +208,7 @@ def save_in_parts(ranks, folder, *, max_bytes=None):
     if max_bytes and ranks.rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
     groups = {"model": {**tensors, "number": torch.tensor(3.0)}, "random": {"torch": torch.arange(4)}}
-    return str(save_checkpoint(folder, step=4, tensors=groups, state={}, ranks=ranks))
+    return str(save_checkpoint(folder, step=4, tensors=copy_own_tensors(groups, ranks), state={}, ranks=ranks))
 
 
 def test_ranks_write_their_rows_at_once_and_one_reads_the_whole(tmp_path):

@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from whisper_shard.errors import EnvironmentFault, StateError
-from whisper_shard.model.sharded import is_sharded, own_rows
 from whisper_shard.storage.atomic import as_environment_fault, sha256_of_file, sync_folder
 from whisper_shard.train.ranks import Ranks, gather_texts
 
@@ -69,10 +68,10 @@ def save_checkpoint(
     Args:
         folder: Folder of all checkpoints of a run; created if missing.
         step: Its number; an existing checkpoint of this step is replaced.
-        tensors: Groups of tensors; each becomes one file, or one of each rank.
+        tensors: Groups of tensors; each becomes one file, or one of each rank. See `copy_own_tensors`.
         state: Everything else, as JSON values; that of rank 0 is written.
         keep: Steps whose checkpoints must stay.
-        ranks: With sharded tensors, the processes that write them; all must call it together. None: this one alone.
+        ranks: The processes that write together, each its rows; all must call it together. None: this one alone.
 
     Raises:
         EnvironmentFault: The disk is full or cannot be written, on any rank.
@@ -90,8 +89,7 @@ def save_checkpoint(
         return []
 
     def write() -> list[str]:
-        written = {name: _own_tensors(group, ranks) for name, group in tensors.items()}
-        files = {_file_name(name, ranks): group for name, group in written.items() if group or ranks.is_first}
+        files = {_file_name(name, ranks): group for name, group in tensors.items() if group or ranks.is_first}
         return [f"{name} {_write_tensors(temporary / name, group)}" for name, group in files.items()]
 
     def complete() -> list[str]:
@@ -229,11 +227,6 @@ def _file_name(group: str, ranks: Ranks) -> str:
     return f"{group}{part}.safetensors"
 
 
-def _own_tensors(tensors: Tensors, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Return what this rank writes: its rows of sharded tensors, and on rank 0 all others."""
-    return {name: own_rows(tensor) for name, tensor in tensors.items() if ranks.is_first or is_sharded(tensor)}
-
-
 def _do_together(work: Callable[[], list[str]], temporary: Path, ranks: Ranks) -> list[str]:
     """Do some work on every rank and return the lines of all; where it fails on one rank, it fails on all.
 
@@ -266,7 +259,7 @@ def _explain_fault(error: Exception, temporary: Path, ranks: Ranks) -> str:
 
 def _write_tensors(path: Path, tensors: Tensors) -> str:
     """Write one file of tensors, sync it and return its sha256."""
-    save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return sha256_of_file(path)

@@ -1,8 +1,9 @@
 """Saves a live run as checkpoints, and restores it from them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,18 +11,21 @@ from numpy.typing import NDArray
 from whisper_shard.errors import StateError, TrainingError
 from whisper_shard.model.weights import load_weights, model_weights, sample_parameters
 from whisper_shard.stream.resume import PlanState, plan_state_from_json
+from whisper_shard.train.events import Saved
 from whisper_shard.train.ranks import Ranks, barrier, gather_rows, gather_texts
-from whisper_shard.train.run.checkpoint import Checkpoint, checkpoint_path, load_latest, save_checkpoint
+from whisper_shard.train.run.checkpoint import Checkpoint, Tensors, load_latest, save_checkpoint
 from whisper_shard.train.run.context import RunContext
 from whisper_shard.train.run.folder import library_versions
 from whisper_shard.train.run.snapshot import (
     Trainable,
     capture_optimizer,
     capture_random,
+    copy_own_tensors,
     restore_optimizer,
     restore_random,
 )
 from whisper_shard.train.run.state import EpochLedger, RunState, run_state_from_json
+from whisper_shard.train.run.writer import CheckpointWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,69 +52,90 @@ class Checkpointer:
     """Fingerprint of the weights that the run began with."""
     silence: str
     """Fingerprint of the silence source; empty: no silence is borrowed."""
+    writer: CheckpointWriter = field(default_factory=CheckpointWriter)
+    """Writes them."""
 
-    def save(self, state: RunState, plan: PlanState) -> Path:
-        """Write a checkpoint and remove those no longer needed; all ranks must call it together.
+    def save(self, state: RunState, plan: PlanState) -> None:
+        """Copy everything and begin to write a checkpoint of it; all ranks must call it together.
 
-        Kept are the last two checkpoints and the best weights that each of them names: if the newest turns out to be
-        damaged, the run falls back to the other one, whose best step may be an earlier one.
+        When it is complete, those no longer needed are removed. Kept are the last two checkpoints and the best weights
+        that each of them names: if the newest turns out to be damaged, the run falls back to the other one, whose best
+        step may be an earlier one.
 
         Raises:
-            EnvironmentFault: The disk is full or cannot be written.
+            EnvironmentFault: An earlier one could not be written.
             TrainingError: Another rank is gone, or has other weights.
         """
         self._check_same_weights(f"step {state.step}")
-        folder, ranks = self.context.folder.checkpoints, self.context.machine.ranks
-        state.ledger.gather(ranks)
+        state.ledger.gather(self.context.machine.ranks)
         best_steps = [state.best_step, state.saved_best_step]
         state.saved_best_step = state.best_step
         model, optimizer, average = self.trainable.model, self.trainable.optimizer, self.trainable.average
         random_tensors, random_numbers = capture_random()
-        if writers := self._writers():
-            save_checkpoint(
-                folder,
-                ranks=writers,
-                step=state.step,
-                tensors={
-                    "model": model_weights(model),
-                    "optimizer": capture_optimizer(optimizer, model),
-                    "random": random_tensors,
-                    **({"average": average.weights} if average else {}),
-                },
-                state={
-                    "base": self.base,
-                    "silence": self.silence,
-                    "run": state.to_json(),
-                    "plan": plan.to_json(),
-                    "random": random_numbers,
-                    "scaler": self.trainable.scaler.state_dict(),
-                    "versions": library_versions(),
-                },
-                keep=best_steps,
-            )
-        return checkpoint_path(folder, state.step)
+        self._start_writing(
+            self.context.folder.checkpoints,
+            step=state.step,
+            tensors={
+                "model": model_weights(model),
+                "optimizer": capture_optimizer(optimizer, model),
+                "random": random_tensors,
+                **({"average": average.weights} if average else {}),
+            },
+            state={
+                "base": self.base,
+                "silence": self.silence,
+                "run": state.to_json(),
+                "plan": plan.to_json(),
+                "random": random_numbers,
+                "scaler": self.trainable.scaler.state_dict(),
+                "versions": library_versions(),
+            },
+            keep=best_steps,
+        )
 
     def save_snapshot(self, state: RunState, count: int) -> None:
-        """Save the weights for averaging, and keep those of the last ``count`` evaluations; none if it is below 2."""
+        """Save the weights for averaging, and keep those of the last ``count`` evaluations; none if it is below 2.
+
+        Raises:
+            EnvironmentFault: An earlier one could not be written.
+            TrainingError: Another rank is gone.
+        """
         if count < 2:
             return
         state.evaluated_steps = [*state.evaluated_steps, state.step][-count:]
-        if writers := self._writers():
-            save_checkpoint(
-                self.context.folder.snapshots,
-                ranks=writers,
-                step=state.step,
-                tensors={"model": model_weights(self.trainable.model)},
-                state={},
-                keep=state.evaluated_steps,
-            )
+        self._start_writing(
+            self.context.folder.snapshots,
+            step=state.step,
+            tensors={"model": model_weights(self.trainable.model)},
+            state={},
+            keep=state.evaluated_steps,
+        )
 
-    def _writers(self) -> Ranks | None:
-        """Return the processes that write together, this one among them; None: another one writes."""
+    def _start_writing(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        tensors: Mapping[str, Tensors],
+        state: Mapping[str, Any],
+        keep: Sequence[int],
+    ) -> None:
+        """Copy tensors and begin to write them, on every rank that has something to write."""
         ranks = self.context.machine.ranks
-        if self.trainable.sharding is not None:
-            return ranks
-        return Ranks() if ranks.is_first else None
+        if self.trainable.sharding is None:
+            if not ranks.is_first:
+                return
+            ranks = Ranks()
+        copies = copy_own_tensors(tensors, ranks)
+        # A group of its own: training exchanges other things meanwhile.
+        ranks = replace(ranks, control=ranks.saving)
+        is_snapshot = folder == self.context.folder.snapshots
+
+        def write() -> Saved | None:
+            path = save_checkpoint(folder, step=step, tensors=copies, state=state, keep=keep, ranks=ranks)
+            return None if is_snapshot else Saved(step=step, folder=path)
+
+        self.writer.start(write)
 
     def restore(self, warn: Callable[[str], None]) -> Restored | None:
         """Restore model, optimizer, scaler and generators from the newest checkpoint that is intact on all ranks.

@@ -13,8 +13,9 @@ from torch import nn
 from whisper_shard.errors import StateError
 from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.forward import SpeechLoss
-from whisper_shard.model.sharded import take_own_rows
+from whisper_shard.model.sharded import is_sharded, own_rows, take_own_rows
 from whisper_shard.model.window import POSITION_SAMPLES
+from whisper_shard.train.ranks import Ranks
 from whisper_shard.train.sharding import Sharding
 
 
@@ -52,6 +53,23 @@ class Trainable:
         """Samples in the model's own window."""
         positions: int = self.model.config.max_source_positions
         return positions * POSITION_SAMPLES
+
+
+def copy_own_tensors(groups: Mapping[str, Mapping[str, torch.Tensor]], ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Return copies, in the memory of the host, of what this rank writes into a checkpoint.
+
+    Args:
+        groups: Groups of tensors by name.
+        ranks: The processes that write together: each its rows of sharded tensors, rank 0 all others.
+    """
+    return {
+        group: {
+            name: own_rows(tensor).detach().to("cpu", copy=True)
+            for name, tensor in tensors.items()
+            if ranks.is_first or is_sharded(tensor)
+        }
+        for group, tensors in groups.items()
+    }
 
 
 def capture_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
