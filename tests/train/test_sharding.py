@@ -170,6 +170,11 @@ def test_a_pass_that_does_not_fit_ends_training_on_all_ranks(tiny_folder, datase
     assert "rank 0 of 2 lost contact with another rank" in waiting
 
 
+def test_moments_of_8_bits_are_not_sharded(tiny_folder, dataset):
+    message = "--shard all with --optimizer adamw-8bit: its moments cannot be spread over ranks; use one of the two"
+    assert on_ranks(2, take_steps, tiny_folder, dataset, {"shard": "all", "optimizer": "adamw-8bit"}) == [message] * 2
+
+
 # -- runs
 
 

@@ -30,16 +30,16 @@ def build_trainable(loaded: LoadedWhisper, config: TrainConfig, machine: Machine
     """Return everything that optimizer steps change; all ranks must call it together.
 
     Raises:
-        ConfigError: There are fewer layers than are to be frozen, or peft or bitsandbytes is missing; or settings that do
-            not work together.
+        ConfigError: There are fewer layers than are to be frozen, peft or bitsandbytes is missing, or moments of 8 bits
+            are to be sharded.
         TrainingError: Another rank is gone.
     """
     network, decay = build_network(loaded, config, machine.device), config.evaluation.ema
     shard, ranks = config.compute.shard, machine.ranks
     if shard != "none" and ranks.world > 1 and config.optimizer.optimizer != "adamw":
         raise ConfigError(
-            f"--shard {shard} with --optimizer {config.optimizer.optimizer}: its moments cannot be spread over ranks; use "
-            "one of the two"
+            f"--shard {shard} with --optimizer {config.optimizer.optimizer}: its moments cannot be spread over ranks; "
+            "use one of the two"
         )
     sharding = None if shard == "none" or ranks.world == 1 else shard_network(network, shard, ranks)
     return Trainable(
