@@ -20,7 +20,7 @@ from whisper_shard.config.train import TrainConfig
 from whisper_shard.dataset.index import Dataset
 from whisper_shard.model.borrowed_silence import SilenceStates
 from whisper_shard.model.forward import SpeechLoss
-from whisper_shard.score.evaluate import EvaluationPart, EvaluationSettings, evaluate_part, finish_evaluation
+from whisper_shard.score.evaluate import BatchEvaluator, EvaluationPart, EvaluationSettings, finish_evaluation
 from whisper_shard.score.evaluation import Evaluation
 from whisper_shard.score.events import Window
 from whisper_shard.stream.loader import open_evaluation
@@ -101,8 +101,13 @@ class Meter:
         settings = EvaluationSettings(
             window=window, max_new_tokens=MAX_NEW_TOKENS, dtype=self.context.machine.dtype, silence_source=source
         )
-        batches = open_evaluation(self.dataset, batch_size=1, limit=limit)
-        return [evaluate_part(self.loaded, [batch], self.labeler, settings) for batch in batches]
+        model, batches = self.loaded.model, open_evaluation(self.dataset, batch_size=1, limit=limit)
+        was_training = model.training
+        model.eval()
+        evaluator = BatchEvaluator(self.loaded, self.labeler, settings)  # once, since it copies all weights
+        parts = [evaluator.evaluate(batch) for batch in batches]
+        model.train(was_training)
+        return parts
 
 
 def describe_rows(parts: list[EvaluationPart]) -> list[Row]:
