@@ -196,9 +196,11 @@ def spread_of_gaps(full: Sequence[Row], borrowed: Sequence[Row]) -> dict[str, fl
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
-    """Return cost and settings of a run, nothing if it is not finished."""
-    path = folder / "run.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    """Return cost and settings of a run; of one not finished only what it has cost so far, if known."""
+    path, seconds = folder / "run.json", folder / "cpu_seconds.txt"
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    return {"cpu_seconds_so_far": sum(map(float, seconds.read_text().split()))} if seconds.is_file() else {}
 
 
 def read_marks(folder: Path) -> dict[int, dict[str, list[Row]]]:
