@@ -64,7 +64,7 @@ RECIPES = {
     "lengths": Recipe(corpus="lengths", steps=30, batch=4),
     "digits": Recipe(corpus="digits", steps=20, batch=4),
     "random": Recipe(corpus="digits", steps=400, batch=8, settings=SCRATCH, marks=120, tested=0, is_random=True),
-    "watch": Recipe(corpus="digits", steps=60, batch=4, settings={"watch_every": 5}, rival="noise-lent"),
+    "watch": Recipe(corpus="digits", steps=40, batch=4, settings={"watch_every": 5}, tested=32, rival="noise-lent"),
 }
 """By name. lora: rank 8; random: a model of width 128 from scratch; watch: windows are compared every 5 steps."""
 POLICIES: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,19 +37,17 @@ class LearnedSilence(nn.Module):
     def __init__(self, model: Any, silence: SilenceStates) -> None:
         super().__init__()
         encoder, decoder = model.model.encoder, model.model.decoder
+        *states, last = silence.states
         heard = [
-            *(
-                (layer.self_attn, layer.self_attn_layer_norm(silence.states[n]))
-                for n, layer in enumerate(encoder.layers)
-            ),
-            *((layer.encoder_attn, encoder.layer_norm(silence.states[-1])) for layer in decoder.layers),
+            *((e.self_attn, own, e.self_attn_layer_norm) for e, own in zip(encoder.layers, states, strict=True)),
+            *((layer.encoder_attn, last, encoder.layer_norm) for layer in decoder.layers),
         ]
         self._silence = silence
-        self._places = {id(attention): place for place, (attention, _) in enumerate(heard)}
+        self._places = {id(attention): place for place, (attention, _, _) in enumerate(heard)}
         self.keys, self.values = nn.ParameterList(), nn.ParameterList()
         with torch.no_grad():
-            for attention, states in heard:
-                shared = silence.share(attention, states)["shared"]
+            for attention, own, norm in heard:
+                shared = silence.share(own, norm)["shared"].project(attention)
                 self.keys.append(nn.Parameter(shared.keys.mean(dim=2, keepdim=True)))
                 self.values.append(nn.Parameter(shared.values.mean(dim=2, keepdim=True)))
 
@@ -56,14 +55,30 @@ class LearnedSilence(nn.Module):
         """Return states of which only the number matters, as many as silence has at this position and later."""
         return self._silence.from_position(layer, position)
 
-    def share(self, attention: nn.Module, states: Tensor) -> dict[str, SharedKeysValues]:
-        """Return the constants of an attention layer, with the weight of so many states; empty if there are none."""
+    def share(self, states: Tensor, *_: Any) -> "dict[str, LearnedStates]":
+        """Return the constants with the weight of so many states, for any layer and norm; empty if there are none."""
         if states.shape[1] == 0:
             return {}
+        return {"shared": LearnedStates(learned=self, weight=self._silence.stride * states.shape[1])}
+
+    def keys_and_values(self, attention: Any) -> tuple[Tensor, Tensor]:
+        """Return the constants of an attention layer, (1, heads, 1, head width) each."""
         place = self._places[id(attention)]
-        return {
-            "shared": SharedKeysValues(self.keys[place], self.values[place], self._silence.stride * states.shape[1])
-        }
+        return self.keys[place], self.values[place]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedStates:
+    """What attention layers take in the place of `SharedStates`."""
+
+    learned: LearnedSilence
+    """The constants of all layers."""
+    weight: int
+    """Encoder positions that they stand for."""
+
+    def project(self, attention: Any) -> SharedKeysValues:
+        """Return the constants of an attention layer."""
+        return SharedKeysValues(*self.learned.keys_and_values(attention), self.weight)
 
 
 def learn_faster(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:

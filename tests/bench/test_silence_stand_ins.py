@@ -30,13 +30,14 @@ def test_constants_begin_as_the_mean_of_silence_with_the_weight_of_all_of_it(net
     learned = LearnedSilence(network.model, silence)
     layer = network.model.model.encoder.layers[0]
     position = silence.first_position + 10 * STRIDE
-    states = layer.self_attn_layer_norm(silence.from_position(0, position))
-    shared = learned.share(layer.self_attn, learned.from_position(0, position))["shared"]
-    all_of_it = silence.share(layer.self_attn, layer.self_attn_layer_norm(silence.states[0]))["shared"]
+    rest = silence.from_position(0, position)
+    assert torch.equal(learned.from_position(0, position), rest)
+    shared = learned.share(rest)["shared"].project(layer.self_attn)
+    all_of_it = silence.share(silence.states[0], layer.self_attn_layer_norm)["shared"].project(layer.self_attn)
     torch.testing.assert_close(shared.keys, all_of_it.keys.mean(2, keepdim=True))
     torch.testing.assert_close(shared.values, all_of_it.values.mean(2, keepdim=True))
-    assert shared.stride == STRIDE * states.shape[1] > 1
-    assert learned.share(layer.self_attn, states[:, :0]) == {}
+    assert shared.stride == STRIDE * rest.shape[1] > 1
+    assert learned.share(rest[:, :0]) == {}
 
 
 def test_constants_learn_faster_than_the_weights_by_a_fixed_factor(network):
