@@ -4,7 +4,8 @@
 
 Spoken digits are joined to recordings, with subtitles beside them: from the training part to train
 on, from the test part to transcribe. The model is trained alike for each share of prompts, and transcribes the test
-recordings with `--condition-on-previous` and without. Steps whose output is there are not repeated.
+recordings with `--condition-on-previous` and without. All are compared after the last step, whatever their WER. Steps
+whose output is there are not repeated.
 """
 
 import argparse
@@ -20,7 +21,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.machine import write_result
+from whisper_shard.model.save import save_model_folder
+from whisper_shard.model.weights import load_weights
+from whisper_shard.model.whisper import load_whisper
 from whisper_shard.score.wer import compare_scores, score_texts
+from whisper_shard.train.run.checkpoint import checkpoint_path, list_checkpoints, read_tensors
 
 SHARES = (0.0, 0.5, 1.0)
 TRAIN = [
@@ -60,6 +65,8 @@ def main() -> None:
         if not (args.work / output).exists():
             print("whisper-shard", *command, flush=True)
             subprocess.run([sys.executable, "-m", "whisper_shard", *map(str, command)], check=True)
+        if command[0] == "train":
+            save_last(args.work / output, args.model)
     write_result("prompts", f"python -m benchmarks.bench_prompts {' '.join(sys.argv[1:])}", measure(args), "torch")
 
 
@@ -80,9 +87,19 @@ def list_steps(args: argparse.Namespace) -> Iterator[tuple[str, Sequence[Any]]]:
             given = ["--condition-on-previous"] if condition else []
             yield (
                 out,
-                ["transcribe", run / "model", work / "test", "--output", work / out, "--language", "en",
+                ["transcribe", run / "last", work / "test", "--output", work / out, "--language", "en",
                  "--precision", "bf16", "--threads", "1", *given],
             )  # fmt: skip
+
+
+def save_last(report: Path, model: str) -> None:
+    """Save the weights of the last step of a run as a model of their own: its best ones may be those it began with."""
+    run = report.parent
+    if not (run / "last").exists():
+        loaded, checkpoints = load_whisper(model), run / "checkpoints"
+        weights = read_tensors(checkpoint_path(checkpoints, list_checkpoints(checkpoints)[-1]), "model")
+        load_weights(loaded.model, weights)
+        save_model_folder(loaded, run / "last", language="en", task="transcribe")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
