@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from tests.model.making import make_batch, make_waveforms
-from whisper_shard.model.adapters import add_lora, checkpoint_encoder
+from whisper_shard.model.adapters import add_lora, checkpoint_layers
 from whisper_shard.model.borrowed_silence import attention_bias, enable_shared_attention
 from whisper_shard.model.forward import SpeechLoss, decode_teacher_forced, encode, trailing_silence
 from whisper_shard.model.log_mel import LogMel
@@ -94,7 +94,7 @@ def test_gradients_reach_what_makes_keys_and_values_of_silence(tiny):
         assert not torch.allclose(with_silence, without)
 
 
-@pytest.mark.parametrize("change", [checkpoint_encoder, lambda model: add_lora(model, 2)])
+@pytest.mark.parametrize("change", [checkpoint_layers, lambda model: add_lora(model, 2)])
 def test_silence_is_shared_with_checkpointing_and_low_rank_updates(tiny, change):
     enable_shared_attention(tiny.model)
     waveforms, num_samples, labels = make_batch(tiny)

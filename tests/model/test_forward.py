@@ -58,15 +58,16 @@ def test_speech_loss_is_the_sum_over_tokens(tiny):
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_folder):
-    from whisper_shard.model.adapters import checkpoint_encoder
+    from whisper_shard.model.adapters import checkpoint_layers
 
     grads = []
     for recompute in (False, True):
         loaded = load_whisper(str(tiny_folder))
         loaded.model.train()
         if recompute:
-            checkpoint_encoder(loaded.model)
-            assert all(layer.gradient_checkpointing for layer in loaded.model.model.encoder.layers)
+            checkpoint_layers(loaded.model)
+            layers = (*loaded.model.model.encoder.layers, *loaded.model.model.decoder.layers)
+            assert all(layer.gradient_checkpointing for layer in layers)
         waveforms, num_samples, labels = make_batch(loaded)
         SpeechLoss(loaded.model)(waveforms, labels.decoder_input_ids, labels.labels, num_samples)[0].backward()
         grads.append({name: p.grad for name, p in loaded.model.named_parameters() if p.grad is not None})

@@ -193,7 +193,7 @@ class ComputeConfig:
     micro_batch: Literal["auto"] | int = "auto"
     """Utterances per forward pass; auto: all on a GPU, 32 or 240 s of windows on a CPU, halved if memory runs out."""
     gradient_checkpointing: bool = False
-    """Recompute the encoder in the backward pass: a quarter more work, much less memory."""
+    """Recompute each layer in the backward pass: a third more work, much less memory."""
     shard: Literal["none", "states", "all"] = "none"
     """With several ranks, spread over them: states: optimizer states and gradients; all: the weights as well."""
     compile: bool = False

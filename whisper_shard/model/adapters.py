@@ -38,13 +38,17 @@ def freeze_layers(model: Any, num_layers: int) -> None:
             weight.requires_grad_(False)
 
 
-def checkpoint_encoder(model: Any) -> None:
-    """Recompute activations of the encoder in the backward pass instead of keeping them (gradient checkpointing)."""
-    encoder = model.model.encoder
-    if hasattr(encoder, "activation_checkpointing_enable"):
-        encoder.activation_checkpointing_enable({"use_reentrant": False})
+def checkpoint_layers(model: Any) -> None:
+    """Recompute what layers keep for the backward pass when it comes to them, instead of keeping it.
+
+    Of the decoder too: for each layer it keeps keys and values of the whole window, however short the text.
+
+    Source: gradient checkpointing, arXiv:1604.06174.
+    """
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
     else:  # its name in earlier versions of transformers 5
-        encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_layers(model: Any) -> None:

@@ -12,7 +12,7 @@ from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.train import OptimizerConfig, TrainConfig
 from whisper_shard.errors import ConfigError
 from whisper_shard.keyed_random import hash_key
-from whisper_shard.model.adapters import add_lora, checkpoint_encoder, compile_layers, freeze_encoder, freeze_layers
+from whisper_shard.model.adapters import add_lora, checkpoint_layers, compile_layers, freeze_encoder, freeze_layers
 from whisper_shard.model.averaging import MovingAverage
 from whisper_shard.model.borrowed_silence import enable_shared_attention
 from whisper_shard.model.device import quiet_bitsandbytes
@@ -75,7 +75,7 @@ def adapt_model(model: Any, config: TrainConfig, device: torch.device) -> Any:
         add_lora(model, regularization.lora_rank)
         model.to(device)
     if config.compute.gradient_checkpointing:
-        checkpoint_encoder(model)
+        checkpoint_layers(model)
     if config.compute.compile:
         compile_layers(model)
     if config.window.borrows_silence:
