@@ -113,6 +113,8 @@ class Started:
     """Format of matrix products: float32, bfloat16, float16."""
     ranks: int
     """Processes that train together."""
+    shard: str
+    """What is spread over them: none, states or all."""
     lr: float
     """Peak learning rate."""
 

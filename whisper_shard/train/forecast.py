@@ -80,7 +80,7 @@ def forecast_run(
         windows=(float(windows.min()) / SAMPLE_RATE, float(windows.max()) / SAMPLE_RATE),
         passes=(min(map(len, passes)), max(map(len, passes))),
         largest=largest,
-        memory=estimate_memory(trainable.model.config, config, machine.dtype, largest),
+        memory=estimate_memory(trainable.model.config, config, machine.dtype, largest, world=machine.ranks.world),
         device_bytes=device_memory(machine.device),
     )
 

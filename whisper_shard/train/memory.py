@@ -38,8 +38,10 @@ _FEW_LAYERS = 2  # that are trained, of encoder and of decoder: the first and th
 _CPU = torch.device("cpu")  # shapes and dtypes, all that is counted, are those of a GPU
 
 
-def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape) -> StepMemory:
-    """Return the memory of a step without allocating it.
+def estimate_memory(
+    model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape, *, world: int = 1
+) -> StepMemory:
+    """Return the memory of a step on one rank without allocating it.
 
     Layers of a kind are alike, so a few of each are counted, and the rest follows from what one more of them adds.
 
@@ -48,6 +50,7 @@ def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, 
         config: The settings.
         dtype: Of matrix products.
         shape: The largest pass of the step.
+        world: Number of ranks, which matters with ``--shard``.
 
     Raises:
         ConfigError: There are fewer layers than are to be frozen, or peft is missing.
@@ -65,16 +68,27 @@ def estimate_memory(model_config: Any, config: TrainConfig, dtype: torch.dtype, 
         parts = parts + missing * (count(few[0] + 1, few[1]) - base)
     if missing := full[1] - few[1]:
         parts = parts + missing * (count(few[0], few[1] + 1) - base)
-    weights, gradients, optimizer, average, *phases = parts.tolist()
-    return StepMemory(
+    weights, gradients, optimizer, average, rest, layer, trained_part, *phases = parts.tolist()
+    memory = StepMemory(
         weights=weights, gradients=gradients, optimizer=optimizer, average=average, activations=max(phases)
+    )
+    if config.compute.shard == "none" or world == 1:
+        return memory
+    # What this rank keeps, and what is whole for a time: with "all", the next layer is fetched while one computes.
+    gathered = weights if config.compute.shard == "states" else rest + 2 * layer
+    return replace(
+        memory,
+        weights=weights // world + gathered,
+        gradients=gradients // world + trained_part,
+        optimizer=optimizer // world,
+        average=average // world,
     )
 
 
 def _count_parts(
     model_config: Any, config: TrainConfig, dtype: torch.dtype, shape: PassShape, *, layers: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """Return the bytes of weights, gradients, optimizer and average, and the most activations in each phase of a pass.
+    """Return bytes: weights, gradients, optimizer, average; see `_count_gathered`; most activations in each phase.
 
     Args:
         layers: Of encoder and decoder, instead of those of the model.
@@ -92,6 +106,7 @@ def _count_parts(
             trained_bytes,
             sum(_count_moments(p, config.optimizer.optimizer) for p in trained),
             trained_bytes if config.evaluation.ema else 0,
+            *_count_gathered(network),
         ]
         return np.array([*fixed, *_count_activations(network, config, dtype, shape)])
 
@@ -153,6 +168,16 @@ def _begin_phases_after(layer_output: Any, live: "LiveBytes") -> None:
     live.begin_phase()
     if layer_output.requires_grad:
         layer_output.register_hook(lambda _gradient: live.begin_phase())
+
+
+def _count_gathered(network: SpeechLoss) -> tuple[int, int, int]:
+    """Return bytes: of weights in no layer, of those of the largest layer, and of the most gradients of either."""
+    model = network.model.model
+    layers = [[*layer.parameters()] for layer in (*model.encoder.layers, *model.decoder.layers)]
+    in_layers = {id(p) for layer in layers for p in layer}
+    rest = [p for p in network.parameters() if id(p) not in in_layers]
+    gradients = [sum(_count_bytes(p) for p in part if p.requires_grad) for part in (rest, *layers)]
+    return sum(map(_count_bytes, rest)), max(sum(map(_count_bytes, layer)) for layer in layers), max(gradients)
 
 
 def _drop_gradient(parameter: Tensor) -> None:

@@ -175,5 +175,6 @@ def describe_start(
         device=str(machine.device),
         precision=str(machine.dtype).removeprefix("torch."),
         ranks=machine.ranks.world,
+        shard=config.compute.shard,
         lr=config.peak_lr,
     )

@@ -149,12 +149,15 @@ def _write_settings(path: Path, text: str) -> None:
 def describe_start(event: "training.Started") -> Iterator[str]:
     """Yield lines about what the run is going to do."""
     forecast = event.forecast
-    ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
+    sharded = f" (--shard {event.shard})" if event.shard != "none" else ""
+    ranks = f", {event.ranks} ranks{sharded}" if event.ranks > 1 else ""
     share = forecast.num_trained / forecast.num_parameters
     yield (
         f"{event.train_utterances:,} utterances, {event.total_steps:,} steps ({event.steps_per_epoch:,} per epoch), "
         f"lr {event.lr:g}, {event.precision} on {event.device}{ranks}"
     )
+    if event.shard != "none" and event.ranks == 1:
+        yield f"--shard {event.shard} changes nothing with one rank; bin/train-ddp starts several"
     if event.silent_utterances:
         yield f"{event.silent_utterances:,} of the utterances have no text: the model learns to write nothing there"
     yield (
