@@ -29,8 +29,11 @@ LARGE_V3 = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "(none)": {},
     "--gradient-checkpointing": {"gradient_checkpointing": True},
+    "--optimizer adamw-8bit": {"optimizer": "adamw-8bit"},
+    "--optimizer adamw-8bit --gradient-checkpointing": {"optimizer": "adamw-8bit", "gradient_checkpointing": True},
     "--ema 0.999": {"ema": 0.999},
     "--freeze-encoder": {"freeze_encoder": True},
+    "--freeze-encoder --optimizer adamw-8bit": {"freeze_encoder": True, "optimizer": "adamw-8bit"},
     "--lora-rank 32": {"lora_rank": 32},
     "--lora-rank 32 --gradient-checkpointing": {"lora_rank": 32, "gradient_checkpointing": True},
 }
