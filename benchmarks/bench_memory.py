@@ -36,7 +36,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "--freeze-encoder --optimizer adamw-8bit": {"freeze_encoder": True, "optimizer": "adamw-8bit"},
     "--lora-rank 32": {"lora_rank": 32},
     "--lora-rank 32 --gradient-checkpointing": {"lora_rank": 32, "gradient_checkpointing": True},
+    "--shard states (4 ranks)": {"shard": "states", "ranks": 4},
+    "--shard all (4 ranks)": {"shard": "all", "ranks": 4},
+    "--shard all --gradient-checkpointing (4 ranks)": {"shard": "all", "gradient_checkpointing": True, "ranks": 4},
+    "--shard all --gradient-checkpointing (8 ranks)": {"shard": "all", "gradient_checkpointing": True, "ranks": 8},
 }
+"""Settings of `train`, and the number of ranks."""
 WINDOW_SECONDS = (30, 8)
 SIZES_GB = (24, 40, 80)
 RESERVED_GB = 2
@@ -79,10 +84,10 @@ def largest_pass(settings: dict[str, Any], seconds: int, *, room: float, fixed: 
 
 
 def count(settings: dict[str, Any], *, rows: int, seconds: int) -> StepMemory:
-    """Return the memory of a step of whisper-large-v3 in bf16."""
-    config = replace_settings(TrainConfig(), settings)
+    """Return the memory of a step of whisper-large-v3 in bf16, on one rank."""
+    config = replace_settings(TrainConfig(), {name: value for name, value in settings.items() if name != "ranks"})
     shape = PassShape(rows=rows, window_samples=seconds * SAMPLE_RATE, tokens=TOKENS)
-    return estimate_memory(WhisperConfig(**LARGE_V3), config, torch.bfloat16, shape)
+    return estimate_memory(WhisperConfig(**LARGE_V3), config, torch.bfloat16, shape, world=settings.get("ranks", 1))
 
 
 if __name__ == "__main__":

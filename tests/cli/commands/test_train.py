@@ -20,9 +20,10 @@ def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_pat
         "--max-steps",
         "3",
     ]
-    command += ["--batch-size", "4", "--workers", "0", "--max-new-tokens", "8", "--eval-limit", "2"]
+    command += ["--batch-size", "4", "--workers", "0", "--max-new-tokens", "8", "--eval-limit", "2", "--shard", "all"]
     assert run(command) == 0
     shown = capsys.readouterr().out
+    assert "--shard all changes nothing with one rank; bin/train-ddp starts several" in shown
     assert "17 utterances, 3 steps (5 per epoch)" in shown and "(100.0%)" in shown and "s of audio (" in shown
     assert "memory of the largest pass (" in shown and "optimizer " in shown and "after 3 steps, best at step" in shown
     for name in ("metrics.jsonl", "report.json", "train.toml", "model/model.safetensors", "model/tokenizer.json"):
