@@ -39,9 +39,11 @@ FREE_SETTINGS = frozenset(
 """Settings that may change when a run is resumed: they affect speed and safety, not the result."""
 LENGTH_SETTINGS = frozenset({"epochs", "max_steps"})
 """Settings that --extend may change: the run gets longer, and its learning rate falls more slowly from there on."""
-BEFORE_THEY_EXISTED: Mapping[str, Any] = {"prompts": 1.0, "raise_full_share": False, "watch_every": 0}
-"""What runs did that were begun before there were these settings: every prompt of the data was used, and no windows
-were compared."""
+BEFORE_THEY_EXISTED: Mapping[str, Any] = {
+    "also_eval": [], "optimizer": "adamw", "pack_share": 1.0, "prompts": 1.0, "raise_full_share": False,
+    "shard": "none", "watch_every": 0,
+}  # fmt: skip
+"""What runs did that were begun before there were these settings, such as to use every prompt of the data."""
 _PER_CALL = frozenset({"dry_run", "extend", "resume"})  # they belong to a command, not to the run
 LIBRARIES = ("torch", "transformers", "torchaudio", "safetensors", "numpy", "audiomentations", "webdataset", "jiwer")
 
