@@ -7,6 +7,7 @@ is searched for each size of memory: the step needs its total, and `RESERVED_GB`
 CUDA context, workspaces, fragmentation). Texts have 64 tokens.
 """
 
+from bisect import bisect_right
 from dataclasses import asdict
 from typing import Any
 
@@ -77,10 +78,9 @@ def measure_variant(settings: dict[str, Any]) -> dict[str, Any]:
 
 def largest_pass(settings: dict[str, Any], seconds: int, *, room: float, fixed: float, each: float) -> int:
     """Return the most utterances whose pass fits; 0: not even one."""
-    rows = max(0, int((room - fixed) / each))
-    while rows and count(settings, rows=rows, seconds=seconds).total > room:
-        rows -= 1
-    return rows
+    # With many rows the peak may lie in another phase of the pass, where each of them needs more.
+    most = max(0, int((room - fixed) / each))
+    return bisect_right(range(1, most + 1), room, key=lambda rows: count(settings, rows=rows, seconds=seconds).total)
 
 
 def count(settings: dict[str, Any], *, rows: int, seconds: int) -> StepMemory:

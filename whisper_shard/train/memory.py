@@ -4,7 +4,7 @@ The network is built and differentiated on tensors that have shapes but no data,
 follows from the code itself: adapters, frozen layers, checkpointing and borrowed silence are counted as they are made.
 
 What is not counted: the CUDA context, the workspaces of its libraries, and fragmentation. With --compile a step needs
-less than is counted here.
+less than is counted here, and with --gradient-checkpointing up to one gradient of the token embedding less.
 """
 
 import copy
