@@ -22,7 +22,7 @@ setup: .venv/.ready  ## create .venv with everything in it
 demo: setup  ## every command offline: synthesize a corpus, prepare, verify, inspect, bench, train, score
 	$(BIN)/whisper-shard demo demo
 
-test: setup  ## the tests, in one process per core (seven minutes on two)
+test: setup  ## the tests, in one process per core (ten to twelve minutes on two)
 	$(PYTEST) -m "not long"
 
 test-crash: setup  ## the long crash tests: many kills at random moments
