@@ -1,6 +1,6 @@
 """What a checkpoint costs the training path: everything is copied there, and written by a thread.
 
-    python -m benchmarks.bench_saving /data/whisper-base
+    python -m benchmarks.bench_saving MODEL
 
 Measures copying, and writing with hashes and syncs, of weights and moments on the CPU, alternately. On a GPU the copies
 cross the bus instead.
@@ -35,8 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a Whisper")
     args = parser.parse_args()
-    command = f"python -m benchmarks.bench_saving {args.model}"
-    write_result("saving", command, measure(args.model), "torch", "safetensors")
+    write_result("saving", "python -m benchmarks.bench_saving MODEL", measure(args.model), "torch", "safetensors")
 
 
 def measure(model: str) -> dict[str, Any]:
