@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,27 @@ def _join(process, receiver) -> Ended:
         message, result = "", None
     process.join(timeout=120)
     return Ended(exit_code=process.exitcode, message=message, result=result)
+
+
+def build_step(ranks, model_folder, config, *, loss_scale=None, silence_source=None):
+    """What makes the optimizer steps of one of several ranks."""
+    from whisper_shard.model.labels import Labeler
+    from whisper_shard.model.whisper import load_whisper
+    from whisper_shard.train.build import build_trainable
+    from whisper_shard.train.global_batch import GlobalBatchBuilder
+    from whisper_shard.train.run.context import Machine
+    from whisper_shard.train.step import TrainStep
+
+    machine = Machine(device=torch.device("cpu"), dtype=torch.float32, ranks=ranks)
+    loaded = load_whisper(str(model_folder))
+    trainable = build_trainable(loaded, config, machine)
+    if loss_scale:
+        trainable = replace(trainable, scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale))
+    builder = GlobalBatchBuilder(
+        labeler=Labeler(loaded.tokenizer), config=config, ranks=ranks, total_steps=100,
+        longest_window=trainable.longest_window,
+    )  # fmt: skip
+    return TrainStep(trainable, builder, config, machine, silence_source)
 
 
 def lasting_metrics(run: Path) -> list[dict]:

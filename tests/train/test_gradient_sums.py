@@ -1,7 +1,7 @@
 """Gradients are summed during the backward pass: the same sums on any number of ranks, sent in the same order."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.making import make_dataset
-from tests.train.running import on_ranks
+from tests.train.running import build_step, on_ranks
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.stream import StreamConfig
 from whisper_shard.config.train import TrainConfig
@@ -216,32 +216,19 @@ class Steps:
 
 def take_steps(ranks, model_folder, dataset, settings, *, loss_scale=None, out_of_memory=False):
     """Take three optimizer steps of 16 utterances with a small Whisper in many buckets."""
-    from whisper_shard.model.labels import Labeler
-    from whisper_shard.model.whisper import load_whisper
     from whisper_shard.stream.loader import open_loader
-    from whisper_shard.train.build import build_trainable
-    from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
-    from whisper_shard.train.run.context import Machine
-    from whisper_shard.train.step import TrainStep
+    from whisper_shard.train.global_batch import Requests
     from whisper_shard.train.windows import PassLimit
 
     config = replace_settings(TrainConfig(), {"batch_size": 16, "micro_batch": 4, "dropout": 0.0, **settings})
-    machine, loaded = Machine(device=CPU, dtype=torch.float32, ranks=ranks), load_whisper(str(model_folder))
-    trainable = build_trainable(loaded, config, machine)
-    if loss_scale:
-        trainable = replace(trainable, scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale))
-    builder = GlobalBatchBuilder(
-        labeler=Labeler(loaded.tokenizer), config=config, ranks=ranks, total_steps=100,
-        longest_window=trainable.longest_window,
-    )  # fmt: skip
-    step = TrainStep(trainable, builder, config, machine)
+    step = build_step(ranks, model_folder, config, loss_scale=loss_scale)
     step.gradients = sums = GradientSums(step.parameters, ranks, bucket_elements=4000)
     if ranks.world > 1:
         step.limit = PassLimit(utterances=1 + 3 * ranks.rank)
     failures: list[int] = []
     if out_of_memory and ranks.rank == 1:
         step.limit = PassLimit(utterances=16)
-        run_out_in_the_last_pass(trainable.network, sums, failures)
+        run_out_in_the_last_pass(step.trainable.network, sums, failures)
     finish, early = sums.finish, []
     sums.finish = lambda: (early.append(sums.num_sent), finish())
     stream = StreamConfig(batch_size=16, workers=0, augment=())
@@ -249,7 +236,7 @@ def take_steps(ranks, model_folder, dataset, settings, *, loss_scale=None, out_o
     for number in range(3):
         result = step(next(batches), step=number, lr=1e-3, requests=Requests())
         assert not result.read()[2]
-    model = trainable.model
+    model = step.trainable.model
     return Steps(
         weights=as_arrays(model.named_parameters()),
         gradients=as_arrays((name, p.grad) for name, p in model.named_parameters()),

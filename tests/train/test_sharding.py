@@ -1,7 +1,7 @@
 """Sharded over ranks, a run learns what one rank learns, and goes on sharded otherwise or not at all."""
 
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from tests.making import make_dataset
-from tests.train.running import Kill, final_weights, lasting_metrics, launch, on_ranks, report_of, tiny_config
+from tests.train.running import (
+    Kill,
+    build_step,
+    final_weights,
+    lasting_metrics,
+    launch,
+    on_ranks,
+    report_of,
+    tiny_config,
+)
 from tests.train.test_gradient_sums import as_arrays
 from whisper_shard.config.settings import replace_settings
 from whisper_shard.config.stream import StreamConfig
@@ -45,34 +54,23 @@ class Steps:
 
 def take_steps(ranks, model_folder, dataset, settings, *, loss_scale=None):
     """Take three optimizer steps of 16 utterances."""
-    from whisper_shard.model.labels import Labeler
     from whisper_shard.model.sharded import own_rows, whole_tensor
-    from whisper_shard.model.whisper import load_whisper
     from whisper_shard.stream.loader import open_loader
-    from whisper_shard.train.build import build_trainable
-    from whisper_shard.train.global_batch import GlobalBatchBuilder, Requests
-    from whisper_shard.train.run.context import Machine
+    from whisper_shard.train.global_batch import Requests
     from whisper_shard.train.sharding import Sharding
-    from whisper_shard.train.step import TrainStep
     from whisper_shard.train.windows import PassLimit
 
     config = replace_settings(TrainConfig(), {"batch_size": 16, "micro_batch": 4, "dropout": 0.0, **settings})
-    machine, loaded = Machine(device=CPU, dtype=torch.float32, ranks=ranks), load_whisper(str(model_folder))
-    trainable = build_trainable(loaded, config, machine)
-    if loss_scale:
-        trainable = replace(trainable, scaler=torch.amp.GradScaler("cpu", init_scale=loss_scale))
-    builder = GlobalBatchBuilder(
-        labeler=Labeler(loaded.tokenizer), config=config, ranks=ranks, total_steps=100,
-        longest_window=trainable.longest_window,
-    )  # fmt: skip
     silence = torch.rand(1, 8000, generator=torch.Generator().manual_seed(0)) * 1e-3
-    step = TrainStep(trainable, builder, config, machine, silence if config.window.borrows_silence else None)
+    source = silence if config.window.borrows_silence else None
+    step = build_step(ranks, model_folder, config, loss_scale=loss_scale, silence_source=source)
+    trainable, model = step.trainable, step.trainable.model
     empty, gathered = [], []
     if ranks.world > 1:
         step.limit = PassLimit(utterances=1 + 3 * ranks.rank)
         run_empty_pass = Sharding.run_empty_pass
         Sharding.run_empty_pass = lambda self: (empty.append(1), run_empty_pass(self))[1]
-    layers = [*loaded.model.model.encoder.layers, *loaded.model.model.decoder.layers]
+    layers = [*model.model.encoder.layers, *model.model.decoder.layers]
 
     def count_gathered():
         return sum(not hasattr(next(layer.parameters()), "device_mesh") for layer in layers)
@@ -94,7 +92,7 @@ def take_steps(ranks, model_folder, dataset, settings, *, loss_scale=None):
     )
     average = trainable.average.weights if trainable.average else {}
     return Steps(
-        weights=as_arrays((name, whole_tensor(p)) for name, p in trainable.model.named_parameters()),
+        weights=as_arrays((name, whole_tensor(p)) for name, p in model.named_parameters()),
         average=as_arrays((name, whole_tensor(mean)) for name, mean in average.items()),
         norm=norm,
         num_passes=len(result.passes),

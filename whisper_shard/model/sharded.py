@@ -11,7 +11,7 @@ from torch import Tensor
 
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether this rank has only some rows of a tensor."""
-    return hasattr(tensor, "device_mesh")  # a DTensor; importing its class takes longer than most runs' first step
+    return hasattr(tensor, "device_mesh")  # a DTensor, whose class is slow to import
 
 
 def own_rows(tensor: Tensor) -> Tensor:

@@ -209,6 +209,7 @@ class Trainer:
             if self._is_finished():
                 break
         self._report_saved(wait=True)
+        barrier(self.context.machine.ranks)  # all ranks read what rank 0 has written
         return TrainingEnd(
             state=self.state,
             stopped="early" if self.state.step < self.total_steps else "steps",

@@ -2,10 +2,11 @@
 
 import errno
 import threading
+import time
 
 import pytest
 
-from tests.train.running import assert_same_result, launch, tiny_config
+from tests.train.running import assert_same_result, launch, on_ranks, report_of, tiny_config
 from whisper_shard.errors import EnvironmentFault, StopRequested
 from whisper_shard.train.events import Evaluating, Saved, Stepped
 from whisper_shard.train.loop import train_model
@@ -76,6 +77,25 @@ def test_an_evaluation_that_is_stopped_waits_for_its_checkpoint(task, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "state.json").is_file()
 
 
+def train_with_a_slow_disk(ranks, task, run):
+    """Train on one of several ranks, of which the first takes a second for each checkpoint; return the best weights."""
+
+    def save_slowly(*args, **rest):
+        time.sleep(1.0)
+        return checkpoint.save_checkpoint(*args, **rest)
+
+    checkpointer.save_checkpoint = save_slowly
+    # The weights at the end are worse than those before, which are read again.
+    train_model(task, run, tiny_config(task, average=3, eval_every=2, max_steps=4, dropout=0.0))
+    return report_of(run).chosen if ranks.is_first else ""
+
+
+def test_no_rank_reads_what_the_first_has_not_written_yet(task, tmp_path):
+    chosen, nothing = on_ranks(2, train_with_a_slow_disk, task, tmp_path / "run")
+    assert chosen.startswith(("best", "average"))
+    assert not nothing
+
+
 def test_what_waits_is_bounded_and_faults_come_out_once(tmp_path):
     may_go_on, begun = threading.Event(), []
 
@@ -91,8 +111,9 @@ def test_what_waits_is_bounded_and_faults_come_out_once(tmp_path):
         writer.start(lambda: write(1))
         assert writer.take_written() == []
         threading.Timer(0.05, may_go_on.set).start()
-        writer.start(lambda: write(2))  # waits for the first
+        writer.make_room()  # waits for the first
         assert begun[0] == 0
+        writer.start(lambda: write(2))
         with pytest.raises(EnvironmentFault, match="disk full"):
             writer.wait()
         writer.wait()

@@ -126,6 +126,7 @@ class Checkpointer:
             if not ranks.is_first:
                 return
             ranks = Ranks()
+        self.writer.make_room()
         copies = copy_own_tensors(tensors, ranks)
         # A group of its own: training exchanges other things meanwhile.
         ranks = replace(ranks, control=ranks.saving)

@@ -8,8 +8,8 @@ from types import TracebackType
 from whisper_shard.errors import WhisperShardError
 from whisper_shard.train.events import Saved
 
-MAX_WAITING = 2
-"""Copies of a run in memory: the weights of an evaluation, and a checkpoint."""
+MAX_COPIES = 2
+"""Copies of a run in memory at a time, such as the weights of an evaluation, and a checkpoint."""
 
 
 class CheckpointWriter:
@@ -23,18 +23,22 @@ class CheckpointWriter:
         self._waiting: deque[Future[Saved | None]] = deque()
         self._written: list[Saved] = []
 
+    def make_room(self) -> None:
+        """Wait until another copy of the run may be made; call it before.
+
+        Raises:
+            EnvironmentFault: Something could not be written.
+            TrainingError: Another rank is gone.
+        """
+        while len(self._waiting) >= MAX_COPIES:
+            self._finish_first()
+
     def start(self, write: Callable[[], Saved | None]) -> None:
-        """Begin to write; wait first if too much is waiting already.
+        """Begin to write, after what is waiting already.
 
         Args:
             write: Writes one folder, from copies of what training changes. Returns what to report, if anything.
-
-        Raises:
-            EnvironmentFault: Something before could not be written.
-            TrainingError: Another rank is gone.
         """
-        while len(self._waiting) >= MAX_WAITING:
-            self._finish_first()
         self._waiting.append(self._thread.submit(write))
 
     def take_written(self) -> list[Saved]:
