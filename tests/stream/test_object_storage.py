@@ -135,7 +135,9 @@ def test_a_network_that_is_gone_is_one_error(s3, remote, fault):
     else:
         storage = dataclasses.replace(QUICK, endpoint="http://no-such-host.invalid:80")
     gone = dataclasses.replace(remote, storage=storage)
-    with pytest.raises(EnvironmentFault, match=r"refuses connections|the name of the server cannot be resolved"):
+    # A busy machine may take longer to find that there is no such name than a request may last.
+    reasons = {"refuse": "refuses connections", "DNS": "name of the server cannot be resolved|not answer in time"}
+    with pytest.raises(EnvironmentFault, match=reasons[fault]):
         list(open_loader(gone, CONFIG, epochs=1))
 
 
