@@ -1,10 +1,10 @@
 # Bare `make` lists the targets. Everything installs into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 BIN := .venv/bin
-# One test process per core, with one thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+# One test process per core, with one thread each. What they compile is kept for the processes that they start.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo test test-crash test-long check bench bench-peers gpu clean
+.PHONY: help setup demo test test-slow test-crash test-long check bench bench-peers gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,8 +22,11 @@ setup: .venv/.ready  ## create .venv with everything in it
 demo: setup  ## every command offline: synthesize a corpus, prepare, verify, inspect, bench, train, score
 	$(BIN)/whisper-shard demo demo
 
-test: setup  ## the tests, in one process per core (ten to twelve minutes on two)
-	$(PYTEST) -m "not long"
+test: setup  ## the quick tests, in one process per core (under four minutes on two)
+	$(PYTEST) -m "not slow and not long"
+
+test-slow: setup  ## those of two seconds or more: real weights, several ranks, killed processes (six to eight minutes)
+	$(PYTEST) -m "slow and not long"
 
 test-crash: setup  ## the long crash tests: many kills at random moments
 	$(PYTEST) -m long tests/prepare tests/tars tests/train

@@ -201,12 +201,14 @@ def test_an_augmentation(extended):
     assert ran.stdout == f"{extended}/whisper_shard/__init__.py [0.5, 0.25, 0.0]\n"
 
 
+@pytest.mark.slow
 def test_an_export(extended, tiny_folder, tmp_path):
     ran = run(extended, "-m", "whisper_shard", "export", str(tiny_folder), str(tmp_path / "out"), "--format", "names")
     assert ran.returncode == 0, ran.stderr
     assert "model.encoder.conv1.weight" in (tmp_path / "out/names.txt").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_a_storage_scheme(extended, tmp_path):
     make_dataset(tmp_path / "set", [0.3, 0.2, 0.4, 0.1])
     code = (

@@ -1,6 +1,7 @@
 """What the project promises of itself: homes of libraries, module sizes, a light import."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -40,12 +41,15 @@ HOMES = {
 }
 
 
+@functools.cache
 def imported_packages(path):
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0]
+            names.add(node.module.split(".")[0])
+    return names
 
 
 @pytest.mark.parametrize("library", HOMES)

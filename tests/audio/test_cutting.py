@@ -80,6 +80,7 @@ def test_damage_costs_what_lies_behind_it(talk):
     )
 
 
+@pytest.mark.slow
 def test_long_silence_is_not_kept(talk):
     waveform, _ = talk
 

@@ -37,6 +37,7 @@ def test_a_part_without_time_left_is_skipped(args):
     assert run_part(part, args, time.monotonic() - 1) == {"status": "skipped", "why": "--minutes 25 were over"}
 
 
+@pytest.mark.slow
 def test_a_part_that_writes_nothing_has_failed(args):
     found = run_part(Part(name="silent", words=("bench_gpu", "--help"), seconds=60), args, math.inf)
     assert found["status"] == "failed" and "exit code" in found["why"]

@@ -36,6 +36,7 @@ def mean_of(waveforms):
     return waveforms.mean()
 
 
+@pytest.mark.slow
 def test_measures_every_stage_and_setting(report):
     names = [stage.name for stage in report.stages]
     assert names == ["read", "verify", "decode", "augment", "collate", "transfer", "log_mel"]

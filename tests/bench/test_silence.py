@@ -120,6 +120,7 @@ def plan(task, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_path, capsys):
     for run in (plan("full-1", window="full"), plan("auto-1")):
         make_run(run, str(task / "tiny"))
@@ -140,6 +141,7 @@ def test_runs_are_measured_utterance_by_utterance_and_compared(plan, task, tmp_p
     assert "\n| tiny | auto, 1 | full | 6 | " in printed and "\n| tiny | auto-1 | 6 | " in printed
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(plan, task, monkeypatch):
     whole, stopped = plan("auto-1"), plan("auto-2")
     make_run(whole, str(task / "tiny"))

@@ -76,6 +76,7 @@ def test_a_background_follows_the_source_as_loud_as_it_says_and_only_for_the_tim
     assert torch.equal(again.states[-1], silence.states[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lends", ["constants", "noise"])
 def test_a_run_with_a_stand_in_differs_from_one_with_silence(task, tmp_path, lends):
     losses = []

@@ -137,6 +137,7 @@ def played_seconds(server):
     return [len(samples) / rate for samples, rate in played]
 
 
+@pytest.mark.slow
 def test_a_dataset_in_a_bucket(s3, tmp_path):
     make_dataset(tmp_path / "train", [0.3, 0.4, 0.5], per_shard=2)
     upload_folder(tmp_path / "train", f"s3://{BUCKET}/browsed/train")

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from whisper_shard.cli.doctor import check_installation, disable_cuda_extensions
 
 
+@pytest.mark.slow
 def test_this_installation_has_no_problem():
     findings = {finding.name: finding for finding in check_installation()}
     assert {"python", "machine", "shared memory", "torch", "GPU", "import torchaudio"} <= set(findings)
@@ -13,6 +16,7 @@ def test_this_installation_has_no_problem():
     assert not problems
 
 
+@pytest.mark.slow
 def test_a_working_torchaudio_is_left_alone():
     assert disable_cuda_extensions() == []
 

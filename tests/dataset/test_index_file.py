@@ -135,6 +135,7 @@ def errors_of(sound, hostile):
     return dict(zip(HOSTILE, map(json.loads, ran.stdout.splitlines()), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_small_file_that_stands_for_a_large_one_is_refused_with_little_memory(errors_of, name):
     message = HOSTILE[name][1]
@@ -144,6 +145,7 @@ def test_a_small_file_that_stands_for_a_large_one_is_refused_with_little_memory(
         assert any(re.search(message, error) for error in errors_of[name]), errors_of[name]
 
 
+@pytest.mark.slow
 def test_a_huge_text_is_not_read_by_those_who_read_texts(hostile):
     folder = hostile / "huge text"
     with pytest.raises(DatasetError, match=r"row group 0 has 4194\d+ bytes for 2 rows"):

@@ -45,6 +45,7 @@ def test_a_vocabulary_that_is_not_whispers_own_is_refused(name, tiny_folder, tmp
     assert list(tmp_path.iterdir()) == [], "nothing is left of an export that failed"
 
 
+@pytest.mark.slow
 def test_text_tokens_that_openai_whisper_does_not_know_are_refused(large_v3, tmp_path):
     with pytest.raises(ExportError, match="its text tokens are not Whisper's own, which openai-whisper has built in"):
         export_model(str(large_v3), tmp_path / "out", ExportConfig(format="openai"))
@@ -97,6 +98,7 @@ def test_whisper_cpp_transcribes_the_same_with_128_mel_bins(dtype, large_v3, tmp
     assert_alike(parity, flips=1 if dtype == "float16" else 2)
 
 
+@pytest.mark.slow
 def test_faster_whisper_reads_128_mel_bins_and_writes_its_comparison(large_v3, tmp_path):
     pytest.importorskip("faster_whisper")
     parity = export_and_compare(large_v3, tmp_path, "ct2", "float32")

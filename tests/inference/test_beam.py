@@ -59,6 +59,7 @@ def test_beams_find_other_texts_than_one(tiny):
     assert decode(loaded, hidden, CAP, 4).token_ids != generate(loaded, hidden, CAP, 1)
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_answer(tiny):
     loaded = talkative(tiny)
     hidden = encode_waveforms(loaded, make_waveforms(6))
@@ -67,6 +68,7 @@ def test_batches_do_not_change_the_answer(tiny):
     assert tuple(one.token_ids[0] for one in alone) == together.token_ids
 
 
+@pytest.mark.slow
 def test_attention_bias_reaches_every_beam(tiny):
     loaded = talkative(tiny)
     hidden = encode_waveforms(loaded, make_waveforms(2))
@@ -97,6 +99,7 @@ def speech(whisper_base):
     return encode_recordings(whisper_base)
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 @pytest.mark.parametrize("num_beams", [2, 5])
 def test_hypotheses_of_real_speech_are_those_of_generate(whisper_base, speech, num_beams):

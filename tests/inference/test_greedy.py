@@ -91,6 +91,7 @@ def make_labels(labeler, texts):
     return labeler.collate(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [1, 2, 7, CAP])
 def test_drafts_change_the_work_and_not_the_answer(case, cap):
     loaded, hidden, labeler, plain, greedy = case
@@ -141,6 +142,7 @@ def test_suppressed_tokens_are_never_chosen(case):
     assert all(row[:1] != (banned,) for row in later.token_ids)
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_answer(case):
     loaded, hidden, labeler, plain, _ = case
     alone = [
@@ -193,6 +195,7 @@ def real(whisper_base):
     return hidden, hypotheses
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hypotheses_of_real_speech_are_those_of_generate(whisper_base, real, dtype):

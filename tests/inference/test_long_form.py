@@ -63,6 +63,7 @@ def their_segments(loaded, waveform, **settings):
     return [segment for segment in segments if segment[2].strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("previous", [False, True])
 def test_the_text_of_a_random_model_is_that_of_transformers(tiny, previous):
     waveform = make_waveform(100.0, seed=4)
@@ -75,6 +76,7 @@ def test_the_text_of_a_random_model_is_that_of_transformers(tiny, previous):
     assert [result.is_last for result in ours] == [False] * (len(ours) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_recordings_side_by_side_have_the_text_they_have_alone(tiny):
     recordings = [hear(f"{seconds}", make_waveform(seconds, seed=5)) for seconds in (70.0, 3.0, 100.0, 31.0)]
     greedy = transcribe(tiny, SETTINGS, recordings)
@@ -90,6 +92,7 @@ def test_recordings_side_by_side_have_the_text_they_have_alone(tiny):
     assert len(temperatures) > 1, "no window was decoded again: the test compares too little"
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_tokens(tiny):
     settings = replace(SETTINGS, fallback=replace(GREEDY, temperatures=(1.0,)))
     recording = hear("a", make_waveform(40.0))
@@ -98,6 +101,7 @@ def test_another_seed_draws_other_tokens(tiny):
     assert texts(first) != texts(transcribe(tiny, replace(settings, seed=1), [recording])["a"])
 
 
+@pytest.mark.slow
 def test_known_windows_are_decoded_together_and_to_their_ends(tiny):
     windows = ((0, 900), (1200, 3900), (4000, 4100))
     recording = hear("a", make_waveform(50.0), windows=windows)
@@ -115,6 +119,7 @@ def test_a_recording_without_speech_is_finished_at_once(tiny):
     assert result.position_seconds == 50.0
 
 
+@pytest.mark.slow
 def test_text_drawn_at_a_high_temperature_is_not_told_to_the_next_window(tiny):
     recording = hear("a", make_waveform(70.0))
     drawn = replace(SETTINGS, fallback=replace(GREEDY, temperatures=(0.6,)))
@@ -123,6 +128,7 @@ def test_text_drawn_at_a_high_temperature_is_not_told_to_the_next_window(tiny):
     )
 
 
+@pytest.mark.slow
 def test_the_language_is_heard_in_the_first_window(tiny):
     recordings = [hear(name, make_waveform(40.0, seed=seed)) for seed, name in enumerate("ab")]
     results = transcribe(tiny, replace(SETTINGS, language=""), recordings, batch=2)
@@ -175,6 +181,7 @@ def compare_with_transformers(loaded, seconds, seed):
     assert len(theirs) > seconds / 30
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_the_text_of_real_speech_is_that_of_transformers(whisper_base):
     torch.set_num_threads(1)

@@ -33,6 +33,7 @@ def prefixes(loaded, lengths):
     return [(labeler.previous_id, *range(10, 10 + n), *prefix) if n else prefix for n in lengths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_row_does_not_depend_on_the_others(decoder, tiny, temperature):
     starts = prefixes(tiny, [0, 3, 7, 0, 40])

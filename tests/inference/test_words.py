@@ -93,6 +93,7 @@ def test_a_model_that_names_no_heads(tiny):
         LongFormTranscriber(tiny, replace(SETTINGS, word_timestamps=True))
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_words_are_where_they_were_said(whisper_base):
     decoders = [make() for make in DECODERS.values()]

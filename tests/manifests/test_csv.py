@@ -208,6 +208,7 @@ def test_an_encoding_is_believed(tmp_path):
         read_rows(path, encoding="ascii")
 
 
+@pytest.mark.slow
 def test_a_byte_that_is_not_utf_8_is_found_behind_the_first_megabyte(tmp_path):
     lines = ["audios,text", *(f"{i}.wav,plain words" for i in range(70_000)), "z.wav,caf\u00e9"]
     path = write(tmp_path / "c.csv", "\n".join(lines).encode("cp1252"))

@@ -167,6 +167,7 @@ def test_digest_covers_everything_but_the_recordings(tmp_path):
     assert digest([1, 2, 3]) != same
 
 
+@pytest.mark.slow
 def test_hub_becomes_datasets_and_is_noticed_when_it_changes(tmp_path):
     hub = make_hub(tmp_path / "hub", 60)
     events = prepare(hub, tmp_path / "out", eval_corpus=str(hub / "data/validation-0000*.parquet"))

@@ -16,6 +16,7 @@ def test_encoder_at_30_seconds_is_hugging_faces_to_the_bit(tiny):
     assert torch.equal(encode(tiny.model, log_mel), tiny.model.model.encoder(log_mel).last_hidden_state)
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 @torch.no_grad()
 def test_real_encoder_at_30_seconds_is_hugging_faces_to_the_bit(whisper_base):

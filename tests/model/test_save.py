@@ -40,6 +40,7 @@ def read_json(path):
     return json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_saved_folder_loads_here_and_in_a_pipeline(tiny, tmp_path):
     waveforms, num_samples, labels = make_batch(tiny)
@@ -161,6 +162,7 @@ def test_faster_whisper_transcribes_the_same(saved, tmp_path):
     assert [transcribe(recognizer, waveform, suppress_tokens=suppressed) for waveform in waveforms] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_faster_whisper_transcribes_real_speech_the_same(whisper_base, tmp_path):
     save_model_folder(whisper_base, tmp_path / "model")

@@ -69,6 +69,7 @@ def run_python(code, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_name_that_the_hub_does_not_give(tmp_path):
     code = """
         from whisper_shard.errors import ModelError
@@ -84,6 +85,7 @@ def test_a_name_that_the_hub_does_not_give(tmp_path):
     assert "give a folder" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_torchaudio_built_for_cuda_is_explained(tmp_path, tiny_folder):
     (tmp_path / "torchaudio").mkdir()
     message = "libc10_cuda.so: cannot open shared object file: No such file or directory"

@@ -89,6 +89,7 @@ def kill_at_random(corpus, out, count, *, seed):
     return num_ends
 
 
+@pytest.mark.slow
 def test_kill_at_commit_steps_then_rerun_gives_the_same_bytes(corpus, clean, tmp_path):
     for step in SHORT_STEPS:
         kill_at(corpus, tmp_path / "out", step)
@@ -126,6 +127,7 @@ def test_steps_named_here_are_all_there_are(tmp_path):
     assert set((tmp_path / "steps").read_text().split()) == set(STEPS)
 
 
+@pytest.mark.slow
 def test_hostile_recordings_are_rejected_and_all_else_is_kept(tmp_path):
     fitful = hostile.FITFUL + str(tmp_path / "tries").encode()
     evil = [("crash.bin", hostile.CRASH), ("hang.bin", hostile.HANG), ("eat.bin", hostile.EAT), ("fits.bin", fitful)]
@@ -170,6 +172,7 @@ def test_recording_whose_worker_is_killed_once_is_kept(tmp_path):
     assert any("no recording is to blame" in event.message for event in events if isinstance(event, Note))
 
 
+@pytest.mark.slow
 def test_worker_killed_from_outside_costs_nothing(corpus, clean, tmp_path):
     out, killed = tmp_path / "out", False
     for event in prepare_corpus(corpus, out, PrepareConfig(trim_db=0.0, jobs=2)):
@@ -180,6 +183,7 @@ def test_worker_killed_from_outside_costs_nothing(corpus, clean, tmp_path):
     assert fingerprint(out) == clean
 
 
+@pytest.mark.slow
 def test_leaving_early_stops_the_workers(tmp_path):
     slow = [(f"slow{i}.bin", hostile.SLOW) for i in range(6)]
     corpus = make_corpus(tmp_path / "corpus", 70, extra=slow)
@@ -250,6 +254,7 @@ def test_failing_disk_is_never_blamed_on_a_recording(tmp_path):
     assert sum(split.num_utterances for split in totals.values()) == 6
 
 
+@pytest.mark.slow
 def test_changed_recording_makes_its_shard_stale_by_name(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 70)
     prepare(corpus, tmp_path / "out")
@@ -272,6 +277,7 @@ def test_damaged_or_missing_tar_is_noticed(tmp_path):
     assert fingerprint(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_changed_configuration_names_the_settings(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 6)
     prepare(corpus, tmp_path / "out", jobs=1)
@@ -333,6 +339,7 @@ def test_number_of_jobs_does_not_show_in_the_datasets(corpus, clean, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_raised_limit_gives_timed_out_recordings_another_chance(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 6, extra=[("slow.bin", hostile.SLOW)])
     settings = {"decoders": HOSTILE, "jobs": 1, "eval_fraction": 0.0}
@@ -343,6 +350,7 @@ def test_raised_limit_gives_timed_out_recordings_another_chance(tmp_path):
     assert any("decode_timeout_seconds was 0.05, is 60" in event.message for event in events if isinstance(event, Note))
 
 
+@pytest.mark.slow
 def test_interrupted_driver_goes_on(corpus, clean, tmp_path):
     process = start_driver(corpus, tmp_path / "out")
     for line in process.stdout:

@@ -59,6 +59,7 @@ def test_the_first_row_stays_and_the_others_are_named(tmp_path):
     assert totals_of(again)["train"] == totals
 
 
+@pytest.mark.slow
 def test_an_output_that_is_finished_is_changed_and_changed_back(tmp_path):
     corpus = make(tmp_path / "corpus")
     run(corpus, tmp_path / "kept", duplicates="keep")
@@ -83,6 +84,7 @@ def test_what_eval_has_leaves_train(tmp_path):
     assert not any("refuses" in note for note in notes_of(events))
 
 
+@pytest.mark.slow
 def test_what_stayed_and_is_gone_brings_back_what_was_dropped(tmp_path):
     corpus, out = make(tmp_path / "corpus", copies=("3.wav", "1.wav")), tmp_path / "out"
     run(corpus, out)
@@ -132,6 +134,7 @@ def test_a_damaged_tar_is_named(tmp_path):
         run(corpus, out)
 
 
+@pytest.mark.slow
 def test_a_kill_while_shards_are_written_anew_costs_nothing(tmp_path):
     corpus, out = make(tmp_path / "corpus"), tmp_path / "out"
     run(corpus, tmp_path / "expected")

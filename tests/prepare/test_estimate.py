@@ -7,6 +7,7 @@ from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.estimate import estimate_corpus
 
 
+@pytest.mark.slow
 def test_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 60, seconds=1.5, extra=[("bad.wav", b"nothing")])
     soundfile.write(tmp_path / "corpus/audios/0.wav", make_waveform(0.5), 16_000)

@@ -67,6 +67,7 @@ def rejects_of(events):
     return sum((Counter(split.rejects) for split in totals_of(events).values()), start=Counter())
 
 
+@pytest.mark.slow
 def test_shards_are_those_of_a_local_run_and_each_recording_one_request(uploaded, local, s3, tmp_path):
     events = prepare(f"{uploaded}/corpus.csv", tmp_path / "out", **SETTINGS)
     assert datasets_of(tmp_path / "out") == local
@@ -97,6 +98,7 @@ def test_a_local_manifest_may_name_urls(uploaded, corpus, local, tmp_path):
     assert sum(split.num_utterances for split in totals_of(events).values()) == 66
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     ["folder", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("tsv", "jsonl", "parquet", "above"))],
@@ -144,6 +146,7 @@ def shards_of(out):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", ["", pytest.param("/data/train-*.parquet", marks=pytest.mark.long)], ids=["folder", "pattern"]
 )
@@ -186,6 +189,7 @@ def test_segments_of_a_long_recording_fetch_it_once_a_shard(s3, tmp_path):
     assert shards_of(tmp_path / "out") == shards_of(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_a_finished_output_is_left_as_it_is_and_a_changed_recording_is_noticed(uploaded, tmp_path):
     out = tmp_path / "out"
     prepare(f"{uploaded}/corpus.csv", out, **SETTINGS)
@@ -214,6 +218,7 @@ def test_a_store_that_is_down_for_a_while_is_waited_for(uploaded, local, s3, tmp
     assert datasets_of(tmp_path / "out") == local
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_down_is_one_error_and_no_reject(uploaded, local, s3, tmp_path):
     def run(storage):
         return list(

@@ -126,6 +126,7 @@ def test_the_rows_of_an_evaluation_corpus_are_not_mistaken_for_those_of_the_samp
     assert decoded(tmp_path / "a") == decoded(tmp_path / "b") == ["."] * 40
 
 
+@pytest.mark.slow
 def test_a_run_that_makes_the_plan_writes_the_bytes_of_one_that_finds_it(tmp_path):
     corpus = write_counting(tmp_path, 100)
     prepare(corpus, tmp_path / "out", decoders=COUNTING)

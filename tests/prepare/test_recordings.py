@@ -84,6 +84,7 @@ def test_no_recording_is_decoded_twice_for_a_shard(tmp_path):
     assert sum(found for found, _ in passes) <= 5 + 3  # again only where a shard ends within a recording
 
 
+@pytest.mark.slow
 def test_segments_survive_a_change_of_the_recording(tmp_path):
     corpus = make_talks(tmp_path)
     prepare(corpus, tmp_path / "out", **LOSSLESS)

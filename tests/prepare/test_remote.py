@@ -98,6 +98,7 @@ def remove_all(url):
         ObjectStore().delete(info.location)
 
 
+@pytest.mark.slow
 def test_every_object_is_that_of_a_local_run(corpus, local, url, tmp_path):
     events = prepare(corpus, url, **SETTINGS)
     assert totals_of(events)["train"].num_utterances == 107
@@ -117,6 +118,7 @@ def test_a_finished_output_is_left_as_it_is_from_any_machine(corpus, local, url,
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_killed_at_random_moments_and_resumed_on_other_machines(corpus, local, url, tmp_path, seed):
     kill_and_resume(corpus, local, url, tmp_path, seed=seed, count=3)
@@ -150,6 +152,7 @@ def test_finished_shards_are_not_prepared_again_on_another_machine(corpus, local
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_server_dies_and_comes_back(corpus, local, s3_server, url, tmp_path):
     is_killed = False
     for event in prepare_corpus(corpus, url, PrepareConfig(**QUICK, **SETTINGS)):
@@ -162,6 +165,7 @@ def test_the_server_dies_and_comes_back(corpus, local, s3_server, url, tmp_path)
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_network_that_stays_away_stops_the_run_which_then_resumes(corpus, local, s3, url, tmp_path):
     fault = s3.inject("status", method="PUT", part="train/shards/000002", status=503, code="SlowDown")
     storage = StorageConfig(retry_budget_seconds=0.3)
@@ -206,6 +210,7 @@ def test_rebuild_removes_dataset_json_first_and_prepares_all_again(corpus, local
     assert_same(url, local, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(corpus, url):
     place, folder = parse_location(f"{url}/.prepare/lease.json"), parse_location(url)
     with (

@@ -38,6 +38,7 @@ def datasets_of(out):
     return {split: fingerprint(out / split) for split in ("train", "eval")}
 
 
+@pytest.mark.slow
 def test_slices_in_any_order_give_the_bytes_of_one_run(corpus, whole, tmp_path):
     with pytest.raises(StateError, match=r"nothing has been prepared; run the slices first"):
         prepare(corpus, tmp_path, **SMALL, finish=True)

@@ -48,6 +48,7 @@ def test_manifest_without_rows(tmp_path):
         spools.check_manifest(open_manifest(tmp_path / "corpus.csv", PrepareConfig()))
 
 
+@pytest.mark.slow
 def test_rows_are_never_all_in_memory_as_objects(tmp_path):
     tracemalloc.start()
     spools.sort_into_shards(

@@ -67,6 +67,7 @@ def test_utterances_without_a_text_get_one(model, tmp_path):
         score_model(model, dataset.location, ScoreConfig(), lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_table_has_what_score_says_of_each_utterance(model, dataset, tmp_path):
     report = run(model, dataset)
     table = table_of(dataset)
@@ -85,6 +86,7 @@ def test_the_table_has_what_score_says_of_each_utterance(model, dataset, tmp_pat
     assert not (dataset.folder / "columns/first.parts").exists()
 
 
+@pytest.mark.slow
 def test_no_number_of_processes_changes_a_byte(model, dataset, tmp_path):
     run(model, dataset)
     alone = (dataset.folder / "columns/first.parquet").read_bytes()
@@ -113,6 +115,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(model, dataset):
     assert len(events) == 4
 
 
+@pytest.mark.slow
 def test_blocks_of_other_settings_are_not_mixed_in(model, dataset):
     run(model, dataset, slice="1/3")
     report = run(model, dataset, max_new_tokens=3, slice="2/3")
@@ -123,6 +126,7 @@ def test_blocks_of_other_settings_are_not_mixed_in(model, dataset):
     assert info.model == model
 
 
+@pytest.mark.slow
 def test_confidence_is_that_of_a_pass_over_the_hypothesis(model, dataset):
     from whisper_shard.inference.language import language_tokens
     from whisper_shard.model.labels import Labeler
@@ -167,6 +171,7 @@ def test_an_english_model_says_nothing_of_languages(english_folder, dataset):
     assert table.column("language_probability").null_count == table.column("heard_language").null_count == 2
 
 
+@pytest.mark.slow
 def test_a_condition_joins_them_and_the_view_pins_them(model, dataset, tmp_path):
     run(model, dataset)
     table = table_of(dataset)
@@ -188,6 +193,7 @@ def test_a_condition_joins_them_and_the_view_pins_them(model, dataset, tmp_path)
     assert open_dataset(tmp_path / "again").num_utterances == len(expected)
 
 
+@pytest.mark.slow
 def test_what_was_not_scored_has_no_value(model, dataset, tmp_path):
     run(model, dataset, limit=4)
     (made,) = filter_dataset(dataset.location, tmp_path / "view", "first.cer >= 0")
@@ -195,6 +201,7 @@ def test_what_was_not_scored_has_no_value(model, dataset, tmp_path):
     assert made.dropped == {"first.cer >= 0 (no value)": 7}
 
 
+@pytest.mark.slow
 def test_columns_of_a_changed_dataset_are_refused(model, dataset, tmp_path):
     run(model, dataset)
     content = json.loads((dataset.folder / "dataset.json").read_text())
@@ -207,6 +214,7 @@ def test_columns_of_a_changed_dataset_are_refused(model, dataset, tmp_path):
     assert [is_current for _, is_current in list_columns(dataset)] == [True]
 
 
+@pytest.mark.slow
 def test_a_changed_table_is_refused(model, dataset, tmp_path):
     run(model, dataset)
     path = dataset.folder / "columns/first.parquet"
@@ -223,6 +231,7 @@ def test_a_changed_table_is_refused(model, dataset, tmp_path):
         filter_dataset(dataset.location, tmp_path / "view", "first.cer < 0.4")
 
 
+@pytest.mark.slow
 def test_names_that_do_not_exist_are_named(model, dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"set has no columns 'first' beside it; make them by `whisper-shard score"):
         filter_dataset(dataset.location, tmp_path / "view", "first.cer < 0.4")
@@ -259,6 +268,7 @@ def relabeled(model, tmp_path, monkeypatch):
     return data, open_dataset(tmp_path / "view"), made
 
 
+@pytest.mark.slow
 def test_a_relabeled_view_trains_on_the_hypotheses(relabeled):
     data, view, made = relabeled
     texts = {row["key"]: row["hypothesis"] for row in table_of(data).to_pylist() if row["hypothesis"]}
@@ -278,6 +288,7 @@ def test_a_relabeled_view_trains_on_the_hypotheses(relabeled):
     assert [row[:4] for row in delivered(view, state=found[half - 1][4])] == [row[:4] for row in found[half:]]
 
 
+@pytest.mark.slow
 def test_a_relabeled_view_is_sound_and_stays_relabeled(relabeled, model, tmp_path):
     _, view, _ = relabeled
     assert [event for event in verify_dataset(view.location) if isinstance(event, Fault)] == []
@@ -290,6 +301,7 @@ def test_a_relabeled_view_is_sound_and_stays_relabeled(relabeled, model, tmp_pat
     assert score_model(model, tmp_path / "less", config).score.wer == 0  # against its own hypotheses
 
 
+@pytest.mark.slow
 def test_verify_finds_a_text_that_does_not_fit_its_length(relabeled, tmp_path, monkeypatch):
     from whisper_shard.dataset.index import IndexReader
 
@@ -341,6 +353,7 @@ def test_an_empty_dataset_has_no_columns(model, tmp_path):
         run(model, open_dataset(tmp_path / "empty"))
 
 
+@pytest.mark.slow
 def test_training_takes_the_texts_of_a_relabeled_view(relabeled, model, tmp_path):
     data, _, _ = relabeled
     table = table_of(data)
@@ -379,6 +392,7 @@ def test_the_commands(model, dataset, tmp_path):
     assert "intact" in shell("verify", tmp_path / "view")
 
 
+@pytest.mark.slow
 def test_columns_in_a_bucket(s3, model, dataset, tmp_path):
     url = f"s3://{BUCKET}/columns/set"
     upload_folder(dataset.folder, url)

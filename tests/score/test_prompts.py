@@ -76,6 +76,7 @@ def test_prompted_hypotheses_are_those_of_generate(small, num_beams):
     assert ours != texts_of(small, num_beams=num_beams), "the prompts matter"
 
 
+@pytest.mark.slow
 def test_rows_are_decoded_as_each_would_be_alone(small):
     batch, labeler = prompted_batch(), Labeler(small.tokenizer)
     settings = EvaluationSettings(max_new_tokens=CAP, with_prompts=True)
@@ -94,6 +95,7 @@ def test_rows_are_decoded_as_each_would_be_alone(small):
     assert found.loss == pytest.approx(sum(each.loss for each in alone) / 5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_with_times_are_prompted_too(small):
     timed = texts_of(small, with_times=True, with_prompts=True)
     assert len(timed) == len(PROMPTS) and timed != texts_of(small, with_times=True)

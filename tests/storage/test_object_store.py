@@ -80,6 +80,7 @@ class TestPlainUse:
             PATIENT.put(location, b"another", if_absent=True)
         assert PATIENT.get(location, max_bytes=10) == b"mine"
 
+    @pytest.mark.slow
     def test_an_upload_that_breaks_off_leaves_nothing_and_is_repeated(self, s3):
         location = parse_location(f"s3://{BUCKET}/broken/large")
         s3.inject("status", method="PUT", times=6)
@@ -199,11 +200,13 @@ class TestFaults:
             with pytest.raises(ConfigError, match="the server cannot send a part of a file"):
                 store.get_range(Location("s3", "b", "k"), 2, 3)
 
+    @pytest.mark.slow
     def test_a_server_that_is_down_for_a_while_is_waited_for(self, s3, location):
         s3.refuse()
         threading.Timer(3.0, s3.listen).start()
         assert read(PATIENT, location) == DATA[1000:8_501_000]
 
+    @pytest.mark.slow
     def test_a_server_that_is_killed_in_the_middle_and_started_again(self, s3, s3_server, location):
         killed = threading.Event()
         s3.inject("run", times=1, action=lambda: (s3_server.kill(), killed.set()))
@@ -333,6 +336,7 @@ class TestErrorsThatPeopleMeet:
             act = lambda: ObjectStore(config).get(Location("s3", "b", "k"), max_bytes=10)  # noqa: E731
             self.refused((ConfigError, EnvironmentFault), message, act)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("endpoint", "kind", "message"),
         [
@@ -459,6 +463,7 @@ class TestProcesses:
         assert results.get(timeout=60) == len(DATA)
         child.join(20)
 
+    @pytest.mark.slow
     def test_ctrl_c_ends_a_request_that_waits(self, s3, location):
         s3.inject("stall")
         code = (

@@ -176,6 +176,7 @@ def test_shared_buffers_are_not_overwritten_while_a_view_is_left():
     assert len(shared._buffers) == 5
 
 
+@pytest.mark.slow
 def test_a_shared_buffer_that_is_too_small_is_replaced(monkeypatch):
     monkeypatch.setattr(buffers_module, "_LEAST_SHARED_BYTES", 1)
     shared, receiver = SharedBuffers(0), Receiver()

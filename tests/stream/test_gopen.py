@@ -45,6 +45,7 @@ def test_the_samples_are_those_of_the_disk(s3, urls):
     assert s3.num_gets() == 2
 
 
+@pytest.mark.slow
 def test_loader_processes_read_too(s3, urls):
     _, url = urls
     dataset = wds.WebDataset(url, shardshuffle=False, workersplitter=wds.split_by_worker).to_tuple("__key__")
@@ -76,6 +77,7 @@ def test_a_tar_that_is_left_in_the_middle_is_closed(s3, urls, monkeypatch):
     assert s3.num_gets() < 10
 
 
+@pytest.mark.slow
 def test_faults_are_one_line(s3, urls, monkeypatch):
     _, url = urls
     first = url.replace("{000000..000001}", "000000")

@@ -336,6 +336,7 @@ def die(records):
         yield record
 
 
+@pytest.mark.slow
 def test_loader_processes_end_with_a_killed_training_process(dataset):
     script = (
         "import os, signal, sys, time\n"

@@ -41,6 +41,7 @@ def remote(s3, local):
     return dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (1, 2), (2, 2)])
 def test_an_epoch_is_that_of_the_disk_and_each_byte_comes_once(s3, remote, local, world, workers):
     config = dataclasses.replace(CONFIG, workers=workers)
@@ -106,6 +107,7 @@ def test_a_slow_network_changes_no_batch(s3, remote, local):
     assert digests(open_loader(remote, CONFIG, epochs=1)) == digests(open_loader(local, CONFIG, epochs=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
     ("fault", "message"),
@@ -127,6 +129,7 @@ def test_faults_that_stay_are_one_error(s3, remote, fault, message, workers):
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["refuse", "DNS"])
 def test_a_network_that_is_gone_is_one_error(s3, remote, fault):
     storage = QUICK
@@ -192,6 +195,7 @@ def test_a_server_that_is_down_for_a_minute_is_waited_for(s3, local):
     assert 55 < time.monotonic() - began < 100
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_changes_no_batch(s3, s3_server, remote, local):
     expected = digests(open_loader(local, CONFIG, epochs=1))
     killed = threading.Event()
@@ -203,6 +207,7 @@ def test_a_server_that_is_killed_and_started_again_changes_no_batch(s3, s3_serve
         assert found.result() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_a_cache_the_second_epoch_needs_no_network(s3, remote, local, tmp_path, workers, caplog):
     restart_forkserver()

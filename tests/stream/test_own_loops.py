@@ -62,6 +62,7 @@ def losses_of(words, folder, model):
     return [float(loss) for loss in re.findall(r"^step \d+: loss ([\d.]+)$", ran.stdout, flags=re.MULTILINE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["own_loop.py", "with_accelerate.py", "with_lightning.py"])
 def test_each_program_trains(program, folder, tiny_folder, expected):
     if program == "with_lightning.py":

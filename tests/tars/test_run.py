@@ -272,6 +272,7 @@ class KillAt(AtomicWriter):
             time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "number"), [("tars", 1), ("rows", 2)])
 def test_a_killed_run_is_resumed_and_gives_the_same_bytes(corpus, index, tmp_path, folder, number):
     code = (
@@ -320,6 +321,7 @@ class CrashingDecoder:
         return Recording(waveform=np.ones(8_000, np.float32), sample_rate=16_000)
 
 
+@pytest.mark.slow
 def test_a_member_that_crashes_its_decoder_is_rejected(tmp_path, monkeypatch):
     plugin = tmp_path / "plugin"
     plugin.mkdir()

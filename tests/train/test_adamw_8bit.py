@@ -112,6 +112,7 @@ def test_only_what_is_trained_has_moments(tiny, dataset, settings):
     assert any(state.dtype == torch.uint8 for state in states.values())
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_left_alone(task, tmp_path):
     config = tiny_config(task, optimizer="adamw-8bit")
     assert launch(task, tmp_path / "alone", config)[0].exit_code == 0

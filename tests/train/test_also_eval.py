@@ -37,6 +37,7 @@ def trained(task, others, tmp_path_factory):
     return run, events, report
 
 
+@pytest.mark.slow
 def test_each_is_scored_at_each_evaluation_and_at_the_end(trained):
     run, events, report = trained
     evaluated = of_kind(events, Evaluated)
@@ -74,6 +75,7 @@ def test_they_have_lines_charts_and_a_place_on_the_card(trained):
     assert {name.split("/")[0] for name, _ in list_metrics(first)} == {"eval-noise"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_between_two_of_them_ends_like_another(trained, task, others, tmp_path):
     config = tiny_config(task, also_eval=others)
     whole, _, _ = trained

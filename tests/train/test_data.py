@@ -101,6 +101,7 @@ def test_unknown_language_or_task_is_named_before_training(tmp_path, tiny, recor
     check_labels(make_dataset(tmp_path / "german", [1.0], record={"language": "de-DE"}), Labeler(tiny.tokenizer))
 
 
+@pytest.mark.slow
 def test_a_mixture_is_delivered_by_weight_and_belongs_to_its_run(task, tmp_path):
     other = make_dataset(tmp_path / "more" / "train", [0.5] * 5, seed=4, prefix="more")
     config = tiny_config(task, mix=(str(other.folder.parent),), weights=(1.0, 2.0), epochs=1, max_steps=4)

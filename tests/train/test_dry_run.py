@@ -1,8 +1,11 @@
 """A dry run measures what the run would take, and writes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tests.making import make_dataset
 from tests.train.running import of_kind, tiny_config
 from whisper_shard.cli.main import run as run_command
 from whisper_shard.errors import ConfigError
@@ -12,6 +15,7 @@ from whisper_shard.train.dry_run import try_training
 from whisper_shard.train.events import SilenceChosen, Started
 from whisper_shard.train.loop import train_model
 from whisper_shard.train.step import TrainStep
+from whisper_shard.train.validator import Validator
 
 
 def test_steps_are_timed_and_scaled_by_their_windows(task, monkeypatch):
@@ -39,6 +43,20 @@ def test_steps_are_timed_and_scaled_by_their_windows(task, monkeypatch):
 def test_no_further_step_is_begun_once_enough_time_has_passed(task, monkeypatch):
     monkeypatch.setattr(dry_run, "ENOUGH_SECONDS", -1.0)
     assert try_training(task, tiny_config(task)).timed_steps == 1
+
+
+def test_the_time_of_an_evaluation_counts_all_evaluation_data(task, monkeypatch, tmp_path):
+    evaluate = Validator.evaluate
+
+    def evaluate_at_known_speed(self, window):
+        found = evaluate(self, window)
+        return replace(found, seconds=2.0 * len(found.utterances))
+
+    monkeypatch.setattr(Validator, "evaluate", evaluate_at_known_speed)
+    make_dataset(tmp_path / "others", [0.7, 1.1, 1.9], seed=11, prefix="others")
+    config = tiny_config(task, also_eval=(str(tmp_path / "others"),))
+    assert try_training(task, tiny_config(task)).evaluation_seconds == pytest.approx(2 * 4)
+    assert try_training(task, config).evaluation_seconds == pytest.approx(2 * (4 + 3))
 
 
 def test_weights_stay_as_they_are(task, monkeypatch):

@@ -50,6 +50,7 @@ def test_low_rank_updates_train_and_are_merged(task, tmp_path):
     assert report.steps == 2
 
 
+@pytest.mark.slow
 def test_end_that_was_killed_leaves_no_second_lines(task, tmp_path):
     run, config = tmp_path / "run", tiny_config(task, lr=1e-30, max_steps=2)
     train_model(task, run, config)
@@ -66,6 +67,7 @@ def newest_average(run):
     return read_tensors(checkpoint_path(run / "checkpoints", steps[-1]), "average")
 
 
+@pytest.mark.slow
 def test_stopped_run_ends_with_the_average_of_one_left_alone(task, tmp_path):
     config = tiny_config(task, ema=0.8, max_steps=4)
 

@@ -53,6 +53,7 @@ def test_a_run_says_at_each_step_how_far_it_is(finished):
     assert events.index(of_kind(events, Preparing)[-1]) < events.index(advanced[0])
 
 
+@pytest.mark.slow
 def test_packed_windows_count_their_gaps(task, tmp_path):
     config = tiny_config(task, window="packed", pack_by="speaker", pack_gap_seconds=(0.5, 0.5), epochs=1)
     events = []
@@ -62,6 +63,7 @@ def test_packed_windows_count_their_gaps(task, tmp_path):
     assert started.forecast.audio_seconds == pytest.approx(sum(line["audio_seconds"] for line in lines) / len(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"window": "packed", "pack_by": "speaker"}])
 def test_on_several_ranks_windows_are_those_of_all_rows(tiny_folder, tmp_path, settings):
     seconds = np.random.default_rng(2).uniform(0.3, 5.0, 40).tolist()

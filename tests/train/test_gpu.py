@@ -189,6 +189,7 @@ def stop_after(step):
     return stop
 
 
+@pytest.mark.slow
 def test_skipped_steps_and_the_scale_outlive_a_stop(monkeypatch, task, tmp_path):
     """The first steps overflow: they move no learning rate, and who goes on goes on with the lowered scale."""
     scaled_from(monkeypatch, HUGE)
@@ -204,6 +205,7 @@ def test_skipped_steps_and_the_scale_outlive_a_stop(monkeypatch, task, tmp_path)
     assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_goes_on_in_float16(monkeypatch, task, tmp_path):
     config = tiny_config(task)
     with pytest.raises(StopRequested, match="stopped by SIGTERM"):

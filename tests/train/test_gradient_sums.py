@@ -274,6 +274,7 @@ def assert_same_steps(found, expected):
         np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=3e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "loss_scale"),
     [
@@ -293,6 +294,7 @@ def test_ranks_give_the_weights_of_one(tiny_folder, dataset, settings, loss_scal
         assert_same_steps(result, alone)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_after_buckets_were_sent_changes_no_sum(tiny_folder, dataset):
     inputs = (tiny_folder, dataset, {"window": "full"})
     alone = on_ranks(1, take_steps, *inputs)[0]

@@ -64,6 +64,7 @@ def rates_of_a_run(monkeypatch, task, run, *, deferred, **changes):
     return rates
 
 
+@pytest.mark.slow
 def test_schedule_does_not_wait_for_numbers_from_the_device(monkeypatch, task, tmp_path):
     at_once = rates_of_a_run(monkeypatch, task, tmp_path / "cpu", deferred=False, log_every=1)
     assert len(set(at_once)) == 7
@@ -89,6 +90,7 @@ def applied_rates(monkeypatch, task, run, *, deferred, **changes):
     return rates, [event.lr for event in of_kind(events, Stepped)]
 
 
+@pytest.mark.slow
 def test_a_skipped_step_repeats_its_learning_rate_also_where_only_the_device_knows(monkeypatch, task, tmp_path):
     applied, logged = applied_rates(monkeypatch, task, tmp_path / "cpu", deferred=False, log_every=1)
     assert applied == logged

@@ -93,6 +93,7 @@ def allocated_peak(work):
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "dtype", "shape"), CASES)
 def test_the_estimate_is_what_the_allocator_measures(settings, dtype, shape):
     model_config, config = shaped_like_large(), replace_settings(TrainConfig(), settings)
@@ -141,6 +142,7 @@ def make_sharded_steps(ranks, settings, dtype, shape):
     return allocated_peak(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shard", "world"), [("all", 4), pytest.param("states", 2, marks=pytest.mark.long)])
 def test_the_estimate_of_a_rank_is_near_what_its_allocator_measures(shard, world):
     """The engine holds copies for moments that depend on timing: not to the byte."""
@@ -193,6 +195,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "settings"), PUBLISHED)
 def test_a_few_layers_say_what_all_of_them_need(sizes, settings):
     from transformers import WhisperConfig

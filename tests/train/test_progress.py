@@ -74,6 +74,7 @@ def test_gradients_that_no_scale_makes_finite_end_the_run(monkeypatch, task, tmp
     assert reasons == ["fp16 overflow", "fp16 overflow", "gradient", "gradient"], "the scale goes 2, 1, 0.5, 0.25"
 
 
+@pytest.mark.slow
 def test_packed_windows_with_too_much_text_are_left_out(task, tiny_folder, tmp_path):
     seconds = [1.0] * 8 + [20.0] * 2
     make_dataset(tmp_path / "train", seconds, text="xyzzy! " * 20, seed=3)

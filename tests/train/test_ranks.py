@@ -59,6 +59,7 @@ def test_three_ranks_train_as_one_and_all_notice_a_lost_one(task, alone, tmp_pat
     assert_same_training(run, alone)
 
 
+@pytest.mark.slow
 def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alone, tmp_path):
     run = tmp_path / "run"
     ends = launch(task, run, steady_config(task), world=2, kill=Kill(step=3, rank=1))
@@ -72,6 +73,7 @@ def test_killed_rank_ends_the_job_and_another_number_of_ranks_goes_on(task, alon
     assert [line["is_complete"] for line in delivered] == [True] * 3
 
 
+@pytest.mark.slow
 def test_all_ranks_agree_to_stop_early_and_on_a_signal(task, tmp_path):
     run = tmp_path / "early"
     ends = launch(task, run, steady_config(task, lr=1e-30, patience=1), world=2)

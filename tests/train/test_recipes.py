@@ -1,6 +1,7 @@
 """The recipes in configs/ do what they promise; tests/test_pretrained.py trains with one of them on real speech."""
 
 import numpy as np
+import pytest
 
 from tests.making import make_dataset
 from tests.train.running import of_kind
@@ -16,6 +17,7 @@ def load_recipe(name, *argv):
     return config
 
 
+@pytest.mark.slow
 def test_long_form_trains_packed_windows_and_single_utterances(tiny_folder, tmp_path):
     lengths = np.random.default_rng(0).uniform(0.3, 1.2, 120).tolist()
     train = make_dataset(tmp_path / "train", lengths, per_shard=60)

@@ -45,6 +45,7 @@ def kill_and_finish(task, run, kills):
     assert launch(task, run, tiny_config(task))[0].exit_code == 0
 
 
+@pytest.mark.slow
 def test_killed_in_and_between_saves(task, undisturbed, tmp_path):
     kills = [Kill(step=0), Kill(step=2, seconds=0.004), Kill(step=5)]
     kill_and_finish(task, tmp_path / "run", kills)
@@ -65,6 +66,7 @@ def test_killed_20_times_at_random(task, undisturbed, tmp_path):
         assert_same_result(run, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "exit_code", "name"),
     [
@@ -85,6 +87,7 @@ def test_signal_saves_and_says_how_to_go_on(task, undisturbed, tmp_path, sent, e
     assert_same_result(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_costs_steps_but_no_bits(task, undisturbed, tmp_path):
     run = tmp_path / "run"
     assert launch(task, run, tiny_config(task), kill=Kill(step=5))[0].exit_code == -signal.SIGKILL
@@ -94,6 +97,7 @@ def test_damaged_checkpoint_costs_steps_but_no_bits(task, undisturbed, tmp_path)
     assert_same_result(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_resumed_run_tells_so(task, tmp_path):
 
     def stop(event):

@@ -115,6 +115,7 @@ def assert_same_steps(found, expected):
             np.testing.assert_allclose(tensors[name], weight, rtol=0, atol=3e-4, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shard", "world", "settings", "loss_scale"),
     [
@@ -203,6 +204,7 @@ def assert_same_run(run, other):
     assert report_of(run).chosen == report_of(other).chosen
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_sharded_otherwise_and_unsharded(task, alone, tmp_path):
     run = tmp_path / "run"
     ends = launch(task, run, steady_config(task, shard="all"), world=2, kill=Kill(step=4))
@@ -217,6 +219,7 @@ def test_a_run_goes_on_sharded_otherwise_and_unsharded(task, alone, tmp_path):
     assert_same_run(run, alone)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_sharded_after_a_beginning_of_one_rank(task, alone, tmp_path):
     run = tmp_path / "run"
     assert launch(task, run, steady_config(task), kill=Kill(step=3))[0].exit_code == -signal.SIGKILL

@@ -37,18 +37,21 @@ def trained(tmp_path_factory):
     return folder / "run", events
 
 
+@pytest.mark.slow
 def test_utterances_without_text_are_counted_before_training(trained):
     _, events = trained
     (started,) = of_kind(events, Started)
     assert (started.train_utterances, started.silent_utterances) == (18, 6)
 
 
+@pytest.mark.slow
 def test_the_saved_model_may_write_nothing(trained):
     run, _ = trained
     settings = json.loads((run / "model" / "generation_config.json").read_text())
     assert settings["eos_token_id"] not in (settings.get("begin_suppress_tokens") or [])
 
 
+@pytest.mark.slow
 def test_the_start_token_tells_silence_from_speech(trained):
     run, _ = trained
     loaded = load_whisper(str(run / "model"))

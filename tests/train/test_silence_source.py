@@ -75,6 +75,7 @@ def test_a_damaged_one_is_skipped_only_if_damage_is(tmp_path):
         find_silence_source([dataset], SKIP)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_silence_only(task, tmp_path, monkeypatch):
     from whisper_shard.train import silence_source
 

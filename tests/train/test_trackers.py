@@ -51,6 +51,7 @@ def test_a_tracker_gets_what_the_events_say(task, tmp_path, opened):
     assert opened["runs"][0].settings["lr"] == 3e-3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_place(task, tmp_path, opened):
     def stop(event):
         if isinstance(event, Saved) and event.step == 2:
@@ -65,6 +66,7 @@ def test_a_resumed_run_goes_on_in_the_same_place(task, tmp_path, opened):
     assert opened["closed"] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_goes_on_in_the_same_place_from_another_machine(task, s3, opened):
     url = f"s3://{BUCKET}/tracked/run"
 
@@ -112,6 +114,7 @@ def test_a_tracker_that_cannot_be_opened(task, tmp_path, monkeypatch):
         train_model(task, tmp_path / "run", tiny_config(task, tracker="wandb"))
 
 
+@pytest.mark.slow
 def test_a_damaged_identity_is_named(task, tmp_path, opened):
     run = tmp_path / "run"
     config = tiny_config(task, tracker="wandb", max_steps=2)

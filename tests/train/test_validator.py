@@ -51,6 +51,7 @@ def test_evaluation_data_without_a_word_is_refused(task, tmp_path):
         train_model(task, tmp_path / "run", tiny_config(task, eval=str(tmp_path / "eval")))
 
 
+@pytest.mark.slow
 def test_signal_to_one_rank_stops_all_between_batches_of_an_evaluation(task, tmp_path):
     kill = Kill(step=2, rank=1, evaluating=True, signal=signal.SIGTERM)
     ends = launch(task, tmp_path / "run", tiny_config(task, dropout=0.0, eval_batch=1), world=2, kill=kill)
@@ -70,6 +71,7 @@ def mixed(task, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nth", "saved"), [(0, [0]), (2, [1]), (5, [2]), (8, [4]), (13, [4])])
 def test_stops_between_batches_of_an_evaluation_and_goes_on_the_same(task, mixed, tmp_path, nth, saved):
     """The runs have 2 batches an evaluation: before, after each step (1 and 3 are estimates), and twice at the end."""

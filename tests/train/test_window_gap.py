@@ -50,6 +50,7 @@ def test_a_gap_is_wide_in_tokens_loss_and_as_a_share_of_it():
     assert not WindowGap(utterances=4, full=float("nan"), borrowed=0.1).is_wide
 
 
+@pytest.mark.slow
 def test_watching_changes_no_bit_and_no_random_state(monkeypatch, task, tmp_path):
     measure, looks = GapMeter.measure, []
 
@@ -150,6 +151,7 @@ def any_gap_is_wide(monkeypatch):
 RAISING = {"watch_every": 1, "raise_full_share": True}
 
 
+@pytest.mark.slow
 def test_a_raised_share_pads_more_and_warns(any_gap_is_wide, task, tmp_path):
     events = []
     train_model(task, tmp_path / "run", tiny_config(task, **RAISING, max_steps=6), events.append)
@@ -166,6 +168,7 @@ class Crashed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_lines_and_shares(any_gap_is_wide, task, tmp_path):
     config = tiny_config(task, **RAISING)
     train_model(task, tmp_path / "undisturbed", config)
@@ -182,6 +185,7 @@ def test_a_resumed_run_has_the_same_lines_and_shares(any_gap_is_wide, task, tmp_
     assert [line["full_share"] for line in watched(tmp_path / "run")] == [0.0, 0.125, 0.125, 0.25, 0.25, 0.375]
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_same_lines(task, tmp_path):
     config = tiny_config(task, watch_every=1)
     for kill in (Kill(step=3), None):
@@ -209,6 +213,7 @@ def train_with_wide_gaps(_rank, task, run):
     return found
 
 
+@pytest.mark.slow
 def test_ranks_find_the_same_gap_and_raise_together(task, tmp_path):
     run = tmp_path / "run"
     first, second = (end.result for end in start_ranks(2, train_with_wide_gaps, task, run))
@@ -233,6 +238,7 @@ def run_out_of_memory():
     return begun
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_comparisons_that_do_not_fit(monkeypatch, task, tmp_path):
     config = tiny_config(task, watch_every=1, **REGULARIZED)
     train_model(task, tmp_path / "undisturbed", config)
@@ -265,6 +271,7 @@ def train_with_too_little_memory(rank, task, run):
     return len(begun), made
 
 
+@pytest.mark.slow
 def test_all_ranks_give_up_comparisons_that_do_not_fit(task, tmp_path):
     ends = start_ranks(2, train_with_too_little_memory, task, tmp_path / "run")
     assert [end.exit_code for end in ends] == [0, 0]

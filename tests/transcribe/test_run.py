@@ -63,6 +63,7 @@ def test_a_folder_is_transcribed_and_then_kept(tiny_folder, talks, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == times
 
 
+@pytest.mark.slow
 def test_words_have_times_in_json(tiny_folder, talks, tmp_path):
     settings = {"output": str(tmp_path / "out"), "format": ("json",)}
     collect(tiny_folder, [talks / "deep"], **settings)
@@ -77,6 +78,7 @@ def test_words_have_times_in_json(tiny_folder, talks, tmp_path):
         assert set(segment["words"][0]) == {"start", "end", "word", "probability"}
 
 
+@pytest.mark.slow
 def test_what_changed_is_transcribed_anew_and_said(tiny_folder, talks, tmp_path):
     settings = {"output": str(tmp_path / "out")}
     collect(tiny_folder, [talks], **settings)
@@ -126,6 +128,7 @@ def test_recordings_that_cannot_be_read_do_not_stop_the_others(tiny_folder, talk
     assert not (tmp_path / "out" / "cut.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_transcript_that_was_corrected_is_a_failure_only_if_it_would_be_overwritten(tiny_folder, talks, tmp_path):
     out = tmp_path / "out"
     collect(tiny_folder, [talks], output=str(out))
@@ -137,6 +140,7 @@ def test_a_transcript_that_was_corrected_is_a_failure_only_if_it_would_be_overwr
     assert (out / "a.txt").read_text() == "corrected\n"
 
 
+@pytest.mark.slow
 def test_the_command_prints_text_as_it_comes(tiny_folder, talks, capsys):
     assert run(["transcribe", str(tiny_folder), str(talks / "a.wav"), "--temperatures", "0"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -145,6 +149,7 @@ def test_the_command_prints_text_as_it_comes(tiny_folder, talks, capsys):
     assert lines[-1].startswith("1 recording transcribed, 35.0 s in ")
 
 
+@pytest.mark.slow
 def test_the_command_fails_if_a_recording_did(tiny_folder, talks, tmp_path, capsys):
     soundfile.write(talks / "empty.wav", np.zeros(0, np.float32), 16_000)
     out = tmp_path / "out"
@@ -189,6 +194,7 @@ def test_an_unknown_language(tiny_folder, talks):
         collect(tiny_folder, [talks], language="xx")
 
 
+@pytest.mark.slow
 def test_transcripts_go_to_a_bucket_and_recordings_come_from_one(tiny_folder, talks, s3):
     url = f"s3://{BUCKET}/transcribe-run"
     upload_folder(talks, f"{url}/talks")
@@ -201,6 +207,7 @@ def test_transcripts_go_to_a_bucket_and_recordings_come_from_one(tiny_folder, ta
     assert report.num_kept == 2
 
 
+@pytest.mark.slow
 def test_speech_alone_is_transcribed_where_it_is_found(tiny_folder, tmp_path, capsys):
     pytest.importorskip("silero_vad")
     waveform, times = make_talk([2.0, 40.0, 1.0])

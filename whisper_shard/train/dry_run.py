@@ -50,7 +50,7 @@ class DryRun:
     timed_utterances: int
     """Utterances that were evaluated."""
     evaluation_seconds: float
-    """Time of one evaluation in 30 s windows, in proportion to the utterances."""
+    """Time of one evaluation in 30 s windows, of ``also_eval`` as well, in proportion to the utterances."""
     peak_bytes: int | None
     """Most memory that was allocated on the GPU; None on a CPU."""
 
@@ -135,8 +135,9 @@ class _Trial:
         per_step = self.started.forecast.window_seconds
         evaluated = self.validator.evaluate("full")
         self.validator.check_first(evaluated)
-        num_utterances = self.corpora.eval.num_utterances
-        whole = min(num_utterances, self.context.config.evaluation.eval_limit or num_utterances)
+        limit = self.context.config.evaluation.eval_limit
+        counts = [data.num_utterances for data in (self.corpora.eval, *self.corpora.also.values())]
+        whole = sum(min(count, limit or count) for count in counts)
         is_cuda = machine.device.type == "cuda"
         return DryRun(
             started=self.started,

@@ -1,11 +1,14 @@
 import json
 
+import pytest
+
 from tests.export.making import write_recordings
 from whisper_shard.cli.commands.export import find_warnings
 from whisper_shard.cli.main import run
 from whisper_shard.export.parity import Parity
 
 
+@pytest.mark.slow
 def test_an_export_says_what_it_wrote_and_how_its_texts_compare(large_v3, tmp_path, capsys, caplog):
     out, recordings = tmp_path / "out", write_recordings(tmp_path, 2)
     command = ["export", str(large_v3), str(out), "--tolerance", "1", "--threads", "1", "--check", *recordings]

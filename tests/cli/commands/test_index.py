@@ -20,6 +20,7 @@ def tars(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_index_then_verify_inspect_and_bench(tars, tmp_path, capsys):
     out = str(tmp_path / "index")
     assert run(["index", str(tars), out, *QUICK]) == 0

@@ -3,6 +3,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.cli.commands.running import QUICK
 from whisper_shard.cli.main import run
 from whisper_shard.dataset.index import open_dataset
@@ -29,6 +31,7 @@ def test_a_dry_run_writes_nothing_and_names_the_broken(folder, capsys):
     assert not (folder / "dry").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_state_that_goes_on(folder, tmp_path):
     """Interrupt a real preparation; the same command then finishes it."""
     command = [

@@ -1,9 +1,12 @@
 import json
 
+import pytest
+
 from tests.report.reading import Page
 from whisper_shard.cli.main import run
 
 
+@pytest.mark.slow
 def test_score_prints_both_windows_and_writes_its_report(folder, tmp_path, capsys):
     flags = ["--max-new-tokens", "8", "--out", str(tmp_path)]
     assert run(["score", str(folder / "tiny"), str(folder / "data/eval"), *flags]) == 0

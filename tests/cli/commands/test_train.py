@@ -10,6 +10,7 @@ from whisper_shard.cli.main import run
 from whisper_shard.train.events import NO_UTTERANCE, Advanced, Estimated, Evaluating, Preparing, Skipped
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_model_and_a_finished_run_is_not_repeated(folder, tmp_path, capsys):
     command = [
         "train",

@@ -47,6 +47,7 @@ def test_inspect(url, folder, tmp_path, capsys):
     assert (tmp_path / "one.wav").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_bench(url, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["--seconds", "0.3", "--max-workers", "1", "--batch-size", "4", "--cache", str(tmp_path / "cache")]
@@ -57,6 +58,7 @@ def test_bench(url, tmp_path, capsys, monkeypatch):
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1
 
 
+@pytest.mark.slow
 def test_score(url, folder, tmp_path, capsys):
     flags = ["--max-new-tokens", "8", "--window", "short", "--out", str(tmp_path)]
     assert run(["score", str(folder / "tiny"), f"{url}/eval", *flags]) == 0
@@ -68,6 +70,7 @@ def test_score(url, folder, tmp_path, capsys):
     assert far["dataset"] == f"{url}/eval"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["", pytest.param("/train", marks=pytest.mark.long)])
 def test_train(url, folder, tmp_path, capsys, part):
     """The same losses as from the disk; the bucket's folder of both parts is named, or the training part."""

@@ -310,6 +310,7 @@ def _check_kills(s3, remote, local, tmp_path, kills):
     assert read_all(remote, source) == read_all(local, open_source(local))
 
 
+@pytest.mark.slow
 def test_killed_processes_leave_nothing_but_whole_shards(s3, remote, local, tmp_path):
     _check_kills(s3, remote, local, tmp_path, kills=2)
 

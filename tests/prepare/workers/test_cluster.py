@@ -94,6 +94,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(corpus, tmp_path):
         assert fingerprint(tmp_path / "many" / split) == fingerprint(tmp_path / "one" / split)
 
 
+@pytest.mark.slow
 def test_a_small_cluster_gets_no_audio_over_the_network(tmp_path, monkeypatch):
     """Though this machine has prepared all rows in order to make the plan."""
     sent = []

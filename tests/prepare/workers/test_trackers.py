@@ -17,6 +17,7 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"), 250)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("what", "code"), [("SIGTERM", 75), ("SIGINT", 130), ("killed worker", 0)])
 def test_nothing_is_left(corpus, tmp_path, what, code):

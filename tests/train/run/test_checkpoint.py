@@ -211,6 +211,7 @@ def save_in_parts(ranks, folder, *, max_bytes=None):
     return str(save_checkpoint(folder, step=4, tensors=copy_own_tensors(groups, ranks), state={}, ranks=ranks))
 
 
+@pytest.mark.slow
 def test_ranks_write_their_rows_at_once_and_one_reads_the_whole(tmp_path):
     # Rows of 5 for 3 ranks: two, two and one; of a single one, the last two ranks have none.
     assert on_ranks(3, save_in_parts, tmp_path) == [str(tmp_path / "step-00000004")] * 3
@@ -229,6 +230,7 @@ def test_ranks_write_their_rows_at_once_and_one_reads_the_whole(tmp_path):
         model["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["cut", "remove"])
 def test_a_damaged_part_of_one_rank_damages_the_checkpoint(tmp_path, fault):
     on_ranks(2, save_in_parts, tmp_path)
@@ -243,6 +245,7 @@ def test_a_damaged_part_of_one_rank_damages_the_checkpoint(tmp_path, fault):
         read_tensors(victim.parent, "model")
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_write_fails_all_and_leaves_nothing(tmp_path):
     messages = on_ranks(2, partial(save_in_parts, max_bytes=1000), tmp_path)
     assert messages[0] == messages[1]

@@ -39,6 +39,7 @@ from whisper_shard.train.step import TrainStep
 CPU = Machine(device=torch.device("cpu"), dtype=torch.float32, ranks=Ranks())
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_refused(task, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(task / "tiny", model)
@@ -58,6 +59,7 @@ def test_checkpoint_of_another_model_is_refused(task, tmp_path):
         train_model(task, tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_each_checkpoint_has_the_best_weights_it_names(monkeypatch, task, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     kept = []
@@ -75,6 +77,7 @@ def test_each_checkpoint_has_the_best_weights_it_names(monkeypatch, task, tmp_pa
     assert kept == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [3, 4], [3, 4, 5]]
 
 
+@pytest.mark.slow
 def test_what_fits_into_a_pass_is_remembered(monkeypatch, task, tmp_path):
     """Memory runs out at the first pass of the first call only; the second call never tries that much again."""
     sizes, fail = [], [True]

@@ -102,6 +102,7 @@ def test_a_run_begun_before_a_setting_existed_goes_on_as_it_was(finished, task, 
         train_model(task, old, raising)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_more_steps_if_asked(task, tmp_path):
     run, config = tmp_path / "run", tiny_config(task, max_steps=2)
     train_model(task, run, config)
@@ -122,6 +123,7 @@ def test_a_finished_run_goes_on_to_more_steps_if_asked(task, tmp_path):
         train_model(task, run, replace_settings(longer, {"max_steps": 3}))
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_if_asked(task, tmp_path):
     run, config = tmp_path / "run", tiny_config(task, lr=1e-30, patience=2, epochs=5)
     assert train_model(task, run, config).stopped == "early"

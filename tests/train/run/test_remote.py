@@ -77,6 +77,7 @@ def train_and_die(task, url, kill):
     shutil.rmtree(work_folder("runs", parse_location(url)), ignore_errors=True)  # the machine is lost
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_that_of_a_local_folder(task, local, url, tmp_path):
     report = train_model(task, url, tiny_config(task))
     assert report.model == f"{url}/model"
@@ -87,6 +88,7 @@ def test_a_run_in_a_bucket_is_that_of_a_local_folder(task, local, url, tmp_path)
     assert of_kind(events, AlreadyOver)[0].run == url and not of_kind(events, Stepped)
 
 
+@pytest.mark.slow
 def test_killed_on_one_machine_and_resumed_on_another(task, local, url, tmp_path):
     for kill in (Kill(step=2, seconds=0.05), Kill(step=5)):
         train_and_die(task, url, kill)
@@ -111,6 +113,7 @@ def test_other_settings_are_refused_from_another_machine(task, url):
         train_model(task, url, tiny_config(task, max_steps=2, lr=0.01))
 
 
+@pytest.mark.slow
 def test_a_work_folder_that_is_newer_is_kept_and_one_of_another_run_is_not(task, url, tmp_path):
     train_model(task, url, tiny_config(task, max_steps=2))
     remote = RemoteRun(parse_location(url))
@@ -123,6 +126,7 @@ def test_a_work_folder_that_is_newer_is_kept_and_one_of_another_run_is_not(task,
     assert not mark.exists() and (remote.folder / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_an_incomplete_checkpoint_is_ignored_and_removed(task, url):
     train_model(task, url, tiny_config(task, max_steps=2))
     remote = RemoteRun(parse_location(url))

@@ -17,6 +17,7 @@ SECONDS = 60.0
 """No wait in these tests is as long, unless something waits for itself."""
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(monkeypatch, task, tmp_path):
     """The disk writes nothing of step 2 before step 4 is made; what it writes then resumes at step 2."""
     made, seen = threading.Event(), []
@@ -90,6 +91,7 @@ def train_with_a_slow_disk(ranks, task, run):
     return report_of(run).chosen if ranks.is_first else ""
 
 
+@pytest.mark.slow
 def test_no_rank_reads_what_the_first_has_not_written_yet(task, tmp_path):
     chosen, nothing = on_ranks(2, train_with_a_slow_disk, task, tmp_path / "run")
     assert chosen.startswith(("best", "average"))
