@@ -1,6 +1,7 @@
 """Memory over a long run: what is kept for each step or epoch would show, since the garbage collector is off."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -33,10 +34,13 @@ print(json.dumps([count * os.sysconf("SC_PAGE_SIZE") for count in pages]))
 def test_memory_stays_the_same_from_epoch_to_epoch(utterances, tmp_path):
     task = make_task(tmp_path / "task", train=utterances)
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(task), str(tmp_path / "run"), "20"], capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, str(task), str(tmp_path / "run"), "20"],
+        # oneDNN keeps kernels for the last 1,024 shapes, tens of MB that come with the shapes of the first epochs.
+        env={**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"},
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stderr
     resident = json.loads(ran.stdout.splitlines()[-1])
     assert len(resident) == 20
-    # The first epochs still fill caches; over 120 epochs of 5 steps it then rises ever more slowly, by 6 % in 100.
-    assert max(resident[4:]) <= 1.05 * resident[4], [round(size / 1e6, 1) for size in resident]
+    assert max(resident) <= 1.05 * resident[0], [round(size / 1e6, 1) for size in resident]
