@@ -1,5 +1,19 @@
-"""Run the command line as ``python -m whisper_shard``."""
+"""The command line, as ``whisper-shard`` and as ``python -m whisper_shard``."""
 
-from whisper_shard.cli.main import main
+import signal
+from typing import NoReturn
 
-main()
+
+def main() -> NoReturn:
+    """Run one command and exit; while its libraries are imported, Ctrl-C ends the process without a traceback."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # elsewhere, as under nohup, it stays what it is
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from whisper_shard.cli.main import main as run_command
+
+    signal.signal(signal.SIGINT, handler)
+    run_command()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The program as a user runs it: exit codes and one-line errors."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -84,3 +85,14 @@ def test_an_output_that_cannot_show_all_ends_nothing(command, shown, tmp_path):
     ran = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith(shown)
+
+
+def test_ctrl_c_while_libraries_are_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "rich.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "whisper_shard", "--version"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    with subprocess.Popen(command, **pipes, text=True) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -signal.SIGINT
