@@ -40,3 +40,17 @@ def test_output_to_a_closed_terminal_is_discarded_so_that_the_run_can_be_saved()
     StopRequest([output])(signal.SIGHUP, None)
     assert os.write(output, b"step 1") == 6
     os.close(output)
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_ctrl_c_is_announced_on_the_terminal_by_one_rank(announces):
+    terminal, output = os.openpty()
+    request = StopRequest([output], announces=announces)
+    request(signal.SIGINT, None)
+    os.write(output, b".")
+    shown = os.read(terminal, 200)
+    assert (b"Ctrl-C again stops at once, without saving" in shown) == announces
+    with pytest.raises(KeyboardInterrupt):
+        request(signal.SIGINT, None)
+    for descriptor in (terminal, output):
+        os.close(descriptor)

@@ -77,7 +77,10 @@ def try_training(dataset: Path | str, config: TrainConfig, progress: Progress = 
         StopRequested: SIGTERM, SIGHUP or Ctrl-C.
     """
     config = resolve_config(config)
-    with open_machine(config.compute) as machine, catch_stop_signals() as request:
+    with (
+        open_machine(config.compute) as machine,
+        catch_stop_signals(announces=machine.ranks.is_first) as request,
+    ):
         context = RunContext(
             config=config,
             folder=RunFolder(path=Path("(dry run)")),  # never written to; messages name it

@@ -75,7 +75,10 @@ def train_model(
     location = parse_location(run)
     remote = None if location.is_local else RemoteRun(location)
     folder = RunFolder(path=location.path) if remote is None else RunFolder(path=remote.folder, url=str(location))
-    with open_machine(config.compute) as machine, catch_stop_signals() as request:
+    with (
+        open_machine(config.compute) as machine,
+        catch_stop_signals(announces=machine.ranks.is_first) as request,
+    ):
         context = RunContext(config=config, folder=folder, machine=machine, request=request, progress=progress)
         corpora = open_corpora(dataset, config)
         check_shards((*corpora.training, *corpora.evaluated))

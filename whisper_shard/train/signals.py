@@ -6,7 +6,7 @@ state can be saved and all ranks can agree to stop.
 
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,22 +16,30 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run; where ranks get different ones, the first of these counts."""
 
 
+_NOTICE = b"\nstopping after the current step or batch; Ctrl-C again stops at once, without saving\n"
+
+
 class StopRequest:
     """A signal handler that notes the signal; the run stops after the current step.
 
     Args:
         terminals: File descriptors of output that goes to a terminal.
+        announces: Whether to say there that a Ctrl-C was noted.
     """
 
-    def __init__(self, terminals: Collection[int] = ()) -> None:
+    def __init__(self, terminals: Sequence[int] = (), *, announces: bool = True) -> None:
         self.signal = 0  # number of the signal; 0: none yet
         self._terminals = terminals
+        self._announces = announces
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Note the signal; a second Ctrl-C interrupts at once."""
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
+        if number == signal.SIGINT and self._announces:
+            for terminal in self._terminals[-1:]:
+                os.write(terminal, _NOTICE)  # print() might be in the middle of a line of its own
         if number == signal.SIGHUP:
             _discard_output(self._terminals)
 
@@ -52,12 +60,15 @@ def stop_error(number: int, run: str, when: str) -> StopRequested:
 
 
 @contextmanager
-def catch_stop_signals() -> Iterator[StopRequest]:
+def catch_stop_signals(*, announces: bool = True) -> Iterator[StopRequest]:
     """Turn STOP_SIGNALS into stop requests within the context; does nothing outside of the main thread.
 
     A SIGHUP that is ignored already, as under ``nohup``, stays ignored.
+
+    Args:
+        announces: Whether to say on the terminal that a Ctrl-C was noted: one rank does.
     """
-    request = StopRequest([descriptor for descriptor in (1, 2) if os.isatty(descriptor)])
+    request = StopRequest([descriptor for descriptor in (1, 2) if os.isatty(descriptor)], announces=announces)
     before = {}
     try:
         for number in STOP_SIGNALS:
@@ -73,7 +84,7 @@ def catch_stop_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _discard_output(terminals: Collection[int]) -> None:
+def _discard_output(terminals: Sequence[int]) -> None:
     """Send output that went to a closed terminal nowhere: writing there would fail, before the run is saved."""
     null_device = os.open(os.devnull, os.O_WRONLY)
     for descriptor in terminals:
