@@ -52,7 +52,7 @@ class Recipe:
     """Policy that all others are compared with."""
 
 
-SCRATCH = {"lr": 1e-3, "eval_every": 100}
+SCRATCH = {"lr": 2e-3, "eval_every": 100}
 RECIPES = {
     "drift": Recipe(corpus="plain", steps=600, batch=2, settings={"eval_every": 200, "lr": 1e-5}, marks=48, tested=0),
     "plain": Recipe(corpus="plain", steps=30, batch=4),
@@ -63,7 +63,7 @@ RECIPES = {
     "long": Recipe(corpus="long", steps=30, batch=4, tested=32),
     "lengths": Recipe(corpus="lengths", steps=30, batch=4),
     "digits": Recipe(corpus="digits", steps=20, batch=4),
-    "random": Recipe(corpus="digits", steps=400, batch=8, settings=SCRATCH, marks=120, tested=0, is_random=True),
+    "random": Recipe(corpus="digits", steps=400, batch=16, settings=SCRATCH, marks=120, tested=0, is_random=True),
     "watch": Recipe(corpus="digits", steps=40, batch=4, settings={"watch_every": 5}, tested=32, rival="noise-lent"),
 }
 """By name. lora: rank 8; random: a model of width 128 from scratch; watch: windows are compared every 5 steps."""
