@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
 from joblib.executor import get_memmapping_executor
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, reusable_executor
 
 from whisper_shard.config.prepare import PrepareConfig
 from whisper_shard.prepare.output import OutputFolder
@@ -33,6 +34,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 TICK_SECONDS = 0.25
 """Longest time without a result before the caller is told, so that it can look at the heartbeats."""
+PATIENCE_SECONDS = 2.0
+"""Time after the workers were killed in which joblib usually notices that they are gone; after it, it is helped."""
 SMALL_ROWS = 32
 """Manifests of no more rows are prepared by one worker: to start another one takes longer than what it would do."""
 _PR_SET_PDEATHSIG = 1
@@ -127,10 +130,27 @@ def run_tasks(
         # If the caller stops early (an error, Ctrl-C, a closed generator), no worker may go on writing. The workers are
         # killed repeatedly, since joblib may still be starting some, until the thread reports the end of the call.
         stop.set()
+        asked = time.monotonic()
         while kind == "result":
             kill_workers(read_heartbeats(workers.heartbeats))
+            if time.monotonic() - asked > PATIENCE_SECONDS:
+                _close_pipe_of_results()
             with contextlib.suppress(queue.Empty):
                 kind, _ = results.get(timeout=0.05)
+
+
+def _close_pipe_of_results() -> None:
+    """End all workers and close this process's end of the pipe through which they send results.
+
+    A worker that is killed while it sends leaves a part of a result. The thread of loky that reads it would wait for
+    the rest as long as anyone can write to the pipe, this process included; then it finds that the pool is broken.
+    """
+    executor = reusable_executor._executor
+    if executor is not None:
+        for pid in list(executor._processes or ()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        executor._result_queue._writer.close()
 
 
 def count_cores() -> int:
