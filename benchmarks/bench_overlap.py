@@ -57,6 +57,8 @@ def main() -> None:
     if args.rank is not None:
         run_rank(args.rank, args.model, args.batch, args.turns)
         return
+    if os.geteuid() != 0:
+        parser.error("network namespaces need root: put sudo before the command")
     result = {"ranks": 2, "windows_of_a_rank": args.batch, "turns": args.turns}
     rates = {}
     for gigabits in args.gigabits:
@@ -64,7 +66,8 @@ def main() -> None:
             rates[f"{gigabits:g}"] = found = measure(args.model, args.batch, args.turns)
         seconds = {name: f"{value['median']:.2f} s" for name, value in found["seconds_of_a_step"].items()}
         print(f"{gigabits:g} Gbit/s: {seconds}, {found['hidden']:.0%} of the sums hidden", flush=True)
-    write_result("overlap", f"python -m {__spec__.name}", {**result, "by_gigabits": rates}, "torch", "transformers")
+    command = f"sudo python -m {__spec__.name} --model MODEL"
+    write_result("overlap", command, {**result, "by_gigabits": rates}, "torch", "transformers")
 
 
 @contextmanager

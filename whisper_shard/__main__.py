@@ -7,11 +7,13 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run one command and exit; while its libraries are imported, Ctrl-C ends the process without a traceback."""
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # elsewhere, as under nohup, it stays what it is
+    is_usual = handler is signal.default_int_handler  # elsewhere, as under nohup, it stays what it is
+    if is_usual:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from whisper_shard.cli.main import main as run_command
 
-    signal.signal(signal.SIGINT, handler)
+    if is_usual:
+        signal.signal(signal.SIGINT, handler)
     run_command()
 
 

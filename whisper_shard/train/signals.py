@@ -7,15 +7,13 @@ state can be saved and all ranks can agree to stop.
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from whisper_shard.errors import EXIT_AGAIN, EXIT_INTERRUPTED, StopRequested
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run; where ranks get different ones, the first of these counts."""
-
-
 _NOTICE = b"\nstopping after the current step or batch; Ctrl-C again stops at once, without saving\n"
 
 
@@ -37,9 +35,9 @@ class StopRequest:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
-        if number == signal.SIGINT and self._announces:
-            for terminal in self._terminals[-1:]:
-                os.write(terminal, _NOTICE)  # print() might be in the middle of a line of its own
+        if number == signal.SIGINT and self._announces and self._terminals:
+            with suppress(OSError):  # the terminal is gone, which stops nothing
+                os.write(self._terminals[-1], _NOTICE)  # print() might be in the middle of a line of its own
         if number == signal.SIGHUP:
             _discard_output(self._terminals)
 

@@ -1,8 +1,11 @@
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 
 import pyarrow as pa
 import pytest
@@ -18,6 +21,19 @@ def data_limit(_task):
 
 def fail(task):
     raise ValueError(f"task {task}")
+
+
+def send_half(task):
+    """Return a result of which only half is ever sent: the worker is then killed, or waits to be."""
+
+    def send(self, data, *_):
+        os.write(self._handle, bytes(data)[: len(data) // 2])
+        if task == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+
+    Connection._send = send
+    return task
 
 
 def run(tmp_path, function, tasks, **settings):
@@ -86,3 +102,18 @@ def test_small_manifests_get_one_worker():
     assert count_jobs(PrepareConfig(), SMALL_ROWS + 1) == count_cores()
     assert count_jobs(PrepareConfig(jobs=3), 1) == 3
     assert count_jobs(PrepareConfig(segment="vad"), 1) == count_cores()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_killed_while_it_sends_is_noticed(tmp_path):
+    with pytest.raises(BrokenProcessPool, match="failed to un-serialize"):
+        run(tmp_path, send_half, ["dies", "dies"])
+
+
+@pytest.mark.timeout(60)
+def test_a_caller_that_stops_while_a_worker_sends_does_not_wait_for_it(tmp_path):
+    with open_workers(OutputFolder(path=tmp_path / "out"), PrepareConfig()) as workers:
+        found = run_tasks(workers, send_half, ["waits", "waits"], jobs=2)
+        for _ in range(12):
+            assert next(found) is None
+        found.close()

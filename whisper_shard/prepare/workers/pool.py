@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 TICK_SECONDS = 0.25
 """Longest time without a result before the caller is told, so that it can look at the heartbeats."""
 PATIENCE_SECONDS = 2.0
-"""Time after the workers were killed in which joblib usually notices that they are gone; after it, it is helped."""
+"""Time in which joblib usually notices that a worker is gone; after it, it is helped."""
 SMALL_ROWS = 32
 """Manifests of no more rows are prepared by one worker: to start another one takes longer than what it would do."""
 _PR_SET_PDEATHSIG = 1
@@ -113,12 +113,18 @@ def run_tasks(
     """
     results: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     stop, kind = threading.Event(), "result"
+    lost: tuple[Any, float] = (None, 0.0)  # the pool that has lost a worker, and since when
     workers.calls.put(Call(function=function, tasks=_take_until(stop, tasks), jobs=jobs, results=results))
     try:
         while True:
             try:
                 kind, value = results.get(timeout=TICK_SECONDS)
             except queue.Empty:
+                pool, now = _find_pool_with_lost_worker(), time.monotonic()
+                if pool is None or pool is not lost[0]:
+                    lost = (pool, now)
+                elif now - lost[1] > PATIENCE_SECONDS:
+                    _close_pipe_of_results(pool)
                 yield None
                 continue
             if kind == "end":
@@ -134,23 +140,37 @@ def run_tasks(
         while kind == "result":
             kill_workers(read_heartbeats(workers.heartbeats))
             if time.monotonic() - asked > PATIENCE_SECONDS:
-                _close_pipe_of_results()
+                _close_pipe_of_results(reusable_executor._executor)
             with contextlib.suppress(queue.Empty):
                 kind, _ = results.get(timeout=0.05)
 
 
-def _close_pipe_of_results() -> None:
+def _find_pool_with_lost_worker() -> Any:
+    """Return loky's pool if one of its workers is dead, without reaping it; usually loky has noticed at once."""
+    pool = reusable_executor._executor
+    for pid in list(pool._processes or ()) if pool else ():
+        try:
+            is_dead = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # reaped already
+            is_dead = True
+        if is_dead:
+            return pool
+    return None
+
+
+def _close_pipe_of_results(pool: Any) -> None:
     """End all workers and close this process's end of the pipe through which they send results.
 
     A worker that is killed while it sends leaves a part of a result. The thread of loky that reads it would wait for
     the rest as long as anyone can write to the pipe, this process included; then it finds that the pool is broken.
     """
-    executor = reusable_executor._executor
-    if executor is not None:
-        for pid in list(executor._processes or ()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        executor._result_queue._writer.close()
+    results = pool._result_queue if pool else None
+    if results is None:  # no pool any more
+        return
+    for pid in list(pool._processes or ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    results._writer.close()
 
 
 def count_cores() -> int:
